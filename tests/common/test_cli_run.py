@@ -1,0 +1,54 @@
+"""Exit codes and the one line of a user's mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from funnel import cli
+from funnel.errors import ConfigError
+
+COMMON = Path(cli.__file__).parents[1]
+
+
+def _raise(error):
+    raise error
+
+
+def test_success_returns():
+    assert cli.run(lambda: None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("net_config.json: n_head must be positive"), 2, "error: net_config.json"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_user_errors(capsys, error, code, text):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: _raise(error))
+    assert caught.value.code == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(text) and printed.count("\n") == 1
+
+
+def test_defects_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: _raise(ZeroDivisionError()))
+
+
+def test_closed_pipe_is_quiet():
+    code = "from funnel.cli import run; run(lambda: [print(i) for i in range(100000)] and None)"
+    script = f'"{sys.executable}" -c "{code}" | head -n 1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"PYTHONPATH": str(COMMON), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
