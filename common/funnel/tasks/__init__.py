@@ -1,0 +1,54 @@
+"""Tasks by name: GLUE, SNLI, seven text-classification sets, and the user's own files."""
+
+from __future__ import annotations
+
+import difflib
+
+from funnel.errors import ConfigError
+from funnel.tasks import glue, textcls
+from funnel.tasks.base import Example, Task
+from funnel.tasks.custom import FORMATS, CustomTaskConfig, custom_task
+
+__all__ = ["CustomTaskConfig", "Example", "Task", "get_task", "task_names"]
+
+
+def _key(name: str) -> str:
+    """Reduce a name to what identifies it: ``SST-2``, ``sst_2`` and ``SST2`` are one task."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+_TASKS = {_key(task.name): task for task in (*glue.TASKS, *textcls.TASKS)}
+_TASKS |= {
+    _key(alias): _TASKS[_key(name)] for alias, name in (glue.ALIASES | textcls.ALIASES).items()
+}
+
+
+def task_names() -> list[str]:
+    """Return the canonical name of every task, the three custom formats last."""
+    return [task.name for task in (*glue.TASKS, *textcls.TASKS)] + list(FORMATS)
+
+
+def get_task(name: str, *, custom: CustomTaskConfig | None = None) -> Task:
+    """Return the task called ``name``; case, ``-`` and ``_`` do not matter.
+
+    Args:
+        name: a name of :func:`task_names` or an alias (``MNLI``, ``ag_news`` ...); ``tsv``, ``csv``
+            and ``jsonl`` are the user's own files.
+        custom: how those files are read; only for the three formats.
+
+    Raises:
+        ConfigError: there is no such task, or ``custom`` does not go with it.
+    """
+    key = _key(name)
+    if key in FORMATS:
+        config = custom or CustomTaskConfig(format=key)
+        if config.format != key:
+            raise ConfigError(f"task {name}: the custom format is {config.format!r}, not {key!r}")
+        return custom_task(config)
+    if key not in _TASKS:
+        close = difflib.get_close_matches(key, _TASKS, n=1)
+        hint = f"did you mean {_TASKS[close[0]].name}? " if close else ""
+        raise ConfigError(f"unknown task {name!r}; {hint}known: {', '.join(task_names())}")
+    if custom is not None:
+        raise ConfigError(f"task {name}: columns and files of a known task cannot be set")
+    return _TASKS[key]

@@ -1,0 +1,229 @@
+"""A task is a record: files, columns, labels, metrics. Its data become :class:`Example` objects."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from funnel.errors import ConfigError, DataError
+from funnel.tasks.reading import Record, Source, folder_files, header_of, read_records
+from funnel.text import clean_classification_text
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_LABELS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text or pair of texts. ``label`` is a class id, a number (regression) or ``None``."""
+
+    text_a: str
+    text_b: str | None = None
+    label: int | float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification or regression task.
+
+    Attributes:
+        name: canonical lower-case name.
+        labels: label texts in the order of their ids; ``None`` for regression, and for a custom
+            task whose labels have not been read yet (see :meth:`resolve_labels`).
+        sources: split name (``train``, ``dev``, ``test``) -> its file and columns.
+        metrics: names of the metrics in :mod:`funnel.metrics`, main one first.
+        is_regression: the label is a real number.
+        label_range: smallest and largest number allowed in regression.
+        skipped_labels: labels that mean "annotators disagree": such lines are left out and counted.
+        clean: texts go through :func:`funnel.text.clean_classification_text`.
+        submission_file: name of the file with test predictions that the benchmark asks for.
+        constant_prediction: class id submitted for every test example, whatever the model says.
+        also_submits: task whose test set is predicted and submitted with this one's.
+    """
+
+    name: str
+    labels: tuple[str, ...] | None
+    sources: Mapping[str, Source] = field(hash=False)
+    metrics: tuple[str, ...]
+    is_regression: bool = False
+    label_range: tuple[float, float] | None = None
+    skipped_labels: tuple[str, ...] = ()
+    clean: bool = False
+    submission_file: str | None = None
+    constant_prediction: int | None = None
+    also_submits: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            return
+        if len(self.labels) < 2:
+            raise ConfigError(f"task {self.name}: at least two labels are needed: {self.labels}")
+        if len(self.labels) > 2 and "f1" in self.metrics:
+            raise ConfigError(
+                f"task {self.name}: f1 is a metric for two labels, not {len(self.labels)}; "
+                "use macro_f1"
+            )
+
+    @property
+    def num_labels(self) -> int:
+        """Size of the output layer: the number of classes, 1 for regression.
+
+        Raises:
+            DataError: the labels are still to be read from the training data.
+        """
+        if self.is_regression:
+            return 1
+        if self.labels is None:
+            raise DataError(f"task {self.name}: its labels are unknown until its data is read")
+        return len(self.labels)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of all splits."""
+        return tuple(self.sources)
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """Names of the splits to evaluate on during training."""
+        return tuple(split for split in self.sources if split.startswith("dev"))
+
+    def path(self, data_dir: str | os.PathLike[str], split: str) -> Path:
+        """Return the file (or folder) of a split.
+
+        Raises:
+            DataError: the task has no such split, or no file of the expected name exists.
+        """
+        if split not in self.sources:
+            raise DataError(
+                f"task {self.name} has no {split} split, only {', '.join(self.splits)}"
+            )
+        names, directory = self.sources[split].names, Path(data_dir)
+        right_kind = Path.is_dir if self.sources[split].format == "folders" else Path.is_file
+        if not directory.is_dir():
+            raise DataError(f"{directory}: no such directory (data of task {self.name})")
+        for name in names:
+            if right_kind(directory / name):
+                return directory / name
+        raise DataError(
+            f"{directory}: no {' or '.join(names)}, which task {self.name} needs as {split} data"
+        )
+
+    def input_files(self, data_dir: str | os.PathLike[str], split: str) -> list[Path]:
+        """Return every file that :meth:`load` reads for a split."""
+        path = self.path(data_dir, split)
+        if self.sources[split].format == "folders":
+            return [file for _, file in folder_files(path, self.labels or ())]
+        return [path]
+
+    def resolve_labels(self, data_dir: str | os.PathLike[str]) -> Task:
+        """Return this task with its labels known, reading the training data only if they are not.
+
+        Labels that are all whole numbers are put in numeric order, others in alphabetical order.
+
+        Raises:
+            DataError: the training data is missing or has an empty label.
+            ConfigError: the number of labels does not suit the task's metric.
+        """
+        if self.labels is not None or self.is_regression:
+            return self
+        found = {_written_label(record) for record in self._records(data_dir, "train")}
+        return replace(self, labels=tuple(sorted(found, key=_label_order(found))))
+
+    def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
+        """Read the examples of a split in file order.
+
+        Broken lines are logged and counted, see :func:`funnel.tasks.reading.read_records`. In a
+        split without labels they stay as empty texts, so that predictions keep their place.
+
+        Raises:
+            DataError: missing or empty file, missing column, unknown label, too many broken lines.
+        """
+        task = self.resolve_labels(data_dir)
+        task._check_header(data_dir, split)
+        ids = {label: index for index, label in enumerate(task.labels or ())}
+        skipped: Counter[str] = Counter()
+        examples = []
+        for record in task._records(data_dir, split):
+            if record.label in task.skipped_labels:
+                skipped[str(record.label)] += 1
+                continue
+            label = task._label_of(record, ids, split)
+            text_a, text_b = record.text_a, record.text_b
+            if task.clean:
+                text_a = clean_classification_text(text_a)
+                text_b = None if text_b is None else clean_classification_text(text_b)
+            examples.append(Example(text_a, text_b, label))
+        path = task.path(data_dir, split)
+        for text, count in skipped.items():
+            logger.warning("%s: %d lines with the label %r were left out", path, count, text)
+        if not examples:
+            raise DataError(f"{path}: no line with a label that task {self.name} uses")
+        return examples
+
+    def _records(self, data_dir: str | os.PathLike[str], split: str) -> Iterator[Record]:
+        return read_records(self.path(data_dir, split), self.sources[split], self.labels or ())
+
+    def _check_header(self, data_dir: str | os.PathLike[str], split: str) -> None:
+        """Refuse a file whose header was cut off: its first line would be lost without a word."""
+        path, source = self.path(data_dir, split), self.sources[split]
+        if source.format == "jsonl" or not source.header or not isinstance(source.label, int):
+            return
+        header = header_of(path, source)
+        try:
+            cell = header[source.label]
+        except IndexError:
+            return  # read_records names the missing column
+        if cell in (self.labels or ()) or (self.is_regression and _number(cell) is not None):
+            raise DataError(f"{path}:1: holds data, but task {self.name} expects a header there")
+
+    def _label_of(self, record: Record, ids: Mapping[str, int], split: str) -> int | float | None:
+        source = self.sources[split]
+        if record.label is None or (source.label_optional and not record.label):
+            return None
+        if self.is_regression:
+            value = _number(record.label)
+            low, high = self.label_range or (-math.inf, math.inf)
+            if value is None or not low <= value <= high:
+                allowed = f"number from {low:g} to {high:g}" if self.label_range else "number"
+                raise DataError(f"{record.where}: label {record.label!r} is not a {allowed}")
+            return value
+        if record.label not in ids:
+            raise DataError(
+                f"{record.where}: unknown label {record.label!r}; allowed: {_listed(self.labels)}"
+            )
+        return ids[record.label]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _listed(labels: tuple[str, ...] | None) -> str:
+    shown = ", ".join((labels or ())[:_SHOWN_LABELS])
+    more = len(labels or ()) - _SHOWN_LABELS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _written_label(record: Record) -> str:
+    label = record.label or ""
+    if not label.strip() or "\t" in label or "\n" in label:
+        raise DataError(f"{record.where}: label {label!r} is empty or holds a tab or line end")
+    return label
+
+
+def _label_order(labels: set[str]) -> type[int] | type[str]:
+    try:
+        distinct = {int(label) for label in labels}
+    except ValueError:
+        return str
+    return int if len(distinct) == len(labels) else str

@@ -1,0 +1,119 @@
+"""One's own data as a task: a tsv, csv or jsonl file per split, columns by name or position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from funnel.errors import ConfigError
+from funnel.tasks.base import Task
+from funnel.tasks.reading import Column, Source
+
+FORMATS = {"tsv": "\t", "csv": ",", "jsonl": ""}  # format -> default delimiter
+
+_METRICS = {
+    "accuracy": ("accuracy", "error_rate"),
+    "f1": ("f1", "accuracy"),
+    "macro_f1": ("macro_f1", "accuracy"),
+    "accuracy_f1": ("accuracy_f1", "accuracy", "f1"),
+    "matthews_corr": ("matthews_corr", "accuracy"),
+    "pearson_spearman": ("pearson_spearman", "pearson", "spearman"),
+    "pearson": ("pearson", "spearman", "pearson_spearman"),
+    "spearman": ("spearman", "pearson", "pearson_spearman"),
+}
+
+
+@dataclass(frozen=True)
+class CustomTaskConfig:
+    """How a user's files are read.
+
+    Attributes:
+        format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled) or ``jsonl``
+            (one JSON object a line).
+        text_a: column of the text: a name in the header (or JSON key), or a 0-based position.
+        text_b: column of the second text; ``None`` for single texts.
+        label: column of the label. The test file may lack it, or leave it empty.
+        labels: label texts in the order of their ids; ``None`` reads them from the training file
+            (numeric order if all are whole numbers, otherwise alphabetical).
+        regression: the label is a real number.
+        train_file, dev_file, test_file: file names; the default is ``train.<format>`` and so on.
+        header: the first line names the columns; without it, columns are positions.
+        delimiter: column separator; the default is a tab (tsv) or a comma (csv).
+        metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
+    """
+
+    format: str = "tsv"
+    text_a: Column = "text"
+    text_b: Column | None = None
+    label: Column = "label"
+    labels: tuple[str, ...] | None = None
+    regression: bool = False
+    train_file: str | None = None
+    dev_file: str | None = None
+    test_file: str | None = None
+    header: bool = True
+    delimiter: str | None = None
+    metric: str | None = None
+
+
+def custom_task(config: CustomTaskConfig) -> Task:
+    """Build the task a configuration describes; its name is the format.
+
+    Raises:
+        ConfigError: a setting is unknown or contradicts another.
+    """
+    _check(config)
+    metric = config.metric or ("pearson_spearman" if config.regression else "accuracy")
+    files = {
+        "train": config.train_file or f"train.{config.format}",
+        "dev": config.dev_file or f"dev.{config.format}",
+        "test": config.test_file or f"test.{config.format}",
+    }
+    sources = {
+        split: Source(
+            names=(file,),
+            text_a=config.text_a,
+            text_b=config.text_b,
+            label=config.label,
+            format=config.format,
+            header=config.header,
+            delimiter=config.delimiter or FORMATS[config.format],
+            label_optional=split == "test",
+        )
+        for split, file in files.items()
+    }
+    labels = None if config.labels is None else tuple(config.labels)
+    return Task(config.format, labels, sources, _METRICS[metric], is_regression=config.regression)
+
+
+def _check(config: CustomTaskConfig) -> None:
+    if config.format not in FORMATS:
+        raise ConfigError(f"custom task: format {config.format!r} is not one of tsv, csv, jsonl")
+    delimiter = config.delimiter
+    if delimiter is not None and (config.format == "jsonl" or len(delimiter) != 1):
+        raise ConfigError(f"custom task: delimiter {delimiter!r} must be one character (tsv, csv)")
+    if delimiter is not None and delimiter in '"\r\n':
+        raise ConfigError("custom task: the delimiter cannot be a quote or a line end")
+    for role in ("text_a", "text_b", "label"):
+        column = getattr(config, role)
+        if isinstance(column, str) and not config.header and config.format != "jsonl":
+            raise ConfigError(f"custom task: {role}={column!r}: without a header, give a position")
+        if isinstance(column, int) and config.format == "jsonl":
+            raise ConfigError(f"custom task: {role}={column}: in jsonl a column is a key")
+    _check_labels(config)
+
+
+def _check_labels(config: CustomTaskConfig) -> None:
+    if config.labels is not None and config.regression:
+        raise ConfigError("custom task: labels and regression exclude each other")
+    if config.labels is not None and len(set(config.labels)) != len(config.labels):
+        raise ConfigError("custom task: a label is listed twice")
+    if config.labels is not None and not config.labels:
+        raise ConfigError("custom task: the list of labels is empty")
+    if config.metric is None:
+        return
+    fitting = [name for name in _METRICS if ("pearson" in _METRICS[name]) == config.regression]
+    if config.metric not in fitting:
+        kind = "regression" if config.regression else "classification"
+        raise ConfigError(
+            f"custom task: metric {config.metric!r} is not one for {kind}: {', '.join(fitting)}"
+        )
