@@ -1,0 +1,305 @@
+"""The Hugging Face layout: ``config.json`` and ``model.safetensors``, our native format.
+
+``transformers`` loads what stands there with nothing missing and nothing left over. What its Funnel
+port has no name for is kept in ``funnel_extra.safetensors``, under canonical names. A model that
+the port would compute wrongly gets a ``model_type`` that makes it refuse the directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funnel.checkpoints import hf_names
+from funnel.checkpoints.base import (
+    Checkpoint,
+    as_float32,
+    check_shapes,
+    copy_vocabulary,
+    read_side_files,
+    staged,
+)
+from funnel.checkpoints.hf_names import Entry
+from funnel.checkpoints.model_card import is_model_card, model_card
+from funnel.checkpoints.names import (
+    DEFAULT_CLS_SCOPE,
+    Shape,
+    classifiers,
+    is_optimizer_state,
+    shapes_for,
+)
+from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from funnel.checkpoints.torch_file import load_torch_file
+from funnel.config import HF_CONFIG, NET_CONFIG, ModelConfig, read_json_object
+from funnel.errors import CheckpointError
+
+WEIGHTS, EXTRA, CARD = "model.safetensors", "funnel_extra.safetensors", "README.md"
+TORCH_WEIGHTS = "pytorch_model.bin"
+INDEX_SUFFIX = ".index.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_METADATA_KEY = "funnel_checkpoint"  # of config.json: what of our metadata its own keys lack
+_TIED = "lm_head.weight"
+_SHOWN_LABELS = 5
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights of a directory, safetensors before PyTorch's; may be empty.
+
+    Raises:
+        CheckpointError: an index of shards is damaged or names a file that is not there.
+    """
+    for name in (WEIGHTS, TORCH_WEIGHTS):
+        if (directory / name).is_file():
+            return [directory / name]
+        index = directory / (name + INDEX_SUFFIX)
+        if index.is_file():
+            return _shards(index)
+    return []
+
+
+def load_hf(
+    path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
+) -> Checkpoint:
+    """Read a directory that we, ``transformers`` or a model hub wrote."""
+    values = read_json_object(path / HF_CONFIG)
+    config = ModelConfig.load(config_path or path / HF_CONFIG)
+    metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, path)
+    theirs = _read_weights(path)
+    architecture = _architecture_of(theirs, values)
+    prefix = "funnel." if any(name.startswith("funnel.") for name in theirs) else ""
+    has_decoder = any(name.startswith(f"{prefix}decoder.") for name in theirs)
+    has_decoder |= architecture not in hf_names.ENCODER_ONLY
+    scope = metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+    entries = hf_names.core_names(config, has_decoder, prefix)
+    entries |= hf_names.head_names(architecture, scope)
+    _drop_tied(theirs, f"{prefix}embeddings.word_embeddings.weight", path)
+    tensors = _unpack(theirs, entries, config, scope, path)
+    extra_path = path / EXTRA
+    extra = read_safetensors(extra_path)[0] if extra_path.is_file() else {}
+    state = {name: extra.pop(name) for name in list(extra) if is_optimizer_state(name)}
+    twice = sorted(extra.keys() & tensors.keys())
+    if twice:
+        raise CheckpointError(f"{extra_path}: {twice[0]} is in {path / WEIGHTS} too; delete one")
+    tensors |= {name: as_float32(name, values, extra_path) for name, values in extra.items()}
+    shapes = {name: values.shape for name, values in tensors.items()}
+    check_shapes(shapes_for(config, shapes), shapes, path)
+    metadata.setdefault("architecture", architecture)
+    if scopes := list(classifiers(shapes)):
+        metadata["cls_scope"] = scope if scope in scopes else scopes[0]
+    return Checkpoint(config, tensors, metadata, state if with_optimizer else {})
+
+
+def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
+    """Write the directory ``path``; files of other purpose that it holds stay.
+
+    Returns:
+        the names that ``transformers`` has no place for, now in ``funnel_extra.safetensors``.
+    """
+    config, metadata = checkpoint.config, checkpoint.metadata
+    architecture = _choose_architecture(checkpoint)
+    entries = _entries_for(checkpoint, architecture)
+    held = {part for entry in entries.values() for part in entry.parts}
+    others = {name: values for name, values in checkpoint.tensors.items() if name not in held}
+    others |= checkpoint.optimizer
+    stale = (EXTRA, WEIGHTS + INDEX_SUFFIX, TORCH_WEIGHTS, TORCH_WEIGHTS + INDEX_SUFFIX)
+    keep_card = (path / CARD).is_file() and not is_model_card(path / CARD)
+    with staged(path, (*stale, _TOKENIZER_CONFIG)) as directory:
+        packed = {name: entry.pack(checkpoint.tensors) for name, entry in entries.items()}
+        # transformers refuses a file that does not say which framework its layouts are for.
+        write_safetensors(directory / WEIGHTS, packed, {"format": "pt"})
+        if others:
+            write_safetensors(directory / EXTRA, others)
+        _write_json(directory / HF_CONFIG, _config_json(checkpoint, architecture))
+        config.save_net_config(directory / NET_CONFIG)
+        _write_tokenizer(metadata, directory)
+        if not keep_card:
+            card = model_card(checkpoint, architecture, sorted(others))
+            (directory / CARD).write_text(card, encoding="utf-8")
+    return sorted(others)
+
+
+def _shards(index: Path) -> list[Path]:
+    mapping = read_json_object(index).get("weight_map")
+    if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
+        raise CheckpointError(f"{index}: weight_map: should say which file each tensor is in")
+    names = sorted(set(mapping.values()))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise CheckpointError(f"{index}: names {name}, which is not beside it")
+    return [index.parent / name for name in names]
+
+
+def _read_weights(directory: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for path in weight_files(directory):
+        is_safe = path.suffix == ".safetensors"
+        tensors |= read_safetensors(path)[0] if is_safe else load_torch_file(path)
+    return tensors
+
+
+def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Our metadata as ``config.json`` and the files beside it tell it."""
+    metadata = read_side_files(directory)
+    ours = values.get(_METADATA_KEY, {})
+    metadata |= dict(ours) if isinstance(ours, Mapping) else {}
+    if isinstance(values.get("id2label"), Mapping):
+        try:
+            named = {int(key): str(name) for key, name in values["id2label"].items()}
+            labels = [named[index] for index in range(len(named))]
+        except (KeyError, ValueError):
+            raise CheckpointError(
+                f"{directory / HF_CONFIG}: id2label: should name the labels 0, 1, …"
+            ) from None
+        if labels != _default_labels(len(labels)):
+            metadata["labels"] = labels
+    if values.get("problem_type"):
+        metadata["problem_type"] = values["problem_type"]
+    return metadata
+
+
+def _architecture_of(names: Collection[str], values: Mapping[str, Any]) -> str:
+    """Which of their classes has these weights; ``config.json`` decides where they do not."""
+    stated = (values.get("architectures") or [None])[0]
+    by_weight = {
+        "discriminator_predictions.dense.weight": hf_names.PRETRAINING,
+        "lm_head.bias": hf_names.MASKED_LM,
+        "qa_outputs.weight": hf_names.ANSWERING,
+        "classifier.weight": hf_names.TOKEN,
+        "classifier.linear_out.weight": hf_names.SEQUENCE,
+    }
+    for name, architecture in by_weight.items():
+        if name in names:
+            is_choice = stated == hf_names.CHOICE and architecture == hf_names.SEQUENCE
+            return hf_names.CHOICE if is_choice else architecture
+    if stated in hf_names.ARCHITECTURES:
+        return stated
+    return hf_names.FULL if any("decoder.layers." in name for name in names) else hf_names.BASE
+
+
+def _drop_tied(theirs: dict[str, np.ndarray], table_name: str, path: Path) -> None:
+    """Forget a language model's output weights: they are its word table, or not this model."""
+    output, table = theirs.pop(_TIED, None), theirs.get(table_name)
+    if output is not None and table is not None and not np.array_equal(output, table):
+        raise CheckpointError(f"{path}: {_TIED} differs from the word table, which it should share")
+
+
+def _unpack(
+    theirs: Mapping[str, np.ndarray],
+    entries: Mapping[str, Entry],
+    config: ModelConfig,
+    scope: str,
+    path: Path,
+) -> dict[str, np.ndarray]:
+    """Their weights under our names, after a check of every name and shape."""
+    wanted = {part for entry in entries.values() for part in entry.parts}
+    parts: dict[str, Shape] = dict.fromkeys(wanted, ())
+    for name in ("classifier.linear_out.bias", "classifier.bias"):
+        if name in theirs and name in entries:
+            parts[entries[name].parts[0]] = theirs[name].shape
+    shapes = shapes_for(config, parts)
+    expected = {name: entry.shape(shapes) for name, entry in entries.items()}
+    check_shapes(expected, {name: values.shape for name, values in theirs.items()}, path)
+    tensors: dict[str, np.ndarray] = {}
+    for name, entry in entries.items():
+        tensors |= entry.unpack(as_float32(name, theirs[name], path), shapes)
+    return tensors
+
+
+def _choose_architecture(checkpoint: Checkpoint) -> str:
+    """The class of ``transformers`` that computes the most of this checkpoint, and rightly."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    full = config.decoder is None or any(name.startswith("model/decoder/") for name in tensors)
+    # Their port adds the skip connection even to a single block, and takes it from the hidden state
+    # numbered by the first block's parameters, whatever their repeats.
+    full = full and len(config.blocks) > 1 and config.blocks[0].repeats == 1
+    scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+    possible = [
+        architecture
+        for architecture in hf_names.ARCHITECTURES
+        if (full or architecture in hf_names.ENCODER_ONLY)
+        and _has_head(architecture, scope, checkpoint)
+    ]
+    requested = checkpoint.metadata.get("architecture")
+    if requested in possible:
+        return requested
+    # The list has the plain models first: any head beats them, a decoder beats none.
+    wants_base = possible[-1] == hf_names.FULL and config.decoder is None
+    return hf_names.BASE if wants_base else possible[-1]
+
+
+def _has_head(architecture: str, scope: str, checkpoint: Checkpoint) -> bool:
+    tensors = checkpoint.tensors
+    names = hf_names.head_names(architecture, scope)
+    parts = [part for entry in names.values() for part in entry.parts]
+    if not all(part in tensors for part in parts):
+        return False
+    if architecture == hf_names.PRETRAINING:  # theirs follows the activation, ours is always gelu
+        return checkpoint.config.ff_activation == "gelu"
+    # Theirs has no dense layer before the output.
+    return architecture != hf_names.MASKED_LM or "model/lm_proj/dense/kernel" not in tensors
+
+
+def _entries_for(checkpoint: Checkpoint, architecture: str) -> dict[str, Entry]:
+    is_full = architecture not in hf_names.ENCODER_ONLY
+    prefix = "" if architecture in (hf_names.BASE, hf_names.FULL) else "funnel."
+    scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+    entries = hf_names.core_names(checkpoint.config, is_full, prefix)
+    return entries | hf_names.head_names(architecture, scope)
+
+
+def _config_json(checkpoint: Checkpoint, architecture: str) -> dict[str, Any]:
+    metadata = checkpoint.metadata
+    values = {"architectures": [architecture]} | checkpoint.config.to_hf()
+    values |= {"dtype": "float32", "tie_word_embeddings": True}
+    ours = {key: metadata[key] for key in ("architecture", "cls_scope") if metadata.get(key)}
+    if count := _num_labels(checkpoint, architecture):
+        labels = metadata.get("labels") or _default_labels(count)
+        if len(labels) != count:
+            raise CheckpointError(
+                f"{len(labels)} label names ({', '.join(labels[:_SHOWN_LABELS])} …) "
+                f"for a head of {count} labels"
+            )
+        values["id2label"] = {str(index): name for index, name in enumerate(labels)}
+        values["label2id"] = {name: index for index, name in enumerate(labels)}
+    elif metadata.get("labels"):
+        ours["labels"] = list(metadata["labels"])
+    if metadata.get("problem_type"):
+        values["problem_type"] = metadata["problem_type"]
+    return values | ({_METADATA_KEY: ours} if ours else {})
+
+
+def _default_labels(count: int) -> list[str]:
+    """The names that ``transformers`` gives to labels without one."""
+    return [f"LABEL_{index}" for index in range(count)]
+
+
+def _num_labels(checkpoint: Checkpoint, architecture: str) -> int:
+    """Outputs of a head whose ``config.json`` must say how many; 0 for the others."""
+    if architecture == hf_names.TOKEN:
+        return len(checkpoint.tensors["model/token_classification/logits/bias"])
+    if architecture == hf_names.SEQUENCE:
+        scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+        return len(checkpoint.tensors[f"model/{scope}/logit/bias"])
+    return 0
+
+
+def _write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
+    """The vocabulary under the name that ``transformers`` looks for, and how to use it."""
+    is_word_piece = str(metadata.get("vocab_path", "")).endswith(".txt")
+    copy_vocabulary(metadata, directory, "vocab.txt" if is_word_piece else None)
+    if is_word_piece:
+        values = {
+            "tokenizer_class": "FunnelTokenizer",
+            "do_lower_case": bool(metadata.get("uncased", True)),
+        }
+        _write_json(directory / _TOKENIZER_CONFIG, values)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+

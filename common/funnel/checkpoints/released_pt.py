@@ -1,0 +1,139 @@
+"""The PyTorch files that were released with the paper: an encoder and, fine-tuned, a classifier.
+
+What has no name in that format (decoder, generator, other heads) and the settings that its config
+file lacks are kept in ``NAME.extra.safetensors`` beside ``NAME.pt``, under canonical names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from funnel.checkpoints.base import (
+    Checkpoint,
+    as_float32,
+    check_shapes,
+    copy_vocabulary,
+    encode_config,
+    load_config,
+    read_side_files,
+    write_labels,
+)
+from funnel.checkpoints.names import (
+    DEFAULT_CLS_SCOPE,
+    Shape,
+    classifiers,
+    is_optimizer_state,
+    released_names,
+    shapes_for,
+)
+from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from funnel.checkpoints.torch_file import load_torch_file, save_torch_file
+from funnel.config import NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
+from funnel.errors import CheckpointError
+
+FILE = "model.pt"
+SUFFIXES = (".pt", ".pth", ".bin")
+_CONFIG_KEY = "config"
+_MARK = "input_layer.0.lookup_table"
+
+
+def load_pt(
+    path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
+) -> Checkpoint:
+    """Read a released file, one fine-tuned from it, or one that :func:`save_pt` wrote."""
+    tensors = load_torch_file(path)
+    if _MARK not in tensors:
+        first = ", ".join(list(tensors)[:3])
+        raise CheckpointError(f"{path}: no Funnel file: {_MARK} is missing (found {first})")
+    extra, config = _read_extra(path)
+    if config is None or config_path:
+        config = load_config(config_path, path.parent, (PYTORCH_NET_CONFIG, NET_CONFIG))
+    metadata = read_side_files(path.parent) | {"kind": "pt", "path": str(path)}
+    scope = metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+    names = {theirs: ours for ours, theirs in released_names(config, scope).items()}
+    # Names of neither kind stay as they are, so that the check below reports them.
+    found = {names.get(theirs, theirs): values for theirs, values in _in_kernel_layout(tensors)}
+    found |= {name: values for name, values in extra.items() if not is_optimizer_state(name)}
+    shapes = {name: values.shape for name, values in found.items()}
+    check_shapes(shapes_for(config, shapes), shapes, path)
+    if scopes := list(classifiers(shapes)):
+        metadata["cls_scope"] = scope if scope in scopes else scopes[0]
+    weights = {name: as_float32(name, values, path) for name, values in found.items()}
+    checkpoint = Checkpoint(config, weights, metadata)
+    if with_optimizer:
+        checkpoint.optimizer = {n: values for n, values in extra.items() if is_optimizer_state(n)}
+    return checkpoint
+
+
+def save_pt(
+    checkpoint: Checkpoint, path: Path, config_path: str | Path | None = None
+) -> list[str]:
+    """Write the file ``path``, or ``model.pt`` in the directory ``path``.
+
+    Its config (or at ``config_path``), labels and vocabulary go beside.
+
+    Returns:
+        the names that the format lacks, now in the extra file.
+    """
+    path = path if path.suffix in SUFFIXES else path / FILE
+    config = checkpoint.config
+    scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
+    names = released_names(config, scope)
+    held = {name: theirs for name, theirs in names.items() if name in checkpoint.tensors}
+    others = {name: values for name, values in checkpoint.tensors.items() if name not in held}
+    others |= checkpoint.optimizer
+    extra_path = _extra_path(path)
+    save_torch_file(path, {theirs: checkpoint.tensors[name] for name, theirs in held.items()})
+    if others or _loses_settings(config):
+        write_safetensors(extra_path, others, {_CONFIG_KEY: encode_config(config)})
+    else:
+        extra_path.unlink(missing_ok=True)
+    config.save_pytorch_net_config(config_path or path.parent / PYTORCH_NET_CONFIG)
+    write_labels(checkpoint.metadata, path.parent)
+    copy_vocabulary(checkpoint.metadata, path.parent)
+    return sorted(others)
+
+
+def _extra_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.extra.safetensors")
+
+
+def _read_extra(path: Path) -> tuple[dict[str, np.ndarray], ModelConfig | None]:
+    extra_path = _extra_path(path)
+    if not extra_path.is_file():
+        return {}, None
+    tensors, metadata = read_safetensors(extra_path)
+    try:
+        values = json.loads(metadata[_CONFIG_KEY])
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{extra_path}: its metadata should hold the model config") from None
+    return tensors, ModelConfig.from_dict(values, str(extra_path))
+
+
+def _loses_settings(config: ModelConfig) -> bool:
+    """Whether the released config file would describe another model."""
+    reread = ModelConfig.from_dict(config.to_pytorch_net_config())
+    relative = {"rel_attn_type": "rel_shift"} if config.rel_attn_type == "factorized" else {}
+    return dataclasses.replace(config, **relative) != reread
+
+
+def _in_kernel_layout(tensors: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Turn a classifier that was saved by ``nn.Linear``, [labels, D], into kernels, [D, labels].
+
+    Its shape gives it away; the square layer before it must have been saved the same way.
+    """
+    weight, bias = tensors.get("cls_head.3.weight"), tensors.get("cls_head.3.bias")
+    width: Shape = tensors[_MARK].shape[-1:]
+    transposed = (
+        weight is not None
+        and bias is not None
+        and weight.shape == (*bias.shape, *width)
+        and weight.shape[0] != weight.shape[-1]
+    )
+    turn = ("cls_head.0.weight", "cls_head.3.weight") if transposed else ()
+    return [(name, values.T if name in turn else values) for name, values in tensors.items()]

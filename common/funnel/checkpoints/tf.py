@@ -1,0 +1,81 @@
+"""TensorFlow checkpoints: names and shapes are the canonical ones, so nothing is converted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from funnel.checkpoints.base import (
+    Checkpoint,
+    as_float32,
+    check_shapes,
+    copy_vocabulary,
+    load_config,
+    read_side_files,
+    write_labels,
+)
+from funnel.checkpoints.names import classifiers, is_optimizer_state, is_weight, shapes_for
+from funnel.config import HF_CONFIG, NET_CONFIG
+from funnel.errors import CheckpointError
+from funnel.tf_checkpoint import OBJECT_GRAPH, TFCheckpoint, write_tf_checkpoint
+
+PREFIX = "model.ckpt"
+
+
+def load_tf(
+    path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
+) -> Checkpoint:
+    """Read the checkpoint that ``path`` means (see :func:`funnel.tf_checkpoint.resolve_prefix`).
+
+    Variables other than the model's (its training's input pipeline, say) are left aside.
+    """
+    reader = TFCheckpoint(path)
+    names = [name for name in reader if is_weight(name)]
+    if not names:
+        kind = "TensorFlow 2 object-based" if OBJECT_GRAPH in reader else "no Funnel"
+        raise CheckpointError(
+            f"{reader.prefix}: {kind} checkpoint; the variables should be named model/… "
+            f"(found {', '.join(list(reader)[:3])})"
+        )
+    directory = reader.prefix.parent
+    config = load_config(config_path, directory, (NET_CONFIG, HF_CONFIG))
+    shapes = {name: reader.entries[name].shape for name in names}
+    check_shapes(shapes_for(config, shapes), shapes, reader.prefix)
+    metadata = read_side_files(directory) | {"kind": "tf", "path": str(reader.prefix)}
+    scopes = list(classifiers(shapes))
+    if scopes and metadata.get("cls_scope") not in scopes:
+        metadata["cls_scope"] = scopes[0]
+    checkpoint = Checkpoint(config, _read(reader, names), metadata)
+    if with_optimizer:
+        state = [name for name in reader if is_optimizer_state(name)]
+        checkpoint.optimizer = {name: reader[name] for name in state}
+    return checkpoint
+
+
+def save_tf(checkpoint: Checkpoint, path: Path) -> list[str]:
+    """Write weights and optimizer state to the prefix ``path``, if it is named ``*.ckpt*``.
+
+    Any other ``path`` is a directory, where the prefix is ``model.ckpt``. ``net_config.json``, the
+    labels and the vocabulary go beside. The format holds everything: the list of what it does not
+    is empty.
+    """
+    prefix = path if path.suffix.startswith(".ckpt") else path / PREFIX
+    directory = prefix.parent
+    write_tf_checkpoint(prefix, {**checkpoint.tensors, **checkpoint.optimizer})
+    checkpoint.config.save_net_config(directory / NET_CONFIG)
+    write_labels(checkpoint.metadata, directory)
+    copy_vocabulary(checkpoint.metadata, directory)
+    return []
+
+
+def drop_pretraining(names: Mapping[str, np.ndarray]) -> list[str]:
+    """The names that fine-tuning needs: neither step, nor Adam slots, nor the generator."""
+    return [
+        name for name in names if not is_optimizer_state(name) and not name.startswith("generator/")
+    ]
+
+
+def _read(reader: TFCheckpoint, names: list[str]) -> dict[str, np.ndarray]:
+    return {name: as_float32(name, reader[name], reader.prefix) for name in names}

@@ -1,0 +1,131 @@
+"""PyTorch files (``torch.save``) as named numpy arrays, without running what a pickle asks for.
+
+PyTorch is imported here alone, inside the functions: only someone who has such a file needs it.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from funnel.errors import CheckpointError
+from funnel.files import atomic_path
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_WRAPPER = "module."  # DataParallel and DistributedDataParallel put it before every name
+
+
+class _InertOptimizer:
+    """Takes the place of an optimizer in a pickle: holds its state, does nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    """Takes the place of ``defaultdict``, which optimizers keep their state in."""
+    return {}
+
+
+def load_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a saved state dict, or of the ``[state_dict, optimizer]`` list of fine-tuning.
+
+    Half-precision tensors become float32; other types stay. Nothing but tensors, containers and
+    stand-ins for PyTorch's own optimizers is ever built from the file.
+
+    Raises:
+        CheckpointError: PyTorch is not installed, or the file is damaged, asks for other objects,
+            or holds no named tensors.
+    """
+    torch = _import_torch(path)
+    state = _load_safely(path, torch)
+    if isinstance(state, list | tuple) and state and isinstance(state[0], Mapping):
+        state = state[0]
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path}: should hold named tensors, not {type(state).__name__}")
+    tensors = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: should hold named tensors alone, but {name!r} is of type "
+                f"{type(value).__name__}"
+            )
+        if value.is_floating_point():
+            value = value.float()
+        tensors[name] = value.detach().cpu().numpy()
+    if all(name.startswith(_WRAPPER) for name in tensors):
+        tensors = {name.removeprefix(_WRAPPER): value for name, value in tensors.items()}
+    return tensors
+
+
+def save_torch_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write ``tensors`` as an ordered dict of float32 PyTorch tensors; whole or not at all."""
+    torch = _import_torch(path)
+    # PyTorch wants arrays that it may write to; a view of a mapped file is not.
+    state = OrderedDict(
+        (name, torch.from_numpy(np.require(values, np.float32, ["C", "W"])))
+        for name, values in tensors.items()
+    )
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_safely(path: Path, torch: ModuleType) -> Any:
+    stand_ins = [*_optimizer_stand_ins(torch), (_plain_dict, "collections.defaultdict"), dict]
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _verify_archive(path)
+        with torch.serialization.safe_globals(stand_ins):
+            # Files of PyTorch before 1.6 are plain pickles, which cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:
+        # torch.load has no error class of its own: damage shows as any of a dozen.
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path}: not tensors only: it asks for {found.group(1)}, which is not loaded for "
+                "safety; save the model's state_dict() instead"
+            ) from None
+        first_line = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: no PyTorch file, or damaged ({first_line})") from None
+
+
+def _verify_archive(path: Path) -> None:
+    """Check the archive's own checksums, which torch.load does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise CheckpointError(f"{path}: damaged: the checksum of {damaged} does not match")
+
+
+def _optimizer_stand_ins(torch: ModuleType) -> list[tuple[type, str]]:
+    """Every optimizer class of PyTorch by its full name, mapped to the inert one."""
+    classes = [value for value in vars(torch.optim).values() if isinstance(value, type)]
+    return [
+        (_InertOptimizer, f"{item.__module__}.{item.__qualname__}")
+        for item in classes
+        if issubclass(item, torch.optim.Optimizer)
+    ]
+
+
+def _import_torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: a PyTorch file needs PyTorch, which is not installed: pip install torch"
+        ) from None
+    return torch
