@@ -1,0 +1,24 @@
+"""The Funnel-Transformer in PyTorch: model, heads, loading and saving, fine-tuning."""
+
+from funnel_torch.answering import AnswerConfig, AnswerTargets, FunnelForQuestionAnswering
+from funnel_torch.heads import (
+    FunnelForMaskedLM,
+    FunnelForMultipleChoice,
+    FunnelForPreTraining,
+    FunnelForSequenceClassification,
+    FunnelForTokenClassification,
+)
+from funnel_torch.modeling import FunnelEncoder, FunnelModel
+
+__all__ = [
+    "AnswerConfig",
+    "AnswerTargets",
+    "FunnelEncoder",
+    "FunnelForMaskedLM",
+    "FunnelForMultipleChoice",
+    "FunnelForPreTraining",
+    "FunnelForQuestionAnswering",
+    "FunnelForSequenceClassification",
+    "FunnelForTokenClassification",
+    "FunnelModel",
+]

@@ -1,0 +1,124 @@
+"""The model beyond parity: caches, copies, initial weights, several models side by side."""
+
+import copy
+import pickle
+
+import pytest
+
+from funnel.config import ModelConfig
+from funnel.errors import DataError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from funnel_torch import FunnelEncoder, FunnelForMaskedLM, FunnelModel
+
+CONFIG = ModelConfig(
+    vocab_size=40, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32,
+    block_size="1_1", decoder_size="1", init_std=0.3,
+)  # fmt: skip
+
+
+def ids_of(batch, length):
+    return torch.arange(batch * length).remainder(39).view(batch, length)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return FunnelModel(CONFIG).eval()
+
+
+def test_evaluation_sees_every_change_of_a_weight(model):
+    """The projected position table is kept between calls; no change may be missed."""
+    ids = ids_of(2, 12)
+    with torch.no_grad():
+        before = model(ids)[0]
+        for layer in model.encoder.layers:
+            layer.attention.r_kernel.mul_(2)
+        in_place = model(ids)[0]
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        for name in state:
+            if name.startswith("encoder") and name.endswith("r_kernel"):
+                state[name] = state[name] / 2
+        model.load_state_dict(state)
+        restored = model(ids)[0]
+    assert (before - in_place).abs().max() > 1e-3
+    torch.testing.assert_close(before, restored)
+
+
+def test_lengths_may_come_in_any_order(model):
+    """Distance tables grow with the longest input; slices of them serve the others."""
+    lengths = (5, 17, 8, 40, 1, 16)
+    with torch.no_grad():
+        mixed = [model(ids_of(1, length))[0] for length in lengths]
+        fresh = [copy.deepcopy(model)(ids_of(1, length))[0] for length in lengths]
+    for one, other in zip(mixed, fresh, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_training_after_inference_mode(model):
+    """Tables made under inference mode must not end up in a graph that needs gradients."""
+    with torch.inference_mode():
+        model(ids_of(1, 9))
+    model(ids_of(1, 9))[0].sum().backward()
+    assert all(p.grad is not None for p in model.encoder.parameters() if p.requires_grad and
+               p.shape != (2, 2, 8) and p.shape != (2, 8))  # no segment ids: no segment gradients
+
+
+def test_copies_and_pickles_compute_the_same(model):
+    ids = ids_of(1, 9)
+    with torch.no_grad():
+        expected = model(ids)[0]
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            torch.testing.assert_close(other(ids)[0], expected)
+
+
+def test_two_sizes_live_in_one_process(model):
+    other = FunnelModel(CONFIG.replace(d_model=24, d_embed=24, n_head=3, block_size="1_1_1")).eval()
+    with torch.no_grad():
+        alone = model(ids_of(1, 9))[0]
+        other(ids_of(1, 9))
+        torch.testing.assert_close(model(ids_of(1, 9))[0], alone)
+
+
+def test_half_precision_weights_run(model):
+    with torch.no_grad():
+        expected = model(ids_of(2, 12))[0]
+        found = copy.deepcopy(model).bfloat16()(ids_of(2, 12))[0]
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().mean() < 2e-2
+
+
+@pytest.mark.parametrize("init", ["truncated_normal", "normal", "uniform", "pytorch"])
+def test_initial_weights(init):
+    torch.manual_seed(0)
+    config = CONFIG.replace(init=init, init_std=0.02, init_range=0.1, d_inner=512, vocab_size=4000)
+    layer = FunnelForMaskedLM(config).funnel.encoder.layers[0]
+    kernel, attention = layer.ffn.linear_1.weight, layer.attention
+    for zero in (layer.ffn.linear_1.bias, attention.k_bias, attention.out_proj.bias):
+        assert zero.abs().max() == 0
+    assert (layer.ffn.layer_norm.weight == 1).all()
+    fans = (1 / (config.d_model + config.d_inner)) ** 0.5
+    wanted = {"truncated_normal": 0.02 * 0.88, "normal": 0.02, "uniform": 0.2 / 12**0.5}
+    assert kernel.std().item() == pytest.approx(wanted.get(init, fans), rel=0.05)
+    if init == "truncated_normal":
+        assert kernel.abs().max() <= 0.04
+    if init == "pytorch":
+        assert attention.r_kernel.min() >= 0 and attention.r_kernel.max() <= 0.1
+    assert attention.r_w_bias.abs().max() > 0
+
+
+def test_absolute_positions_end(model):
+    baseline = FunnelEncoder(CONFIG.replace(rel_attn_type="null", decoder_size="0"))
+    baseline(torch.zeros(1, 512, dtype=torch.long))
+    with pytest.raises(DataError, match="513 tokens.*at most 512"):
+        baseline(torch.zeros(1, 513, dtype=torch.long))
+
+
+def test_hidden_states_are_the_embedding_and_every_executed_layer():
+    model = FunnelModel(CONFIG.replace(block_size="1x2_2")).eval()
+    out = model(ids_of(2, 8), output_hidden_states=True)
+    lengths = [state.shape[1] for state in out.hidden_states]
+    assert lengths == [8, 8, 8, 4, 4]
+    torch.testing.assert_close(out.hidden_states[-1], out.encoder_last_hidden_state)
+    assert model(ids_of(2, 8)).hidden_states is None
