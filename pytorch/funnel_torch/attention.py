@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from funnel.config import ModelConfig
 from funnel_torch.context import AttentionContext
 
+# A shared layer at the entrance of a block alternates between two tables.
+_KEPT_PROJECTIONS = 2
+
 
 class RelativeAttention(nn.Module):
     """One attention sub-layer: ``LayerNorm(query + dropout(attention @ Wo + bo))``.
@@ -43,7 +46,12 @@ class RelativeAttention(nn.Module):
         self.out_proj = nn.Linear(heads * size, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
-        self._projection_cache: tuple[tuple, Tensor] | None = None
+        self._projections: dict[tuple, Tensor] = {}
+
+    def train(self, mode: bool = True) -> RelativeAttention:
+        """Switch modes, and forget the kept tables: fused optimizers raise no tensor's version."""
+        self._projections = {}
+        return super().train(mode)
 
     def forward(self, query: Tensor, key: Tensor, context: AttentionContext) -> Tensor:
         """Attend from ``query`` [B, Tq, D] to ``key`` [B, Tk, D] (the same tensor in most layers).
@@ -143,15 +151,19 @@ class RelativeAttention(nn.Module):
         It depends on weights alone, so evaluation keeps the last one, until a weight changes
         (seen by the tensor's version) or the lengths do.
         """
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._project_table(context.table)
         kernel = self.r_kernel
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        # An inference tensor has no version to see a change by.
+        if self.training or torch.is_grad_enabled() or tracing or kernel.is_inference():
+            return self._project_table(context.table)
         key = (context.shift, kernel._version, kernel.data_ptr(), context.table.dtype)
         if torch.is_autocast_enabled(kernel.device.type):
             key += (torch.get_autocast_dtype(kernel.device.type),)
-        if self._projection_cache is None or self._projection_cache[0] != key:
-            self._projection_cache = (key, self._project_table(context.table))
-        return self._projection_cache[1]
+        if key not in self._projections:
+            while len(self._projections) >= _KEPT_PROJECTIONS:
+                self._projections.pop(next(iter(self._projections)))
+            self._projections[key] = self._project_table(context.table)
+        return self._projections[key]
 
     def _project_table(self, table: Tensor) -> Tensor:
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), table.t())
@@ -169,7 +181,7 @@ class RelativeAttention(nn.Module):
 
     def __getstate__(self) -> dict:
         """Pickle and copy without the cached table."""
-        return {**self.__dict__, "_projection_cache": None}
+        return {**self.__dict__, "_projections": {}}
 
 
 def _set_first_column(bias: Tensor, column: Tensor | None, in_place: bool) -> Tensor:

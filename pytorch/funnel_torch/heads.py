@@ -29,6 +29,16 @@ class HeadOutput(NamedTuple):
     logits: Tensor
 
 
+def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of [B, T, C] logits over the labels [B, T] that are not ignored.
+
+    Without any such label it is 0, not NaN: a batch may have nothing to predict.
+    """
+    flat = labels.flatten()
+    total = F.cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
+    return total / (flat != IGNORED).sum().clamp(min=1)
+
+
 class ClassificationHead(nn.Module):
     """Summary of the first position, ``tanh(W h[0] + b)``, then dropout and a dense layer."""
 
@@ -193,7 +203,7 @@ class FunnelForTokenClassification(PretrainedModel):
         logits = self.classifier(self.dropout(hidden)).float()
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            loss = token_cross_entropy(logits, labels)
         return HeadOutput(loss, logits)
 
 
@@ -258,7 +268,7 @@ class FunnelForMaskedLM(PretrainedModel):
         logits = self.lm_head(hidden, self.funnel.embeddings.word_embeddings.weight)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            loss = token_cross_entropy(logits, labels)
         return HeadOutput(loss, logits)
 
 

@@ -89,6 +89,29 @@ def test_half_precision_weights_run(model):
     assert (found.float() - expected).abs().mean() < 2e-2
 
 
+def test_a_batch_without_targets_has_no_loss():
+    model = FunnelForMaskedLM(CONFIG)
+    ids = ids_of(2, 8)
+    loss = model(ids, labels=torch.full_like(ids, -100)).loss
+    loss.backward()
+    assert loss.item() == 0
+    mixed = torch.full_like(ids, -100)
+    mixed[0, 3] = 7
+    out = model.eval()(ids, labels=mixed)
+    expected = -out.logits[0, 3].log_softmax(-1)[7]
+    torch.testing.assert_close(out.loss, expected)
+
+
+def test_training_through_versionless_updates_is_seen(model):
+    """Fused optimizers change weights without raising their version; train() forgets tables."""
+    ids = ids_of(2, 12)
+    with torch.no_grad():
+        before = model(ids)[0]
+        for layer in model.encoder.layers:
+            layer.attention.r_kernel.data.mul_(2)
+        assert (model.train().eval()(ids)[0] - before).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("init", ["truncated_normal", "normal", "uniform", "pytorch"])
 def test_initial_weights(init):
     torch.manual_seed(0)

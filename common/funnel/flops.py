@@ -1,0 +1,241 @@
+"""Parameters and floating-point operations of a model, and how the paper counted them.
+
+FLOPs are those of one forward pass, two per multiply-add, per sequence. Counted exactly are all
+matrix products; look-ups, normalisation, softmax, activations and sums are left out (as in
+``torch.utils.flop_counter``). With D = d_model, A = n_head * d_head, I = d_inner, Tq queries and
+Tk keys, batch size B and R = s * Tq + Tk distances (s = 2, the pooling stride, where a block's
+first layer pools its query alone, else 1), one layer costs
+
+    query and output projection    4 Tq D A      key and value projection    4 Tk D A
+    feed-forward                   4 Tq D I      Q K and attention x V       4 Tq Tk A
+    position scores (rel_shift)    2 Tq R A      segment scores              4 Tq A
+    projection of the distances    2 R D A / B   (once per batch; cached in evaluation)
+
+``factorized`` replaces both position terms by 2 Tq D A + 4 Tq Tk n_head D; the Transformer baseline
+has neither position nor segment terms.
+
+The paper's ratios (Dai et al. 2020, section 3.1 and appendix) relative to BERT-base follow from
+less: every executed layer counts D squared, times the share of positions that its block keeps,
+``(D / 768)^2 * sum over blocks of layers * 2^-block / 12``. Attention, relative terms and the
+longer keys of pooling layers are left out.
+
+Run it: ``python -m funnel.flops --seq_len 128 512 --batch_size 64 [net_config.json ...]``
+(uninstalled: from ``common/``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from funnel.cli import run
+from funnel.config import BlockSpec, ModelConfig
+from funnel.errors import ConfigError
+from funnel.geometry import BlockGeometry, encoder_geometry, relative_range
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+BASELINE = "L12H768"
+# Published relative FLOPs of the paper's sizes, in the order of its tables.
+PUBLISHED = {
+    "L12H768": 1.0,
+    "B4-4-4H768": 0.58,
+    "B6-3x2-3x2H768": 0.88,
+    "B6-6-6H768": 0.88,
+    "L24H1024": 3.56,
+    "B8-8-8H1024": 2.07,
+    "B10-10-10H1024": 2.6,
+}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """FLOPs of one executed layer, per sequence, by term (see the module's table)."""
+
+    query_output: float
+    key_value: float
+    feed_forward: float
+    attention: float
+    position: float
+    position_table: float
+    segment: float
+
+    @property
+    def total(self) -> float:
+        """All terms together."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """FLOPs of one forward pass per sequence.
+
+    Attributes:
+        encoder: one cost per executed layer.
+        decoder: likewise, empty without one.
+        input_projection: from ``d_embed`` to ``d_model``, 0 where they are equal.
+    """
+
+    encoder: tuple[LayerCost, ...]
+    decoder: tuple[LayerCost, ...]
+    input_projection: float
+
+    @property
+    def encoder_total(self) -> float:
+        """Input projection and encoder layers."""
+        return self.input_projection + sum(layer.total for layer in self.encoder)
+
+    @property
+    def total(self) -> float:
+        """Encoder and decoder."""
+        return self.encoder_total + sum(layer.total for layer in self.decoder)
+
+
+def layer_cost(
+    config: ModelConfig,
+    query: BlockGeometry,
+    key: BlockGeometry,
+    batch_size: int = 1,
+    segments: bool = True,
+) -> LayerCost:
+    """The cost of a layer attending from ``query`` to ``key`` positions."""
+    width, inner = config.d_model, config.d_head * config.n_head
+    queries, keys = query.length, key.length
+    position = table = segment = 0.0
+    if config.rel_attn_type == "rel_shift":
+        distances = relative_range(query, key).count
+        position = 2 * queries * distances * inner
+        table = 2 * distances * width * inner / batch_size
+    elif config.rel_attn_type == "factorized":
+        position = 2 * queries * width * inner + 4 * queries * keys * config.n_head * width
+    if segments and config.rel_attn_type != "null":
+        segment = 4 * queries * inner
+    return LayerCost(
+        query_output=4 * queries * width * inner,
+        key_value=4 * keys * width * inner,
+        feed_forward=4 * queries * width * config.d_inner,
+        attention=4 * queries * keys * inner,
+        position=position,
+        position_table=table,
+        segment=segment,
+    )
+
+
+def model_cost(
+    config: ModelConfig, seq_len: int, batch_size: int = 1, segments: bool = True
+) -> ModelCost:
+    """The cost of ``config`` on sequences of ``seq_len`` tokens.
+
+    ``segments`` false: called without segment ids.
+    """
+    geometry = encoder_geometry(config, seq_len)
+    encoder: list[LayerCost] = []
+    before = geometry[0]
+    for block, spec in zip(geometry, config.blocks, strict=True):
+        key = before if block.pooled and config.pool_q_only else block
+        encoder.append(layer_cost(config, block, key, batch_size, segments))
+        later = layer_cost(config, block, block, batch_size, segments)
+        encoder += [later] * (spec.layers - 1)
+        before = block
+    layer = layer_cost(config, geometry[0], geometry[0], batch_size, segments)
+    decoder = (config.decoder or BlockSpec(0)).layers
+    projected = config.d_embed != config.d_model
+    projection = 2.0 * seq_len * config.d_embed * config.d_model if projected else 0.0
+    return ModelCost(tuple(encoder), (layer,) * decoder, projection)
+
+
+def parameter_count(config: ModelConfig, decoder: bool = True) -> int:
+    """Weights of encoder and, if asked for and there is one, decoder; no heads."""
+    # Imported here: the table of names belongs to a package that no FLOPs need.
+    from funnel.checkpoints.names import expected_shapes
+
+    shapes = expected_shapes(config, decoder=decoder)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def paper_ratio(config: ModelConfig) -> float:
+    """FLOPs relative to BERT-base as the paper counts them (see the module's docstring)."""
+    kept = sum(
+        spec.layers * config.pooling_size**-block for block, spec in enumerate(config.blocks)
+    )
+    return (config.d_model / 768) ** 2 * kept / 12
+
+
+def load_sizes(paths: Iterable[str | Path] = ()) -> dict[str, ModelConfig]:
+    """Configs by name; without ``paths`` the sizes of the paper from ``configs/``.
+
+    Raises:
+        ConfigError: a file is missing or wrong, or there is no ``configs/`` beside the package.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        if not CONFIGS.is_dir():
+            raise ConfigError(f"{CONFIGS} does not exist; name the net_config.json files to count")
+        files = [CONFIGS / f"{name}.json" for name in PUBLISHED]
+    return {_label(file): ModelConfig.load(file) for file in files}
+
+
+def _label(file: Path) -> str:
+    generic = file.stem in ("net_config", "net_config.pytorch", "config")
+    return file.resolve().parent.name if generic else file.stem
+
+
+def format_table(
+    sizes: dict[str, ModelConfig], baseline: ModelConfig, seq_lens: Sequence[int], batch_size: int
+) -> str:
+    """The table that the program prints, one row a size."""
+    header = ["size", "encoder M", "+decoder M"]
+    for length in seq_lens:
+        header += [f"GFLOPs@{length}", f"ratio@{length}", f"+dec@{length}"]
+    rows = [[*header, "paper's count", "published"]]
+    for name, config in sizes.items():
+        row = [name]
+        row += [f"{parameter_count(config, decoder) / 1e6:.1f}" for decoder in (False, True)]
+        for length in seq_lens:
+            cost = model_cost(config, length, batch_size)
+            base = model_cost(baseline, length, batch_size).encoder_total
+            row.append(f"{cost.encoder_total / 1e9:.3g}")
+            row += [f"{flops / base:.3f}" for flops in (cost.encoder_total, cost.total)]
+        published = f"{PUBLISHED[name]:g}" if name in PUBLISHED else "-"
+        rows.append([*row, f"{paper_ratio(config):.3f}", published])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+EXPLANATION = f"""\
+encoder M, +decoder M: parameters in millions, without heads and pooler.
+GFLOPs: encoder, one sequence, forward, 2 per multiply-add; every matrix product counted, the
+  distance table's projection spread over the batch of {{batch_size}}. ratio: to {BASELINE}
+  (BERT-base); +dec: the same with the decoder.
+paper's count: (D/768)^2 * sum over blocks of layers * 2^-block / 12, which leaves out attention,
+  relative positions and the unpooled keys of pooling layers. published: the paper's figures.
+"""
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(
+        description="Parameters and FLOPs of the paper's sizes, or of the given configs.",
+    )
+    parser.add_argument("configs", nargs="*", help="config files or directories holding one")
+    parser.add_argument("--seq_len", type=int, nargs="+", default=[128, 512], metavar="T")
+    parser.add_argument("--batch_size", type=int, default=64)
+    args = parser.parse_args()
+    if min(*args.seq_len, args.batch_size) < 1:
+        parser.error("--seq_len and --batch_size must be at least 1")
+    sizes = load_sizes(args.configs)
+    baseline = ModelConfig.load(CONFIGS / f"{BASELINE}.json")
+    print(format_table(sizes, baseline, args.seq_len, args.batch_size))
+    print()
+    print(EXPLANATION.format(batch_size=args.batch_size), end="")
+
+
+if __name__ == "__main__":
+    run(main)
