@@ -1,0 +1,213 @@
+"""The set of flags is a promise: names and defaults of the original programs, and ours on top."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from classifier_runs import load_program
+from funnel.errors import ConfigError
+
+# The shared parser of the original classifier.py and multigpu_classifier.py, with its defaults.
+ORIGINAL = {
+    "overwrite_keys": "",
+    "model_size": "",
+    "vocab_size": -1,
+    "d_model": 768,
+    "d_embed": 768,
+    "n_head": 12,
+    "d_head": 64,
+    "d_inner": 3072,
+    "dropout": 0.1,
+    "dropatt": 0.1,
+    "dropact": 0.0,
+    "attn_type": "rel_shift",
+    "data_dir": "",
+    "output_dir": "",
+    "dataset": None,
+    "max_length": 128,
+    "tokenizer_type": "word_piece",
+    "tokenizer_path": None,
+    "cased": False,
+    "overwrite_data": False,
+    "seg_id_a": 0,
+    "seg_id_b": 1,
+    "seg_id_cls": 2,
+    "seg_id_pad": 0,
+    "resume": False,
+    "init_ckpt": "",
+    "init_ckpt_config": "",
+    "model_dir": "",
+    "log_path": "",
+    "lr": 1e-5,
+    "warmup_prop": 0.10,
+    "min_lr": 0.0,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+    "epochs": 10,
+    "train_bsz": 16,
+    "valid_bsz": 32,
+    "test_bsz": 32,
+    "seed": None,
+    "n_log_epoch": 20,
+    "test_only": False,
+    "debug": False,
+    "write_prediction": False,
+    "device_id": 0,
+    "distributed_init_method": None,
+    "distributed_port": 11111,
+    "distributed_world_size": None,
+    "distributed_rank": 0,
+    "ddp_backend": "apex",
+    "distributed_backend": "nccl",
+    "log_all_processes": False,
+    "block_size": "4_4_4",
+    "pooling_type": "mean",
+    "pooling_size": 2,
+    "pool_q_only": False,
+    "separate_cls": False,
+    # The original's default was False, which trains another model than the one released.
+    "truncate_seq": None,
+    "fp16": False,
+    "amp_opt": "O2",
+}
+CHOICES = {
+    "attn_type": {"rel_shift", "factorized"},
+    "tokenizer_type": {"word_piece", "sent_piece"},
+    "ddp_backend": {"pytorch", "apex"},
+    "pooling_type": {"mean", "max"},
+    "amp_opt": {"O1", "O2"},
+}
+OURS = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.99,
+    "adam_epsilon": 1e-6,
+    "bf16": False,
+    "compile": False,
+    "decay_method": "poly",
+    "delimiter": None,
+    "dev_file": None,
+    "do_submit": False,
+    "eval_steps": None,
+    "grad_accum": 1,
+    "label_column": "label",
+    "labels": None,
+    "layer_decay": "gradient",
+    "lr_layer_decay_rate": 1.0,
+    "metric": None,
+    "new_head": False,
+    "no_header": False,
+    "num_workers": 0,
+    "optimizer": "adamw",
+    "overwrite": False,
+    "regression": False,
+    "save_steps": None,
+    "submit_dir": "",
+    "test_file": None,
+    "text_b_column": None,
+    "text_column": "text",
+    "train_file": None,
+    "train_steps": None,
+    "use_wd_exclusion": False,
+    "verbose": False,
+    "warmup_steps": None,
+}
+ALIASES = {
+    "task_name": "dataset",
+    "model_config": "init_ckpt_config",
+    "model_config_path": "init_ckpt_config",
+}
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return load_program("torch_flags").classifier_parser("what it does")
+
+
+def test_names_and_defaults_are_frozen(parser):
+    assert vars(parser.parse_args([])) == ORIGINAL | OURS
+
+
+def test_every_name_is_a_flag_and_there_are_no_others(parser):
+    found = {o.removeprefix("--") for a in parser._actions for o in a.option_strings}
+    switches = {"no-truncate_seq", "no-pool_q_only", "no-separate_cls"}
+    assert found - {"-h", "help"} == {*ORIGINAL, *OURS, *ALIASES, *switches}
+
+
+def test_choices_are_frozen(parser):
+    actions = {action.dest: action for action in parser._actions}
+    for name, choices in CHOICES.items():
+        assert set(actions[name].choices) == choices
+
+
+def test_types_are_the_original_ones(parser):
+    for name, default in ORIGINAL.items():
+        if isinstance(default, bool) or name == "truncate_seq":
+            assert getattr(parser.parse_args([f"--{name}"]), name) is True
+        elif isinstance(default, int | float):
+            assert getattr(parser.parse_args([f"--{name}=3"]), name) == 3
+        elif name in CHOICES:
+            assert getattr(parser.parse_args([f"--{name}={default}"]), name) == default
+        else:
+            value = getattr(parser.parse_args([f"--{name}=3"]), name)
+            assert value == (3 if name in ("seed", "distributed_world_size") else "3")
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_aliases(parser, alias, name):
+    assert getattr(parser.parse_args([f"--{alias}=x"]), name) == "x"
+
+
+def test_help_has_topics_common_ones_first(parser):
+    text = parser.format_help()
+    order = ["what to run", "text to tokens", "training:", "starting point", "several processes"]
+    places = [text.index(f"\n{title}") for title in order]
+    assert places == sorted(places)
+    assert "default: 1e-05" in text
+    assert "default: None" not in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--learning_rate=1"], ["--epoch=3"], ["--lr=high"], ["--bf16", "--fp16"], ["--amp_opt=O3"]],
+)
+def test_a_wrong_flag_is_one_line(parser, argv):
+    with pytest.raises(ConfigError) as error:
+        parser.parse_args(argv)
+    assert "\n" not in str(error.value)
+    assert argv[-1].split("=")[0] in str(error.value)
+
+
+def test_process_comes_from_the_launcher_or_the_flags(parser):
+    flags = load_program("torch_flags")
+    args = parser.parse_args([])
+    assert flags.distributed_config(args, {}).world_size == 1
+    launched = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
+    place = flags.distributed_config(args, launched)
+    assert (place.rank, place.world_size, place.device_id) == (5, 8, 1)
+    cpu = flags.distributed_config(parser.parse_args(["--device_id=-1"]), launched)
+    assert cpu.device_id == -1
+    given = parser.parse_args(["--distributed_world_size=2", "--distributed_rank=1"])
+    place = flags.distributed_config(given, {})
+    assert (place.rank, place.world_size) == (1, 2)
+    assert place.init_method == "tcp://127.0.0.1:11111"
+    with pytest.raises(ConfigError, match="RANK"):
+        flags.distributed_config(args, {"RANK": "x", "WORLD_SIZE": "2"})
+
+
+def test_model_size_sets_all_widths(parser):
+    flags = load_program("torch_flags")
+    config = flags.start_config(parser.parse_args(["--model_size=H256"]), 100).fallback
+    assert (config.d_model, config.d_embed, config.n_head, config.d_head) == (256, 256, 4, 64)
+    assert (config.d_inner, config.vocab_size) == (1024, 100)
+    for wrong in ("256", "H", "Hx", "H8"):
+        with pytest.raises(ConfigError, match="model_size"):
+            flags.start_config(parser.parse_args([f"--model_size={wrong}"]), 100)
+
+
+def test_number_of_processes():
+    program = load_program("multigpu_classifier")
+    assert program.number_of_processes(3, -1) == 3
+    with pytest.raises(ConfigError, match="distributed_world_size"):
+        program.number_of_processes(None, -1)
+    with pytest.raises(ConfigError, match="distributed_world_size=0"):
+        program.number_of_processes(0, -1)

@@ -1,0 +1,187 @@
+"""A tiny task, vocabulary and model for tests of the fine-tuning programs, and ways to run them."""
+
+import importlib.util
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PYTORCH = REPOSITORY / "pytorch"
+_SPECIAL = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
+_WORDS = ("good", "bad", "film", "the", "a", "plot", "very", "not", "##s", "one", "two", "cat")
+_CONFIG = {
+    "vocab_size": len(_SPECIAL) + len(_WORDS),
+    "d_model": 16,
+    "d_embed": 16,
+    "n_head": 2,
+    "d_head": 8,
+    "d_inner": 32,
+    "block_size": "1_1",
+    "dropout": 0.1,
+    "dropatt": 0.1,
+    "dropact": 0.0,
+    "pooling_type": "mean",
+    "pooling_size": 2,
+    "pool_q_only": True,
+    "separate_cls": True,
+}
+
+
+def write_files(folder, train=48, dev=12, **config):
+    """CoLA-shaped data (label 1 iff it says `good`), `vocab.txt` and `net_config.json`."""
+    draw = random.Random(0)
+
+    def rows(count):
+        for number in range(count):
+            words = draw.choices([w for w in _WORDS if "#" not in w], k=draw.randint(2, 12))
+            label = int("good" in words)
+            yield f"src\t{label}\t\t{' '.join(words)}\n", f"{number}\t{' '.join(words)}\n"
+
+    data = folder / "CoLA"
+    data.mkdir(parents=True)
+    (data / "train.tsv").write_text("".join(row for row, _ in rows(train)))
+    (data / "dev.tsv").write_text("".join(row for row, _ in rows(dev)))
+    (data / "test.tsv").write_text("index\tsentence\n" + "".join(row for _, row in rows(9)))
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in _SPECIAL + _WORDS))
+    (folder / "net_config.json").write_text(json.dumps(_CONFIG | config))
+
+
+def arguments(folder, model_dir="run", **changes):
+    """Flags of a run on those files; None leaves a flag out, True gives it without a value."""
+    flags = {
+        "device_id": -1,
+        "dataset": "cola",
+        "data_dir": folder / "CoLA",
+        "model_dir": folder / model_dir,
+        "tokenizer_path": folder / "vocab.txt",
+        "init_ckpt_config": folder / "net_config.json",
+        "max_length": 16,
+        "train_bsz": 8,
+        "epochs": 2,
+        "lr": 1e-3,
+        "seed": 1,
+    }
+    flags |= changes
+    return [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in flags.items()
+        if value is not None
+    ]
+
+
+def load_program(name):
+    """A program of pytorch/ as a module; TensorFlow's of the same name does not get in the way."""
+    sys.path[:0] = [path for path in (str(PYTORCH),) if path not in sys.path]
+    spec = importlib.util.spec_from_file_location(f"pytorch_{name}", PYTORCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def curve(model_dir):
+    """metrics.jsonl without what the clock decides."""
+    lines = (Path(model_dir) / "metrics.jsonl").read_text().splitlines()
+    clock = ("time", "examples_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+class Zygote:
+    """A process that has imported a program and forks a child per run: no import time per run.
+
+    Children are real processes of their own, to be killed.
+    """
+
+    def __init__(self, program):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            environment.pop(name, None)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def start(self, argv, log, file_limit=None):
+        """Begin a run; its process id. stdout and stderr go to the file `log`.
+
+        No file can grow beyond `file_limit` bytes: what a full disk feels like.
+        """
+        return self._ask({"argv": argv, "log": str(log), "file_limit": file_limit})
+
+    def wait(self, pid):
+        """The exit status of a run, negative for a signal."""
+        return self._ask({"wait": pid})
+
+    def run(self, argv, log, file_limit=None):
+        """Begin a run and wait for it."""
+        return self.wait(self.start(argv, log, file_limit))
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, command):
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def _serve(program):
+    module = load_program(program)
+    _import_what_runs_import_late()
+    from funnel.cli import run
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "wait" in command:
+            answer = os.waitstatus_to_exitcode(os.waitpid(command["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _child(module, run, command)
+        print(json.dumps(answer), flush=True)
+
+
+def _import_what_runs_import_late():
+    import sklearn.metrics
+    import tensorboard.summary.writer.record_writer
+    import torch
+
+    with torch.device("meta"):
+        torch.nn.Embedding(1, 1)
+    del sklearn, tensorboard
+
+
+def _child(module, run, command):
+    output = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if command["file_limit"]:
+        limit = command["file_limit"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = [module.__file__, *command["argv"]]
+    status = 1
+    try:
+        run(module.main)
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,47 @@
+"""One of two processes that try out a World; run as `distributed_worker.py RANK MEETING OUTPUT`."""
+
+import json
+import sys
+from pathlib import Path
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(_REPOSITORY / "common"), str(_REPOSITORY / "pytorch")]
+
+
+def main(rank, meeting, output):
+    import numpy as np
+    import torch
+
+    from funnel.errors import DataError
+    from funnel_torch.distributed import DistributedConfig, FirstProcessFailed, start
+
+    torch.set_num_threads(1)
+    found = {}
+    config = DistributedConfig(rank, 2, device_id=-1, init_method=f"file://{meeting}")
+    with start(config) as world:
+        value = torch.tensor(rank + 1.0)
+        found["sum"] = world.sum(value).item()
+        found["kept"] = value.item()
+        found["gathered"] = [array.tolist() for array in world.gather(np.arange(rank + 1))]
+        found["broadcast"] = world.broadcast({"seed": rank})
+        model = world.wrap(torch.nn.Linear(1, 1, bias=False))
+        model(torch.tensor([[rank + 1.0]])).sum().backward()
+        found["gradient"] = model.module.weight.grad.item()
+        order = []
+        world.first_then_rest(lambda: order.append(rank))
+        world.in_first(lambda: order.append("first"))
+        found["order"] = order
+
+        def fail():
+            raise DataError("wrong data")
+
+        try:
+            world.first_then_rest(fail)
+        except (DataError, FirstProcessFailed) as error:
+            found["failure"] = type(error).__name__
+        world.barrier()
+    Path(output).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
