@@ -65,6 +65,7 @@ def train_funnel(data: Path, model_dir: Path, epochs: int) -> None:
         "model_dir": model_dir,
         "device_id": -1,
         "epochs": epochs,
+        "n_log_epoch": 10,
         **TRAINING,
     }
     switches = ["--write_prediction", "--overwrite"]
@@ -137,7 +138,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="results")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the training data")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the training data")
     args = parser.parse_args()
     start = time.monotonic()
     data, model_dir = args.output_dir / "data", args.output_dir / "model"

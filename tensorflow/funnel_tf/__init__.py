@@ -1,0 +1,1 @@
+"""The TensorFlow tree: graphs for TPUEstimator, with the variable names of the releases."""

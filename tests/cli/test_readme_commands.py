@@ -1,0 +1,151 @@
+"""What the documentation tells people to type exists, and what is cheap is run."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import house
+import readme_commands
+
+COMMANDS = readme_commands.commands()
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+FLAG = re.compile(r"(?<![\w-])--\w+")
+
+
+@functools.cache
+def _flags_of(program):
+    """Return the flags in a program's help; flags hidden from it are not documented ones."""
+    command = [sys.executable, str(house.ROOT / program), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(FLAG.findall(done.stdout))
+
+
+def _environment():
+    paths = [str(house.ROOT / "common"), str(house.ROOT / "pytorch")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def test_there_are_commands_to_check():
+    programs = {command.program for command in COMMANDS if command.document == "README.md"}
+    assert {"pytorch/classifier.py", "pytorch/convert.py"} <= programs
+    assert sum(len(command.flags) for command in COMMANDS) > 30
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_programs_and_flags_exist(command):
+    assert (house.ROOT / command.program).is_file()
+    if command.program.endswith(".sh"):
+        return
+    if command.program.startswith("pytorch/"):
+        pytest.importorskip("torch")
+    assert set(command.flags) <= _flags_of(command.program)
+
+
+@pytest.mark.parametrize("path", readme_commands.documents(), ids=house.name)
+def test_links_lead_somewhere(path):
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{house.name(path)}: {target}"
+
+
+@pytest.mark.parametrize("path", readme_commands.documents(), ids=house.name)
+def test_make_targets_exist(path):
+    makefile = (house.ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for line in readme_commands.shell_lines(path):
+        words = line.split()
+        if words[0] == "make":
+            assert {w for w in words[1:] if re.fullmatch("[a-z]+", w)} <= targets
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    """Every program and module stands in the README's file tree, and nothing else does."""
+    shown, stack = set(), []
+    for line in readme_commands.blocks(house.ROOT / "README.md", "text")[-1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        entry = re.split(r"\s{2,}", line.strip())[0]
+        folder = "".join(stack[:depth])
+        shown.add(folder + entry)
+        if entry.endswith("/"):
+            stack = [*stack[:depth], entry]
+    missing = {name for name in shown if not (house.ROOT / name).exists()}
+    assert not missing
+    files = {house.name(path) for path in house.library_files() + house.programs()}
+    assert files - {f for f in files if f.endswith("__init__.py")} <= shown
+
+
+def test_flops_table_runs():
+    command = [sys.executable, "-m", "funnel.flops"]
+    done = subprocess.run(
+        command, env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "B10-10-10H1024" in done.stdout
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(
+        ["make", "help"], cwd=house.ROOT, capture_output=True, text=True, check=True
+    )
+    assert {"make demo", "make test", "make lint"} <= set(re.findall("make [a-z]+", done.stdout))
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A directory under the name that the README uses, holding a tiny random model."""
+    pytest.importorskip("torch")
+    from funnel.config import ModelConfig
+    from funnel_torch import FunnelModel
+
+    folder = tmp_path / "B4-4-4H768-ELEC-PT"
+    symbols = "<unk> <s> </s> <cls> <sep> <pad> <mask> <eod> <eop>"
+    vocabulary = f"{symbols} a funnel narrow ##s toward its end .".split()
+    sizes = {"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32}
+    config = ModelConfig(
+        vocab_size=len(vocabulary), block_size="1_1_1", decoder_size="1", **sizes
+    )
+    FunnelModel(config).save_pretrained(folder)
+    text = "".join(f"{word}\n" for word in vocabulary)
+    (folder / "vocab.uncased.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_python_example_runs(released):
+    (code,) = readme_commands.blocks(house.ROOT / "README.md", "python")
+    code += "print(tuple(output.last_hidden_state.shape), len(ids) + 2)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=released.parent,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shape, length = done.stdout.rsplit(" ", 1)
+    assert shape == f"(1, {int(length)}, 16)"
+    assert {"config.json", "model.safetensors"} <= set(os.listdir(released.parent / "my-funnel"))
+
+
+def test_conversion_example_runs(released):
+    lines = readme_commands.shell_lines(house.ROOT / "README.md")
+    (line,) = [line for line in lines if "convert.py" in line and "--to=hf" in line]
+    words = line.split()
+    command = [sys.executable, str(house.ROOT / words[1]), *words[2:]]
+    done = subprocess.run(
+        command, cwd=released.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (released.parent / "funnel-b4" / "model.safetensors").is_file()
+
+
+def test_ci_runs_the_command_in_the_readme():
+    readme = readme_commands.shell_lines(house.ROOT / "README.md")
+    script = Path(house.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make lint test" in readme
+    assert "make lint test" in script

@@ -1,0 +1,62 @@
+"""The explicit package map of pyproject.toml and the pinned requirements fit the tree."""
+
+import re
+import tomllib
+
+import house
+
+PROJECT = tomllib.loads((house.ROOT / "pyproject.toml").read_text())
+PIN = re.compile(r"^([A-Za-z0-9_-]+)==([\w.]+)")
+
+
+def _pins():
+    """Return {package: versions} over all requirement files, without comments."""
+    pins = {}
+    for path in sorted((house.ROOT / "requirements").glob("*.txt")):
+        for line in path.read_text().splitlines():
+            if match := PIN.match(line):
+                pins.setdefault(match[1].lower(), set()).add(match[2])
+    return pins
+
+
+def test_every_package_is_mapped():
+    packages = {}
+    for name, top in house.LIBRARIES.items():
+        for init in top.rglob("__init__.py"):
+            below = init.parent.relative_to(top).parts
+            packages[".".join((name, *below))] = init.parent.relative_to(house.ROOT).as_posix()
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == set(packages)
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == packages
+
+
+def test_every_requirement_is_pinned_or_bounded_and_has_a_reason():
+    for path in (house.ROOT / "requirements").glob("*.txt"):
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if not line or line.startswith(("#", "-r")):
+                continue
+            assert "==" in line or "<" in line, f"{path.name}: {line}"
+            above = lines[number - 1] if number else ""
+            explained = "#" in line or above.startswith(("#", line.split("==")[0][:10]))
+            assert explained, f"{path.name}: {line} has no reason"
+
+
+def test_dependencies_of_the_package_are_pinned_for_development():
+    project = PROJECT["project"]
+    wanted = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    named = {re.match(r"[A-Za-z0-9_-]+", item)[0].lower() for item in wanted}
+    assert named - {"setuptools"} <= set(_pins())
+
+
+def test_frameworks_are_the_documented_ones():
+    pins = _pins()
+    assert pins["torch"] == {"2.13.0"}
+    assert pins["tensorflow"] == pins["tensorflow-cpu"] == {"2.15.1"}
+
+
+def test_versions_agree():
+    import funnel
+
+    assert PROJECT["project"]["version"] == funnel.__version__

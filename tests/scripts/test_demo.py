@@ -1,0 +1,75 @@
+"""The demo's comparison and the commands it proposes; the whole of it runs under `make demo`."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import pytest
+
+import house
+from funnel.errors import FunnelError
+
+ROWS = {
+    "train": [("files", "open the file and read it")] * 6 + [("network", "send to the host")] * 4,
+    "dev": [("files", "read a file")],
+    "test": [("network", "the host to send to"), ("files", "a file to open"), ("network", "hosts")],
+}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    pytest.importorskip("sklearn")
+    folder = house.ROOT / "pytorch"
+    spec = importlib.util.spec_from_file_location("funnel_demo", folder / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("_paths", None)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Data of the demo and a finished run that predicted the first two test texts right."""
+    data, model_dir = tmp_path / "data", tmp_path / "model"
+    data.mkdir()
+    model_dir.mkdir()
+    for split, rows in ROWS.items():
+        lines = "".join(f"{label}\t{text}\n" for label, text in rows)
+        (data / f"{split}.tsv").write_text(f"label\ttext\n{lines}")
+    predictions = "index\tprediction\n0\tnetwork\n1\tfiles\n2\tfiles\n"
+    (model_dir / "test_results.txt").write_text(predictions)
+    return data, model_dir
+
+
+def test_comparison(demo, finished):
+    levels = demo.baselines(finished[0])
+    assert levels["test"]["majority class"] == pytest.approx(1 / 3)
+    assert levels["dev"] == {"majority class": 1.0, "bag of words": 1.0}
+    assert levels["test"]["bag of words"] >= 2 / 3
+    assert demo.funnel_accuracy(*finished) == pytest.approx(2 / 3)
+
+
+def test_predictions_of_another_test_set_are_refused(demo, finished):
+    data, model_dir = finished
+    (model_dir / "test_results.txt").write_text("index\tprediction\n0\tnetwork\n")
+    with pytest.raises(FunnelError, match="1 predictions for 3 test examples"):
+        demo.funnel_accuracy(data, model_dir)
+
+
+def test_a_failing_step_ends_the_demo(demo, capfd):
+    with pytest.raises(FunnelError, match="make_demo_data.py ended with exit code 2"):
+        demo.run_program("data-scripts/make_demo_data.py", "--library=/nowhere", "--output_dir=/x")
+    assert "no docstrings" in capfd.readouterr().err
+
+
+def test_proposed_commands_have_the_flags(demo):
+    command = [sys.executable, str(house.ROOT / "pytorch" / "classifier.py"), "--help"]
+    pytest.importorskip("torch")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    proposed = set(re.findall(r"--\w+", demo.NEXT)) - {"--logdir"}
+    assert len(proposed) > 8
+    assert proposed <= set(re.findall(r"--\w+", done.stdout))
+    assert set(demo.TRAINING) <= {flag[2:] for flag in re.findall(r"--\w+", done.stdout)}

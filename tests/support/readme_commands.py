@@ -1,0 +1,64 @@
+"""The command lines that the documentation shows, taken apart."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import house
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "configs/README.md", "pytorch/README.md")
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PROGRAM = re.compile(r"(pytorch|tensorflow|data-scripts)/\S+\.(py|sh)")
+_LAUNCHERS = ("python", "torchrun", "bash")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line: the program of this repository it runs, and the flags it gives it."""
+
+    document: str
+    program: str
+    flags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.program}"
+
+
+def documents() -> list[Path]:
+    """Return every document that shows commands."""
+    named = [house.ROOT / name for name in DOCUMENTS]
+    found = [*named, house.ROOT / "tensorflow" / "README.md", *(house.ROOT / "docs").glob("*.md")]
+    return sorted(path for path in found if path.exists())
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the contents of a document's code blocks in one language."""
+    return [text for kind, text in _BLOCK.findall(path.read_text("utf-8")) if kind == language]
+
+
+def shell_lines(path: Path) -> list[str]:
+    """Return the shell lines of a document, continued ones joined, comments removed."""
+    lines = []
+    for block in blocks(path, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                lines.append(shlex.join(words))
+    return lines
+
+
+def commands() -> list[Command]:
+    """Return the commands in all documents that run a program of this repository."""
+    found = []
+    for path in documents():
+        for line in shell_lines(path):
+            words = shlex.split(line)
+            places = [i for i, word in enumerate(words) if _PROGRAM.fullmatch(word)]
+            if places and any(word.rsplit("/", 1)[-1] in _LAUNCHERS for word in words):
+                after = words[places[0] + 1 :]
+                flags = tuple(w.split("=")[0] for w in after if w.startswith("--"))
+                found.append(Command(house.name(path), words[places[0]], flags))
+    return found
