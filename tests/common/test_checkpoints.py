@@ -307,6 +307,17 @@ def test_a_flipped_byte_anywhere_in_safetensors_is_found(tmp_path):
         assert good[position : position + 1].isalnum(), position
 
 
+def test_safetensors_are_the_same_bytes_every_time(tmp_path):
+    tensors = {"ä": np.arange(4, dtype=np.float32), 'quote"': np.ones((2, 1), np.float32)}
+    written = set()
+    for number in range(20):
+        path = tmp_path / str(number)
+        write_safetensors(path, tensors, {"format": "pt", "a": "1", "b": "2"})
+        written.add(path.read_bytes())
+        assert_same(read_safetensors(path)[0], tensors)
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize("size", [0, 4, 8, 60, 300])
 def test_truncated_safetensors(tmp_path, size):
     save_checkpoint(random_checkpoint(TINY), tmp_path, "hf")

@@ -53,6 +53,21 @@ def write_safetensors(
     notes = {**(metadata or {}), _CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
     with atomic_path(path) as temporary:
         save_file(dense, temporary, notes)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give the header's metadata one order: the library writes them in a random one.
+
+    The same model then always makes the same bytes.
+    """
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def _read_bfloat16(path: Path) -> dict[str, np.ndarray]:
