@@ -174,9 +174,9 @@ def configure_logging(verbose: bool = False, rank: int = 0) -> None:
     prefix = "" if rank == 0 else f"rank {rank}: "
     handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    if rank == 0:
-        for name in ("funnel", "funnel_torch", "funnel_tf", "__main__"):
-            logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+    level = logging.DEBUG if verbose else logging.INFO
+    for name in ("funnel", "funnel_torch", "funnel_tf", "__main__"):
+        logging.getLogger(name).setLevel(level if rank == 0 else logging.WARNING)
 
 
 class _ConsoleHandler(logging.Handler):

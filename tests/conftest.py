@@ -1,0 +1,12 @@
+"""Keeps the repository's root off the module path, where ``python -m pytest`` puts it.
+
+Where TensorFlow is not installed, ``import tensorflow`` (tensorboard tries it) would find the
+folder of that name.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
