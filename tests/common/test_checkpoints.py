@@ -318,6 +318,12 @@ def test_safetensors_are_the_same_bytes_every_time(tmp_path):
     assert len(written) == 1
 
 
+def test_weights_are_as_readable_as_the_files_beside_them(tmp_path):
+    save_checkpoint(random_checkpoint(TINY), tmp_path / "m", "hf")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "m").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 @pytest.mark.parametrize("size", [0, 4, 8, 60, 300])
 def test_truncated_safetensors(tmp_path, size):
     save_checkpoint(random_checkpoint(TINY), tmp_path, "hf")

@@ -52,7 +52,10 @@ def write_safetensors(
     checksums = {name: _checksum(values) for name, values in dense.items()}
     notes = {**(metadata or {}), _CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
         save_file(dense, temporary, notes)
+        temporary.chmod(usual_mode)  # the library leaves a file that only its owner can read
         _sort_metadata(temporary)
 
 
