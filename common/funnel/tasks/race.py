@@ -1,0 +1,119 @@
+"""RACE: English examinations for Chinese pupils, four options a question (Lai et al. 2017)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from funnel.errors import DataError
+from funnel.tasks.json_reading import JsonNode, read_json
+
+LEVELS = ("middle", "high")
+OPTIONS = 4
+_LETTERS = "ABCD"
+
+
+@dataclass(frozen=True, slots=True)
+class RaceQuestion:
+    """A question.
+
+    Attributes:
+        text: the question; a ``_`` in it stands for the option.
+        options: the four options.
+        label: which of them is right, 0 to 3.
+        article: index into :attr:`RaceData.articles`.
+        is_high: from a high school examination, not a middle school one.
+    """
+
+    text: str
+    options: tuple[str, ...]
+    label: int
+    article: int
+    is_high: bool
+
+
+@dataclass(frozen=True)
+class RaceData:
+    """The questions of a split, those of one article together; middle school first."""
+
+    articles: tuple[str, ...]
+    questions: tuple[RaceQuestion, ...]
+
+
+def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
+    """Read ``data_dir/split/{middle,high}/*.txt``, sorted by name within each level.
+
+    Raises:
+        DataError: a folder is missing or empty, or a file is malformed (the message names the
+            place).
+    """
+    articles: list[str] = []
+    questions: list[RaceQuestion] = []
+    for level in LEVELS:
+        folder = Path(data_dir) / split / level
+        files = sorted(folder.glob("*.txt"))
+        if not files:
+            raise DataError(f"{folder}: no *.txt files; RACE has them in {' and '.join(LEVELS)}")
+        for file in files:
+            root = read_json(file)
+            questions.extend(_questions(root, len(articles), level == "high"))
+            articles.append(root.member("article", str).value)
+    return RaceData(tuple(articles), tuple(questions))
+
+
+def _questions(root: JsonNode, article: int, is_high: bool) -> Iterator[RaceQuestion]:
+    texts, rows, letters = (
+        list(root.members(name, kind))
+        for name, kind in (("questions", str), ("options", list), ("answers", str))
+    )
+    if not len(texts) == len(rows) == len(letters):
+        raise root.error(
+            f"file has {len(texts)} questions, {len(rows)} lists of options and {len(letters)} "
+            "answers; there should be as many of each"
+        )
+    for text, row, letter in zip(texts, rows, letters, strict=True):
+        if len(row.value) != OPTIONS:
+            raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
+        options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
+        if len(letter.value) != 1 or letter.value not in _LETTERS:
+            raise letter.error(f"is {letter.value!r}, one of {', '.join(_LETTERS)} is expected")
+        yield RaceQuestion(
+            text.value,
+            tuple(option.checked(str).value for option in options),
+            _LETTERS.index(letter.value),
+            article,
+            is_high,
+        )
+
+
+def question_with_option(question: str, option: str) -> str:
+    """Return the question with every ``_`` replaced by the option, or the option behind it."""
+    return question.replace("_", option) if "_" in question else f"{question} {option}"
+
+
+def race_accuracy(
+    predictions: np.ndarray, labels: np.ndarray, is_high: np.ndarray
+) -> dict[str, float]:
+    """Return ``accuracy``, ``accuracy_middle`` and ``accuracy_high`` as fractions.
+
+    A level without questions is left out.
+
+    Args:
+        predictions, labels: chosen and right option, [n].
+        is_high: the level of each question, [n].
+
+    Raises:
+        ValueError: the arrays are empty or of different lengths.
+    """
+    predictions, labels, is_high = (np.asarray(a) for a in (predictions, labels, is_high))
+    if not len(predictions) or not len(predictions) == len(labels) == len(is_high):
+        sizes = f"{len(predictions)} predictions, {len(labels)} labels, {len(is_high)} levels"
+        raise ValueError(f"{sizes}: as many of each are needed, and at least one")
+    is_right, is_high = predictions == labels, is_high.astype(bool)
+    groups = {"accuracy_middle": ~is_high, "accuracy_high": is_high}
+    metrics = {"accuracy": float(is_right.mean())}
+    return metrics | {n: float(is_right[g].mean()) for n, g in groups.items() if g.any()}
