@@ -9,10 +9,17 @@ from funnel_torch.heads import (
     FunnelForTokenClassification,
 )
 from funnel_torch.modeling import FunnelEncoder, FunnelModel
+from funnel_torch.pretraining import (
+    ElectraPretraining,
+    MLMPretraining,
+    PretrainingBatch,
+    PretrainingConfig,
+)
 
 __all__ = [
     "AnswerConfig",
     "AnswerTargets",
+    "ElectraPretraining",
     "FunnelEncoder",
     "FunnelForMaskedLM",
     "FunnelForMultipleChoice",
@@ -21,4 +28,7 @@ __all__ = [
     "FunnelForSequenceClassification",
     "FunnelForTokenClassification",
     "FunnelModel",
+    "MLMPretraining",
+    "PretrainingBatch",
+    "PretrainingConfig",
 ]

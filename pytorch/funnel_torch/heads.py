@@ -223,6 +223,13 @@ class MaskedLMHead(nn.Module):
         return F.linear(projected, table, self.bias).float()
 
 
+MASKED_LM_SCOPES = {
+    "lm_head.dense": "lm_proj/dense",
+    "lm_head.layer_norm": "lm_proj/layer_norm",
+    "lm_head.bias": "lm_loss/bias",
+}
+
+
 class FunnelForMaskedLM(PretrainedModel):
     """Predicts tokens from the decoder's output."""
 
@@ -236,11 +243,7 @@ class FunnelForMaskedLM(PretrainedModel):
 
     def variable_scopes(self) -> dict[str, str]:
         """See the base class."""
-        return {
-            "lm_head.dense": "lm_proj/dense",
-            "lm_head.layer_norm": "lm_proj/layer_norm",
-            "lm_head.bias": "lm_loss/bias",
-        }
+        return MASKED_LM_SCOPES
 
     def forward(
         self,

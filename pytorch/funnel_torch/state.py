@@ -41,6 +41,8 @@ _VARIABLES = {
     "attention.seg_embed": "rel_attn/seg_embed",
     "attention.r_kernel": "rel_attn/r/kernel",
 }
+# ELECTRA's second model, a module with its own config.
+_GENERATOR = "generator."
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)")
 
 
@@ -74,13 +76,16 @@ def slots(model: nn.Module, config: ModelConfig) -> Iterator[tuple[str, nn.Param
     """Every parameter (by its own name) with each variable that it holds."""
     head_scopes = getattr(model, "variable_scopes", dict)()
     for name, parameter in model.named_parameters():
-        path = name.removeprefix("funnel.")
-        prefix = "model/"
+        root, sizes, path = "model", config, name.removeprefix("funnel.")
+        if path.startswith(_GENERATOR):
+            # As deep as the model, so layers are numbered alike, but not as wide.
+            root, sizes, path = "generator", model.generator.config, path.removeprefix(_GENERATOR)
+        prefix = f"{root}/"
         if layer := _LAYER.fullmatch(path):
             part, number, path = layer.groups()
-            index = int(number) + (config.num_encoder_params if part == "decoder" else 0)
-            prefix = f"model/{part}/layer_{index}/"
-        for slot in _slots_of(path, parameter, config, head_scopes):
+            index = int(number) + (sizes.num_encoder_params if part == "decoder" else 0)
+            prefix = f"{root}/{part}/layer_{index}/"
+        for slot in _slots_of(path, parameter, sizes, head_scopes):
             yield name, parameter, Slot(prefix + slot.name, slot.shape, slot.read)
 
 

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reference_funnel import Params, activate, dense, gelu, layer_norm
+from reference_funnel import (
+    Params,
+    activate,
+    dense,
+    gelu,
+    layer_norm,
+    parameter_shapes,
+    run_model,
+)
 
 MASKED = -1e30
 
@@ -129,6 +137,59 @@ def token_logits(params: Params, decoder: Tensor) -> Tensor:
 def race_logits(params: Params, encoder: Tensor, options: int = 4) -> Tensor:
     """One logit an option, from [B * options, T, D]: [B, options]."""
     return dense(params, "model/race/logits", summary(params, encoder)).reshape(-1, options)
+
+
+# --- pretraining -------------------------------------------------------------------------------
+
+
+class ElectraLosses(NamedTuple):
+    """Both losses, and what the discriminator read and said: ids and logits [B, T]."""
+
+    mlm_loss: Tensor
+    disc_loss: Tensor
+    disc_input: Tensor
+    disc_logits: Tensor
+
+
+def generator_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a generator of this config: a language model without an input table."""
+    shapes = parameter_shapes(config) | head_shapes(config, "mlm")
+    return {
+        name.replace("model/", "generator/", 1): shape
+        for name, shape in shapes.items()
+        if not name.startswith("model/input/")
+    }
+
+
+def generator_params(params: Params) -> dict[str, Tensor]:
+    """The generator as a model of its own, which reads the discriminator's input variables."""
+    shared = {name: value for name, value in params.items() if name.startswith("model/input/")}
+    own = {
+        name.replace("generator/", "model/", 1): value
+        for name, value in params.items()
+        if name.startswith("generator/")
+    }
+    return shared | own
+
+
+def electra_losses(
+    configs: tuple[Any, Any], params: Params, batch: Any, noise: Tensor
+) -> ElectraLosses:
+    """ELECTRA's step for ``configs`` = (discriminator, generator), sampling by Gumbel ``noise``."""
+    real = (~batch.pad_mask).to(torch.float64)
+    small = generator_params(params)
+    proposed = run_model(configs[1], small, batch.masked_input, real, batch.seg_id).decoder
+    slots = (batch.target_positions, batch.target, batch.target_mask)
+    mlm = mlm_loss(configs[1], small, proposed, slots)
+    disc_input = batch.origin_input.clone()
+    for row, slot in batch.target_mask.nonzero().tolist():
+        position = batch.target_positions[row, slot]
+        scores = mlm_logits(configs[1], small, proposed[row, position]) + noise[row, slot]
+        disc_input[row, position] = scores.argmax()
+    judged = run_model(configs[0], params, disc_input, real, batch.seg_id).decoder
+    logits = discriminator_logits(params, judged)
+    disc = discriminator_loss(logits, disc_input == batch.origin_input, real)
+    return ElectraLosses(mlm, disc, disc_input, logits)
 
 
 # --- SQuAD -------------------------------------------------------------------------------------

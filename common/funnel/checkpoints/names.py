@@ -84,7 +84,7 @@ def shapes_for(config: ModelConfig, found: Mapping[str, Shape]) -> dict[str, Sha
     heads = [
         head for head, prefix in _HEAD_PREFIXES.items() if any(n.startswith(prefix) for n in found)
     ]
-    generator = _generator_of(config, found) if "generator" in heads else None
+    generator = generator_of(config, found) if "generator" in heads else None
     labels = (found.get("model/token_classification/logits/bias") or (2,))[-1]
     expected = expected_shapes(
         config, decoder=decoder, heads=heads, num_labels=labels, generator=generator
@@ -112,6 +112,16 @@ def generator_config(config: ModelConfig, width_shrink: float = 0.25) -> ModelCo
         d_inner=int(config.d_inner * width_shrink),
         n_head=int(config.n_head * width_shrink),
     )
+
+
+def generator_of(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig:
+    """The generator's sizes as its first layer shows them: no config file names its width."""
+    attention = found.get("generator/encoder/layer_0/rel_attn/q/kernel", ())
+    inner = found.get("generator/encoder/layer_0/ff/layer_1/bias", ())
+    if len(attention) != 3 or len(inner) != 1:
+        return generator_config(config)
+    width, heads, size = attention
+    return config.replace(d_model=width, n_head=heads, d_head=size, d_inner=inner[0])
 
 
 def is_weight(name: str) -> bool:
@@ -264,13 +274,3 @@ def _generator_shapes(generator: ModelConfig) -> dict[str, Shape]:
     shapes = _tower_shapes("generator", generator, decoder=True)
     shapes |= _projection_shapes("generator", generator)
     return shapes | {"generator/lm_loss/bias": (generator.vocab_size,)}
-
-
-def _generator_of(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig:
-    """The generator's sizes as its first layer shows them: no config file names its width."""
-    attention = found.get("generator/encoder/layer_0/rel_attn/q/kernel", ())
-    inner = found.get("generator/encoder/layer_0/ff/layer_1/bias", ())
-    if len(attention) != 3 or len(inner) != 1:
-        return generator_config(config)
-    width, heads, size = attention
-    return config.replace(d_model=width, n_head=heads, d_head=size, d_inner=inner[0])
