@@ -27,3 +27,7 @@ class CheckpointError(FunnelError):
 
 class RunError(FunnelError):
     """A training run that may not start or go on, e.g. in the directory of another run."""
+
+
+class ExportError(FunnelError):
+    """A model that cannot be exported, or whose exported file does not compute the same."""

@@ -106,7 +106,8 @@ class RelativeAttention(nn.Module):
         else:
             bias = self._shifted_scores(position_query, context)
         # Without a gradient to keep, the score buffer is this function's own to write into.
-        in_place = not (torch.is_grad_enabled() and bias.requires_grad)
+        needs_grad = torch.is_grad_enabled() and bias.requires_grad
+        in_place = not (needs_grad or torch.jit.is_tracing())
         return self._add_segments_and_masks(q, bias, context, in_place)
 
     def _add_segments_and_masks(
@@ -138,9 +139,9 @@ class RelativeAttention(nn.Module):
     def _shifted_scores(self, position_query: Tensor, context: AttentionContext) -> Tensor:
         """Position scores by distance, read as [N, B, Tq, Tk] through a shifted view."""
         shift, table = context.shift, self._projected_table(context).to(position_query.dtype)
-        heads, batch, length, _ = position_query.shape
+        length = context.query_length
         scores = torch.matmul(position_query.flatten(1, 2), table)
-        flat = scores.view(heads, batch, length * shift.count)
+        flat = scores.view(self.config.n_head, -1, length * shift.count)
         rows = shift.count - shift.ratio
         aligned = flat.narrow(-1, shift.offset, length * rows).unflatten(-1, (length, rows))
         return aligned.narrow(-1, 0, context.key_length)

@@ -125,7 +125,7 @@ class ContextBuilder:
         shift = table = waves = same = bias = None
         if config.rel_attn_type == "rel_shift":
             shift = relative_range(query.geometry, key.geometry)
-            table = F.dropout(self._distances(shift, device, dtype), dropout)
+            table = _dropout(self._distances(shift, device, dtype), dropout)
         elif config.rel_attn_type == "factorized":
             waves = _factorized_waves(query.geometry, key.geometry, config, dropout, hidden)
         if config.rel_attn_type != "null" and query.segment_ids is not None:
@@ -177,6 +177,11 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
+def _dropout(encodings: Tensor, rate: float) -> Tensor:
+    """Dropout that leaves no trace in an exported graph where there is none."""
+    return F.dropout(encodings, rate, training=rate > 0)
+
+
 def _progression(start: int, step: int, count: int, device: torch.device) -> Tensor:
     return start + step * torch.arange(count, device=device)
 
@@ -196,7 +201,7 @@ def _factorized_waves(
         sine, cosine = sinusoids(positions, config.d_model).chunk(2, -1)
         return sine.to(hidden.dtype), cosine.to(hidden.dtype)
 
-    sine, cosine = (F.dropout(wave, dropout) for wave in halves(query))
+    sine, cosine = (_dropout(wave, dropout) for wave in halves(query))
     key_sine, key_cosine = halves(key)
     return Waves(
         torch.cat([sine, sine], -1),

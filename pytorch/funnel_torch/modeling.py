@@ -177,7 +177,10 @@ def upsample(hidden: Tensor, length: int, config: ModelConfig) -> Tensor:
     repeated = pooled.repeat_interleave(config.upsample_factor, dim=1)
     if config.separate_cls:
         repeated = torch.cat([cls, repeated], 1)
-    if repeated.shape[1] < length:
+    if torch.jit.is_tracing():
+        # A graph for every length cannot branch on one.
+        repeated = F.pad(repeated, (0, 0, 0, length))
+    elif repeated.shape[1] < length:
         return F.pad(repeated, (0, 0, 0, length - repeated.shape[1]))
     return repeated[:, :length]
 
