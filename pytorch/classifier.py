@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +23,14 @@ import _paths  # noqa: F401
 import numpy as np
 
 import torch_flags as flags
-from funnel.cli import USER_ERROR, run
+import torch_runs as runs
+from funnel.cli import run
 from funnel.errors import DataError
 from funnel.features import Features
 from funnel.files import atomic_write_json
-from funnel.reporting import MetricsLog, NullLog, configure_logging
 from funnel.submission import companion, write_submission
 from funnel.tasks import Task, get_task
-from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.tokenization import Tokenizer
 from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.classification import (
     decisions,
@@ -42,12 +39,9 @@ from funnel_torch.classification import (
     source_of,
     write_predictions,
 )
-from funnel_torch.distributed import FirstProcessFailed, World, start
-from funnel_torch.finetune import fine_tune, predict
-from funnel_torch.randomness import seed_everything
-from funnel_torch.runs import RunDirectory
-from funnel_torch.starting_point import build_model
-from funnel_torch.trainer import RunOutput, Scores
+from funnel_torch.distributed import World
+from funnel_torch.finetune import predict
+from funnel_torch.trainer import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +56,9 @@ class Job:
     task: Task
     tokenizer: Tokenizer
     features: Mapping[str, Features]
+    claim: runs.Claim
+    plan: runs.ModelPlan[FunnelForSequenceClassification]
     model: FunnelForSequenceClassification
-    directory: RunDirectory | None
-    seed: int
 
 
 def load_features(
@@ -94,88 +88,36 @@ def _exists(args: argparse.Namespace, task: Task, split: str) -> bool:
         return False
 
 
-def claim_directory(
-    args: argparse.Namespace, task: Task, tokenizer: Tokenizer, processes: int
-) -> RunDirectory | None:
-    """The run's directory, if it may have it; nothing is written yet."""
-    if args.debug or args.test_only:
-        return None
-    settings = flags.deciding_settings(args)
-    settings |= {"dataset": task.name, "labels": task.labels, "processes": processes}
-    settings["vocabulary"] = tokenizer.fingerprint
-    return RunDirectory(args.model_dir, settings, resume=args.resume, overwrite=args.overwrite)
-
-
-def load_model(
-    args: argparse.Namespace, task: Task, tokenizer: Tokenizer, checkpoint: Path | None
-) -> FunnelForSequenceClassification:
-    """The model of a run's own ``checkpoint``, or None: the one the flags name."""
-    begin = replace(flags.start_config(args, tokenizer.vocab_size), labels=task.labels)
-    if checkpoint is not None:
-        own = {"checkpoint": str(checkpoint), "config_path": "", "overwrite": (), "new_head": False}
-        begin = replace(begin, **own)
-    return build_model(
-        FunnelForSequenceClassification,
-        begin,
-        tokenizer,
-        args.max_length,
-        num_labels=task.num_labels,
-        regression=task.is_regression,
-        cls_scope=task.name,
-    )
-
-
 def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
     """Read and check everything; writes nothing but the cache of encoded texts."""
     flags.check_classifier_flags(args)
     task = get_task(args.dataset, custom=flags.custom_task_config(args))
     task = task.resolve_labels(args.data_dir)
-    vocabulary = flags.tokenizer_path(args)
-    tokenizer = get_tokenizer(args.tokenizer_type, vocabulary, uncased=not args.cased)
-    directory = claim_directory(args, task, tokenizer, world.size)
-    checkpoint = None
-    if directory is not None:
-        recorded = directory.recorded("seed")
-        seed = seed if recorded is None else recorded
-        checkpoint = directory.last if directory.can_resume else None
-    elif args.test_only and not args.init_ckpt:
-        checkpoint = Path(args.model_dir) / "best"
-    seed_everything(seed)
-    model = load_model(args, task, tokenizer, checkpoint)
-    return Job(task, tokenizer, load_features(args, task, tokenizer), model, directory, seed)
+    trains = not args.test_only
+    tokenizer = runs.load_tokenizer(args, trains=trains)
+    settings = flags.deciding_settings(args)
+    settings |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
+    settings["vocabulary"] = tokenizer.fingerprint
+    claim = runs.claim(args, settings, seed, trains=trains)
+    arguments = {"num_labels": task.num_labels, "regression": task.is_regression}
+    arguments["cls_scope"] = task.name
+    plan = runs.ModelPlan(FunnelForSequenceClassification, tokenizer, arguments, task.labels)
+    model = plan.load(args, claim.checkpoint)
+    return Job(task, tokenizer, load_features(args, task, tokenizer), claim, plan, model)
 
 
 def train(
     args: argparse.Namespace, job: Job, world: World
 ) -> tuple[FunnelForSequenceClassification, Scores]:
     """Fine-tune; returns the best model (with --debug: the final one) and its dev scores."""
-    task, directory, model = job.task, job.directory, job.model.to(world.device)
-    output, resume = RunOutput(), False
-    if directory is not None:
-        resume = directory.can_resume
-        information = {"seed": job.seed, "command": sys.argv}
-        world.in_first(lambda: directory.create(model.config, information))
-        step = directory.resume_step
-        log = MetricsLog(directory.path, resume_step=step) if world.is_first else NullLog()
-
-        def save_model(folder: Path) -> None:
-            model.save_pretrained(folder, vocab_path=job.tokenizer.path, labels=task.labels)
-
-        output = RunOutput(directory, log, save_model)
+    task, model = job.task, job.model.to(world.device)
     data = flags.data_config(args)
     sources = {
         split: source_of(features, model.config, data, job.tokenizer)
         for split, features in job.features.items()
     }
     evaluations = [evaluation_of(task, s, sources[s], args.valid_bsz) for s in task.eval_splits]
-    config = flags.fine_tune_config(args, job.seed)
-    progress = fine_tune(model, sources["train"], evaluations, config, world, output, resume)
-    output.log.close()
-    is_best = progress.best_step == progress.step
-    if is_best or directory is None or not progress.best:
-        return model, progress.best if is_best else {}
-    best = load_model(args, task, job.tokenizer, directory.best)
-    return best.to(world.device), progress.best
+    return runs.train(args, job.claim, job.plan, model, sources["train"], evaluations, world)
 
 
 def finish(
@@ -197,8 +139,7 @@ def finish(
         predictions[split] = outputs["logits"]
         if features.labels is not None and task.metrics:
             scores[split] = evaluation_of(task, split, source, size).score(outputs)
-            text = ", ".join(f"{name} {value:.4f}" for name, value in scores[split].items())
-            logger.info("final model, %s: %s", split, text)
+            runs.log_scores(split, scores[split])
     world.in_first(lambda: write_results(args, task, scores, predictions))
 
 
@@ -226,8 +167,7 @@ def write_results(
 
 def work(args: argparse.Namespace, world: World) -> None:
     """The whole program in one process of ``world``."""
-    flags.notices(args, world.size)
-    seed = world.broadcast(secrets.randbelow(2**31) if args.seed is None else args.seed)
+    seed = runs.common_seed(args, world)
     job = world.first_then_rest(lambda: prepare(args, world, seed))
     model, scores = job.model.to(world.device), {}
     if not args.test_only:
@@ -236,14 +176,7 @@ def work(args: argparse.Namespace, world: World) -> None:
 
 
 def main() -> None:
-    args = flags.classifier_parser(__doc__).parse_args()
-    place = flags.distributed_config(args, os.environ)
-    configure_logging(args.verbose, 0 if args.log_all_processes else place.rank)
-    try:
-        with start(place) as world:
-            work(args, world)
-    except FirstProcessFailed:
-        sys.exit(USER_ERROR)
+    runs.start_program(flags.classifier_parser(__doc__), work)
 
 
 if __name__ == "__main__":

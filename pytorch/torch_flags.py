@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import _paths  # noqa: F401
 
-from funnel.checkpoints.base import find_vocabulary
 from funnel.config import ModelConfig
 from funnel.errors import ConfigError
 from funnel.features import SegmentIds
@@ -37,6 +36,9 @@ _NEUTRAL = frozenset(
         *("device_id", "num_workers", "valid_bsz", "test_bsz", "n_log_epoch", "save_steps"),
         *("log_all_processes", "ddp_backend", "amp_opt", "distributed_rank", "distributed_port"),
         *("distributed_init_method", "distributed_backend", "distributed_world_size"),
+        *("do_train", "do_eval", "do_predict", "eval_split", "predict_dir"),
+        *("do_ensemble", "ensemble_ckpts", "ensemble_output_file"),
+        *("na_threshold", "search_threshold"),
     )
 )
 
@@ -68,45 +70,59 @@ class FlagParser(argparse.ArgumentParser):
 def classifier_parser(description: str) -> FlagParser:
     """All flags of ``classifier.py`` and ``multigpu_classifier.py``, common ones first."""
     parser = FlagParser(description)
-    add_run_flags(parser)
-    add_data_flags(parser)
-    add_training_flags(parser)
-    add_start_flags(parser)
-    add_speed_flags(parser)
-    add_custom_task_flags(parser)
-    add_model_flags(parser)
-    add_optimizer_flags(parser)
-    add_distributed_flags(parser)
-    return parser
-
-
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to run")
-    flag = group.add_argument
+    flag = parser.add_argument_group("what to run").add_argument
     flag("--dataset", "--task_name", help="task, e.g. CoLA; or tsv, csv, jsonl for own files")
     flag("--data_dir", default="", help="directory with the task's files")
-    flag("--model_dir", default="", help="output directory of the run")
-    flag("--resume", action="store_true", help="continue (or, if finished, evaluate) model_dir")
-    flag("--overwrite", action="store_true", help="delete the run that model_dir holds")
     flag("--test_only", action="store_true", help="no training: evaluate model_dir or init_ckpt")
     flag("--write_prediction", action="store_true", help="write {test,valid}_results.txt")
     flag("--do_submit", action="store_true", help="write the GLUE submission file(s)")
     flag("--submit_dir", default="", help="where to; default model_dir/submit")
+    add_run_flags(flag)
+    group = parser.add_argument_group("text to tokens")
+    group.add_argument("--max_length", type=int, default=128, help="tokens per example")
+    add_token_flags(group.add_argument)
+    group.add_argument("--output_dir", default="", help="cache of encoded examples; empty: none")
+    group.add_argument("--overwrite_data", action="store_true", help="rebuild that cache")
+    add_common_flags(parser)
+    add_custom_task_flags(parser)
+    return parser
+
+
+def add_uncached_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the tasks of long texts (SQuAD, RACE) do with text: they keep no cache."""
+    flag = parser.add_argument_group("text to tokens").add_argument
+    flag("--max_length", "--max_seq_length", type=int, default=512, help="tokens per sequence")
+    add_token_flags(flag)
+    flag("--output_dir", default="", help="accepted and unused: texts are encoded anew each time")
+    flag("--overwrite_data", action="store_true", help="accepted and unused, as output_dir")
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add everything that does not depend on the task."""
+    add_training_flags(parser)
+    add_start_flags(parser)
+    add_speed_flags(parser)
+    add_model_flags(parser)
+    add_optimizer_flags(parser)
+    add_distributed_flags(parser)
+
+
+def add_run_flags(flag: Callable[..., Any]) -> None:
+    """Add where a run goes; ``flag`` is ``add_argument`` of the group they join."""
+    flag("--model_dir", default="", help="output directory of the run")
+    flag("--resume", action="store_true", help="continue (or, if finished, evaluate) model_dir")
+    flag("--overwrite", action="store_true", help="delete the run that model_dir holds")
     flag("--debug", action="store_true", help="leave no directory and no log files")
     flag("--log_path", default="", help="accepted and unused: logs are in model_dir")
     flag("--verbose", action="store_true", help="also show debug messages")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("text to tokens")
-    flag = group.add_argument
+def add_token_flags(flag: Callable[..., Any]) -> None:
+    """Add how text becomes tokens; ``flag`` as above."""
     kinds = ["word_piece", "sent_piece"]
     flag("--tokenizer_type", default="word_piece", choices=kinds, help="kind")
     flag("--tokenizer_path", help="vocab.txt or SentencePiece model; default: init_ckpt's")
     flag("--cased", action="store_true", help="do not lower-case")
-    flag("--max_length", type=int, default=128, help="tokens per example")
-    flag("--output_dir", default="", help="cache of encoded examples; empty: no cache")
-    flag("--overwrite_data", action="store_true", help="rebuild that cache")
     flag("--seg_id_a", type=int, default=0, help="segment id of the first text")
     flag("--seg_id_b", type=int, default=1, help="segment id of the second text")
     flag("--seg_id_cls", type=int, default=2, help="segment id of [CLS]")
@@ -143,7 +159,7 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         help="net_config.json or config.json; default: the one beside init_ckpt",
     )
-    flag("--new_head", action="store_true", help="ignore init_ckpt's classification head")
+    flag("--new_head", action="store_true", help="ignore the head of a task in init_ckpt")
     flag("--overwrite_keys", default="", help="comma list of settings taken from flags, not file")
     flag("--attn_type", default="rel_shift", choices=["rel_shift", "factorized"], help="form")
     flag(
@@ -264,55 +280,61 @@ def notices(args: argparse.Namespace, processes: int) -> None:
 
 def check_classifier_flags(args: argparse.Namespace) -> None:
     """Refuse what cannot work, before any file is read."""
-    for name in ("dataset", "data_dir"):
-        if not getattr(args, name):
-            raise ConfigError(f"--{name} is needed")
+    check_given(args, "dataset", "data_dir")
     if not args.model_dir and (args.do_submit or args.write_prediction):
         raise ConfigError("--model_dir is needed: predictions are written there")
-    if not (args.model_dir or args.debug or args.test_only):
+    check_run_flags(args, trains=not args.test_only, only="--test_only")
+
+
+def check_given(args: argparse.Namespace, *names: str) -> None:
+    """Refuse to go on without these flags."""
+    for name in names:
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} is needed")
+
+
+def check_run_flags(args: argparse.Namespace, *, trains: bool, only: str) -> None:
+    """Refuse what no program can do; ``only`` is the flag of one that does not train."""
+    if trains and not (args.model_dir or args.debug):
         raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
-    if args.test_only and not args.init_ckpt and not (Path(args.model_dir) / "best").is_dir():
-        raise ConfigError(f"--test_only: no model in {args.model_dir}/best and no --init_ckpt")
+    if not trains and not args.init_ckpt and not (Path(args.model_dir) / "best").is_dir():
+        raise ConfigError(f"{only}: no model in {args.model_dir}/best and no --init_ckpt")
     for name in ("valid_bsz", "test_bsz"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}={getattr(args, name)}: must be at least 1")
     fine_tune_config(args, seed=0)
 
 
-def tokenizer_path(args: argparse.Namespace) -> str:
-    """The vocabulary: the one named, else the one beside the weights to start from.
+def deciding_settings(args: argparse.Namespace, files: Sequence[str] = ()) -> dict[str, Any]:
+    """The flags that decide what comes out of a run: two runs are the same if these are.
 
-    Raises:
-        ConfigError: there is neither.
+    ``files`` are flags that name files, besides those of every program.
     """
-    if args.tokenizer_path:
-        return args.tokenizer_path
-    weights = Path(args.init_ckpt or Path(args.model_dir, "best" if args.test_only else ""))
-    folder = weights if weights.is_dir() else weights.parent
-    found = find_vocabulary(folder) if args.init_ckpt or args.test_only else None
-    if found is None:
-        raise ConfigError("--tokenizer_path is needed: no vocabulary lies beside the weights")
-    return str(found)
-
-
-def deciding_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that decide what comes out of a run: two runs are the same if these are."""
     settings = {key: value for key, value in vars(args).items() if key not in _NEUTRAL}
-    for key in ("data_dir", "init_ckpt", "init_ckpt_config"):
-        settings[key] = str(Path(settings[key]).resolve()) if settings[key] else ""
+    for key in ("data_dir", "init_ckpt", "init_ckpt_config", *files):
+        if key in settings:
+            settings[key] = str(Path(settings[key]).resolve()) if settings[key] else ""
     return settings
 
 
+def segment_ids(args: argparse.Namespace) -> SegmentIds:
+    return SegmentIds(args.seg_id_cls, args.seg_id_a, args.seg_id_b, args.seg_id_pad)
+
+
+def length_step(args: argparse.Namespace) -> int:
+    """What padded lengths are a multiple of."""
+    # Every shape is compiled anew: four lengths have to do.
+    return max(1, args.max_length // 4) if args.compile else 1
+
+
 def data_config(args: argparse.Namespace) -> DataConfig:
-    segments = SegmentIds(args.seg_id_cls, args.seg_id_a, args.seg_id_b, args.seg_id_pad)
     return DataConfig(
         args.data_dir,
         args.output_dir,
         args.max_length,
         args.overwrite_data,
-        segments,
-        # Every shape is compiled anew: four lengths have to do.
-        length_step=max(1, args.max_length // 4) if args.compile else 1,
+        segment_ids(args),
+        length_step=length_step(args),
     )
 
 

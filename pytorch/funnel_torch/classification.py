@@ -87,9 +87,14 @@ def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
 
 def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
     """The training loss of logits [n, num_labels], in float64."""
-    logits = logits.astype(np.float64)
     if task.is_regression:
-        return float(np.mean((logits[:, 0] - labels) ** 2))
+        return float(np.mean((logits[:, 0].astype(np.float64) - labels) ** 2))
+    return mean_cross_entropy(logits, labels)
+
+
+def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The cross entropy of logits [n, C] for class ids [n], in float64."""
+    logits = logits.astype(np.float64)
     highest = logits.max(axis=1)
     total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
     return float(np.mean(total - logits[np.arange(len(labels)), labels]))

@@ -62,9 +62,53 @@ class SequenceSource:
     def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """input_ids, attention_mask and token_type_ids [B, T]; labels [B] where known."""
         longest = int(self.lengths[indices].max())
-        length = bucket_length(longest, self.max_length, self.config)
-        length = min(-(-length // self.length_step) * self.length_step, self.max_length)
+        length = padded_length(longest, self.max_length, self.config, self.length_step)
         return pad_batch(self.features, indices, length, self.pad_id, self.segment_pad)
+
+
+class Paddable(Protocol):
+    """Examples that know how to become arrays of a given length."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every example, int [n]."""
+        ...
+
+    def pad(self, indices: np.ndarray, length: int, pad_id: int) -> dict[str, np.ndarray]:
+        """The named examples, padded to ``length``."""
+        ...
+
+
+@dataclass(frozen=True)
+class PaddedSource:
+    """Examples of several sequences (RACE) or with positions in them (SQuAD) as batches.
+
+    Lengths are chosen as in :class:`SequenceSource`, but are ``min_length`` at least.
+    """
+
+    features: Paddable
+    config: ModelConfig
+    max_length: int
+    pad_id: int
+    length_step: int = 1
+    min_length: int = 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every example, [n]."""
+        return self.features.lengths
+
+    def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What the features make of the examples, padded no longer than needed."""
+        longest = max(int(self.lengths[indices].max()), min(self.min_length, self.max_length))
+        length = padded_length(longest, self.max_length, self.config, self.length_step)
+        return self.features.pad(indices, length, self.pad_id)
+
+
+def padded_length(longest: int, max_length: int, config: ModelConfig, step: int) -> int:
+    """What to pad a batch to: as short as the model allows, then up to a multiple of ``step``."""
+    length = bucket_length(longest, max_length, config)
+    return min(-(-length // step) * step, max_length)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ PROGRESS = "progress.json"
 _OURS = (
     *(RUN_CONFIG, "net_config.json", "metrics.jsonl", BEST_RESULT),
     *("best", "last", "submit", "test_results.txt", "valid_results.txt", "final_scores.json"),
+    *("predictions.json", "nbest_predictions.json", "null_odds.json"),
 )
 _OUR_EVENTS = "events.out.tfevents.*"
 # Files a user may have put there before the run began: `tee`d output, notes.

@@ -20,9 +20,12 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PretrainedModel)
 
-# Weights of the classification head by their canonical names: `model/<task>/logit/kernel`, and the
-# summary layer under it, which only fine-tuned checkpoints have.
-_HEAD_PARTS = ("/logit/", "/sequnece_summary/")
+# Weights of heads for whole sequences by their canonical names (`model/<task>/logit/kernel`, the
+# summary layer under it, RACE's `model/race/logits/kernel`) and of the three parts of SQuAD's.
+_HEAD_PARTS = (
+    *("/logit/", "/logits/", "/sequnece_summary/"),
+    *("/start_logits/", "/end_logits/", "/answer_class/"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class StartConfig:
     weights. The configuration is the file ``config_path``, else the checkpoint's, else
     ``fallback``. ``overwrite`` names the keys for which ``fallback`` beats the file.
     ``attn_type`` is how relative attention is computed; ``truncate_seq`` None keeps what the file
-    says. ``new_head`` leaves a classification head in the checkpoint unread; ``labels`` are the
+    says. ``new_head`` leaves a task's head in the checkpoint unread; ``labels`` are the
     task's, in the order in which such a head must have them.
     """
 
@@ -166,5 +169,5 @@ def check_labels(checkpoint_labels: Sequence[str] | None, labels: Sequence[str] 
 
 
 def is_head_weight(name: str) -> bool:
-    """Whether a canonical name belongs to a classification head."""
+    """Whether a canonical name belongs to the head of a task."""
     return any(part in name for part in _HEAD_PARTS)

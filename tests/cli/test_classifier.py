@@ -9,8 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from classifier_runs import PYTORCH, arguments, curve, load_program, write_files
-from funnel import cli
+from classifier_runs import (
+    PYTORCH,
+    arguments,
+    curve,
+    invoke,
+    load_program,
+    refuse,
+    write_files,
+)
 from funnel.checkpoints import load_checkpoint
 
 torch.set_num_threads(1)
@@ -35,28 +42,6 @@ def finished(tmp_path_factory, program):
 def folder(tmp_path):
     write_files(tmp_path)
     return tmp_path
-
-
-def invoke(program, argv):
-    """Run the program in this process; its exit status."""
-    before, sys.argv = sys.argv, ["classifier.py", *argv]
-    try:
-        cli.run(program.main)
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = before
-    return 0
-
-
-def refuse(program, capsys, argv, *words):
-    """The run must end in one clear line and status 2."""
-    capsys.readouterr()
-    assert invoke(program, argv) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    for word in words:
-        assert word in errors[0]
 
 
 def test_a_run_leaves_everything_behind(finished):

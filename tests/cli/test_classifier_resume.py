@@ -1,15 +1,13 @@
 """A run killed at any moment and started again is the run that was never killed, bit for bit."""
 
-import os
 import random
 import signal
-import time
 
 import pytest
 
 pytest.importorskip("torch")
 
-from classifier_runs import Zygote, arguments, curve, write_files
+from classifier_runs import Zygote, arguments, curve, kill_after, write_files
 
 KILLS = 5
 STEPS = 60
@@ -20,26 +18,6 @@ def zygote():
     zygote = Zygote("classifier")
     yield zygote
     zygote.close()
-
-
-def steps_done(model_dir):
-    """The last step whose log line is complete."""
-    try:
-        return len((model_dir / "metrics.jsonl").read_text().splitlines())
-    except FileNotFoundError:
-        return 0
-
-
-def kill_after(zygote, argv, model_dir, lines, log):
-    """Start the run and kill it without warning once it has written so many log lines."""
-    pid = zygote.start(argv, log)
-    deadline = time.monotonic() + 60
-    while steps_done(model_dir) < lines:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.001)
-    time.sleep(random.Random(lines).uniform(0.0, 0.02))  # not always just after a log line
-    os.kill(pid, signal.SIGKILL)
-    return zygote.wait(pid)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -5,8 +5,10 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,7 +67,11 @@ def arguments(folder, model_dir="run", **changes):
         "lr": 1e-3,
         "seed": 1,
     }
-    flags |= changes
+    return flag_list(flags | changes)
+
+
+def flag_list(flags):
+    """`--name=value` of each; None leaves a flag out, True gives it without a value."""
     return [
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in flags.items()
@@ -88,6 +94,30 @@ def curve(model_dir):
     lines = (Path(model_dir) / "metrics.jsonl").read_text().splitlines()
     clock = ("time", "examples_per_second")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def invoke(program, argv):
+    """Run the program in this process; its exit status."""
+    before, sys.argv = sys.argv, [program.__name__, *argv]
+    from funnel import cli
+
+    try:
+        cli.run(program.main)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refuse(program, capsys, argv, *words):
+    """The run must end in one clear line and status 2."""
+    capsys.readouterr()
+    assert invoke(program, argv) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    for word in words:
+        assert word in errors[0]
 
 
 class Zygote:
@@ -131,6 +161,26 @@ class Zygote:
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+
+def steps_done(model_dir):
+    """The last step whose log line is complete."""
+    try:
+        return len((model_dir / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def kill_after(zygote, argv, model_dir, lines, log):
+    """Start the run and kill it without warning once it has written so many log lines."""
+    pid = zygote.start(argv, log)
+    deadline = time.monotonic() + 60
+    while steps_done(model_dir) < lines:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.001)
+    time.sleep(random.Random(lines).uniform(0.0, 0.02))  # not always just after a log line
+    os.kill(pid, signal.SIGKILL)
+    return zygote.wait(pid)
 
 
 def _serve(program):

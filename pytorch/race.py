@@ -1,0 +1,128 @@
+"""Fine-tune and evaluate a Funnel-Transformer on RACE: four options a question, one of them right.
+
+    python pytorch/race.py --do_train --do_eval --data_dir=RACE --model_dir=EXP \\
+        --init_ckpt=CKPT --tokenizer_path=CKPT/vocab.uncased.txt \\
+        --train_bsz=16 --lr=2e-5 --train_steps=24000 --warmup_steps=2400
+    torchrun --nproc_per_node=8 pytorch/race.py ...              # --train_bsz counts per process
+
+--data_dir holds {train,dev,test}/{middle,high}/*.txt. A run that was killed continues when the same
+command is given again; --do_eval alone evaluates model_dir/best, or --init_ckpt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import _paths  # noqa: F401
+
+import torch_flags as flags
+import torch_runs as runs
+from funnel.cli import run
+from funnel.errors import ConfigError
+from funnel.files import atomic_write_json
+from funnel.race_features import RaceConfig, RaceFeatures, encode_race
+from funnel.tasks.race import read_race
+from funnel_torch import FunnelForMultipleChoice
+from funnel_torch.data import PaddedSource
+from funnel_torch.distributed import World
+from funnel_torch.finetune import Evaluation, evaluate
+from funnel_torch.race import evaluation_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, checked before anything is written."""
+
+    features: dict[str, RaceFeatures]
+    claim: runs.Claim
+    plan: runs.ModelPlan[FunnelForMultipleChoice]
+    model: FunnelForMultipleChoice
+
+
+def race_parser(description: str) -> flags.FlagParser:
+    """All flags, common ones first."""
+    parser = flags.FlagParser(description)
+    flag = parser.add_argument_group("what to run").add_argument
+    flag("--do_train", action="store_true", help="train, with evaluations on the dev data")
+    flag("--do_eval", action="store_true", help="evaluate the best model on eval_split")
+    flag("--eval_split", default="dev", choices=["dev", "test"], help="what do_eval looks at")
+    flag("--data_dir", default="", help="directory with train/, dev/ and test/")
+    flag("--max_qa_length", type=int, default=128, help="last tokens of question and option kept")
+    flags.add_run_flags(flag)
+    flags.add_uncached_data_flags(parser)
+    flags.add_common_flags(parser)
+    return parser
+
+
+def check_flags(args: argparse.Namespace) -> RaceConfig:
+    """Refuse what cannot work, before any file is read; returns how sequences are cut."""
+    if not (args.do_train or args.do_eval):
+        raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
+    flags.check_given(args, "data_dir")
+    flags.check_run_flags(args, trains=args.do_train, only="--do_eval")
+    return RaceConfig(args.max_length, args.max_qa_length, flags.segment_ids(args))
+
+
+def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
+    """Read and check everything; writes nothing."""
+    config = check_flags(args)
+    tokenizer = runs.load_tokenizer(args, trains=args.do_train)
+    settings = flags.deciding_settings(args)
+    settings |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
+    claim = runs.claim(args, settings, seed, trains=args.do_train)
+    plan = runs.ModelPlan(FunnelForMultipleChoice, tokenizer, {})
+    model = plan.load(args, claim.checkpoint)
+    splits = {"train", "dev"} if args.do_train else set()
+    splits |= {args.eval_split} if args.do_eval else set()
+    features = {
+        split: encode_race(read_race(args.data_dir, split), tokenizer, config)
+        for split in sorted(splits)
+    }
+    return Job(features, claim, plan, model)
+
+
+def source_of(args: argparse.Namespace, job: Job, split: str) -> PaddedSource:
+    """The batches of a split."""
+    return PaddedSource(
+        job.features[split],
+        job.model.config,
+        args.max_length,
+        job.plan.tokenizer.special.pad_id,
+        flags.length_step(args),
+    )
+
+
+def evaluation(args: argparse.Namespace, job: Job, split: str) -> Evaluation:
+    size = args.valid_bsz if split == "dev" else args.test_bsz
+    return evaluation_of(job.features[split], source_of(args, job, split), split, size)
+
+
+def work(args: argparse.Namespace, world: World) -> None:
+    """The whole program in one process of ``world``."""
+    seed = runs.common_seed(args, world)
+    job = world.first_then_rest(lambda: prepare(args, world, seed))
+    model, scores = job.model.to(world.device), {}
+    if args.do_train:
+        source, evaluations = source_of(args, job, "train"), [evaluation(args, job, "dev")]
+        known = runs.train(args, job.claim, job.plan, model, source, evaluations, world)
+        model, scores = known[0], dict(known[1])
+    if args.do_eval and args.eval_split not in scores:
+        split = args.eval_split
+        scores[split] = evaluate(
+            model, evaluation(args, job, split), world, flags.precision(args)
+        )
+    for split, values in scores.items():
+        runs.log_scores(split, values)
+    if args.model_dir and not args.debug:
+        path = Path(args.model_dir) / "final_scores.json"
+        world.in_first(lambda: atomic_write_json(path, scores))
+
+
+def main() -> None:
+    runs.start_program(race_parser(__doc__), work)
+
+
+if __name__ == "__main__":
+    run(main)

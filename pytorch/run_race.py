@@ -1,0 +1,12 @@
+"""``race.py`` under the name that the original's documentation gave it.
+
+    python pytorch/run_race.py --do_train --data_dir=RACE ...
+"""
+
+import _paths  # noqa: F401
+
+from funnel.cli import run
+from race import main
+
+if __name__ == "__main__":
+    run(main)

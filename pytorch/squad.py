@@ -1,0 +1,212 @@
+"""Fine-tune a Funnel-Transformer on SQuAD 1.1 or 2.0, predict answers, combine several models.
+
+    python pytorch/squad.py --do_train --do_predict --train_file=train-v2.0.json \\
+        --predict_file=dev-v2.0.json --model_dir=EXP --init_ckpt=CKPT \\
+        --tokenizer_path=CKPT/vocab.uncased.txt --train_bsz=48 --lr=3e-5 --train_steps=8000 \\
+        --warmup_steps=1000 --lr_layer_decay_rate=0.75
+    python pytorch/squad.py --do_predict --predict_file=dev-v2.0.json --model_dir=EXP
+    python pytorch/squad.py --do_ensemble --ensemble_ckpts=EXP1/best,EXP2/best \\
+        --predict_file=dev-v2.0.json --ensemble_output_file=predictions.json --search_threshold
+    torchrun --nproc_per_node=8 pytorch/squad.py ...             # --train_bsz counts per process
+
+Answers go to predictions.json, nbest_predictions.json and null_odds.json in --predict_dir (default
+model_dir), metrics to final_scores.json there. A run that was killed continues when the same
+command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import _paths  # noqa: F401
+
+import squad_flags
+import torch_flags as flags
+import torch_runs as runs
+from funnel.cli import run
+from funnel.errors import DataError
+from funnel.files import atomic_write_json
+from funnel.squad_answers import SquadAnswers, combine_answers, write_answers
+from funnel.squad_features import SquadWindows, build_windows
+from funnel.tasks.squad import read_squad
+from funnel.tokenization import Tokenizer
+from funnel_torch.data import PaddedSource
+from funnel_torch.distributed import World
+from funnel_torch.finetune import predict
+from funnel_torch.question_answering import BEAM_FIELDS, SquadScorer, TrainableQuestionAnswering
+from funnel_torch.trainer import Scores
+
+logger = logging.getLogger(__name__)
+
+Plan = runs.ModelPlan[TrainableQuestionAnswering]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, checked before anything is written."""
+
+    train: SquadWindows | None
+    scorer: SquadScorer | None
+    claim: runs.Claim
+    plan: Plan
+    model: TrainableQuestionAnswering
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The tokenizer and the head that the flags ask for."""
+    options = {"keep_accents": args.keep_accents}
+    tokenizer = runs.load_tokenizer(args, trains=args.do_train, **options)
+    arguments = {"answers": squad_flags.answer_config(args)}
+    return runs.ModelPlan(TrainableQuestionAnswering, tokenizer, arguments)
+
+
+def scorer_of(args: argparse.Namespace, tokenizer: Tokenizer) -> SquadScorer:
+    """The questions of --predict_file, ready to be answered and scored."""
+    data = read_squad(args.predict_file, args.eval_version)
+    windows = build_windows(data, tokenizer, squad_flags.window_config(args))
+    settings = squad_flags.answer_settings(args)
+    version, target = args.eval_version, squad_flags.target(args)
+    return SquadScorer(data, windows, settings, version, target)
+
+
+def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
+    """Read and check everything; writes nothing."""
+    squad_flags.check(args)
+    plan = plan_of(args)
+    settings = flags.deciding_settings(args, ("train_file", "predict_file"))
+    settings |= {"processes": world.size, "vocabulary": plan.tokenizer.fingerprint}
+    claim = runs.claim(args, settings, seed, trains=args.do_train)
+    model = plan.load(args, claim.checkpoint)
+    scorer = scorer_of(args, plan.tokenizer) if args.predict_file else None
+    train = None
+    if args.do_train:
+        data = read_squad(args.train_file, args.train_version)
+        config = squad_flags.window_config(args)
+        train = build_windows(data, plan.tokenizer, config, training=True, seed=claim.seed)
+        if scorer is not None and not scorer.has_gold:
+            raise DataError(
+                f"{args.predict_file}: has no answers to choose the best model by; "
+                "train without it, then --do_predict"
+            )
+    return Job(train, scorer, claim, plan, model)
+
+
+def source_of(
+    args: argparse.Namespace, model: TrainableQuestionAnswering, windows: SquadWindows, pad_id: int
+) -> PaddedSource:
+    """The batches of windows."""
+    # A window has to have as many positions as the beam is wide.
+    least = max(args.start_n_top, args.end_n_top)
+    step = flags.length_step(args)
+    return PaddedSource(windows, model.config, args.max_length, pad_id, step, min_length=least)
+
+
+def train(
+    args: argparse.Namespace, job: Job, windows: SquadWindows, world: World
+) -> tuple[TrainableQuestionAnswering, Scores]:
+    """Fine-tune; returns the best model (without --predict_file: the final one), its scores."""
+    model, pad_id = job.model.to(world.device), job.plan.tokenizer.special.pad_id
+    evaluations = []
+    if job.scorer is not None:
+        source = source_of(args, model, job.scorer.windows, pad_id)
+        evaluations = [job.scorer.evaluation(source, args.valid_bsz)]
+    source = source_of(args, model, windows, pad_id)
+    return runs.train(args, job.claim, job.plan, model, source, evaluations, world)
+
+
+def answers_of(
+    args: argparse.Namespace,
+    model: TrainableQuestionAnswering,
+    scorer: SquadScorer,
+    pad_id: int,
+    world: World,
+) -> SquadAnswers:
+    """What a model answers, in every process."""
+    source = source_of(args, model, scorer.windows, pad_id)
+    size, precision = args.valid_bsz, flags.precision(args)
+    return scorer.answers(
+        predict(model, source, BEAM_FIELDS, world, batch_size=size, precision=precision)
+    )
+
+
+def finish(
+    args: argparse.Namespace,
+    job: Job,
+    model: TrainableQuestionAnswering,
+    known: Scores,
+    world: World,
+) -> None:
+    """Predict if asked to; write answers and scores."""
+    scores, answers = dict(known), None
+    if args.do_predict and job.scorer is not None:
+        answers = answers_of(args, model, job.scorer, job.plan.tokenizer.special.pad_id, world)
+        if job.scorer.has_gold:
+            scores["dev"] = job.scorer.score(answers)
+        else:
+            logger.info("%s: has no answers, so there are no scores", args.predict_file)
+    for split, values in scores.items():
+        runs.log_scores(split, values)
+    folder = args.predict_dir or ("" if args.debug else args.model_dir)
+    if not folder:
+        return
+
+    def write() -> None:
+        if answers is not None:
+            write_answers(answers, folder)
+        if scores:
+            atomic_write_json(Path(folder) / "final_scores.json", scores)
+
+    world.in_first(write)
+
+
+def ensemble(args: argparse.Namespace, world: World) -> None:
+    """Let several checkpoints answer together; write their answers above the threshold."""
+
+    def prepare_ensemble() -> tuple[list[argparse.Namespace], Plan, SquadScorer]:
+        squad_flags.check(args)
+        members = squad_flags.members(args)
+        plan = plan_of(members[0])
+        return members, plan, scorer_of(args, plan.tokenizer)
+
+    members, plan, scorer = world.first_then_rest(prepare_ensemble)
+    opinions = []
+    for member in members:
+        model = plan.load(member, None).to(world.device)
+        pad_id = plan.tokenizer.special.pad_id
+        opinions.append(answers_of(args, model, scorer, pad_id, world))
+    answers = combine_answers(opinions, args.n_best_size)
+    predictions, scores = answers.predictions, {}
+    if scorer.has_gold:
+        scores = scorer.score(answers)
+        runs.log_scores("dev", scores)
+    elif args.search_threshold:
+        raise DataError(f"{args.predict_file}: has no answers to search the threshold by")
+    if args.eval_version == "v2":
+        threshold = scores["best_f1_thresh"] if args.search_threshold else args.na_threshold
+        logger.info("no answer where the null odds exceed %.4f", threshold)
+        predictions = answers.above(threshold)
+    world.in_first(lambda: atomic_write_json(Path(args.ensemble_output_file), predictions))
+
+
+def work(args: argparse.Namespace, world: World) -> None:
+    """The whole program in one process of ``world``."""
+    if args.do_ensemble:
+        ensemble(args, world)
+        return
+    seed = runs.common_seed(args, world)
+    job = world.first_then_rest(lambda: prepare(args, world, seed))
+    model, scores = job.model.to(world.device), {}
+    if job.train is not None:
+        model, scores = train(args, job, job.train, world)
+    finish(args, job, model, scores, world)
+
+
+def main() -> None:
+    runs.start_program(squad_flags.squad_parser(__doc__), work)
+
+
+if __name__ == "__main__":
+    run(main)
