@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from funnel.cli import INTERRUPTED
 from funnel.errors import FunnelError
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -67,6 +68,8 @@ def _outcome(receiver: Connection, process: BaseProcess) -> Any:
         outcome = receiver.recv()
     except (EOFError, OSError):  # ended before, or within, what it had to say
         process.join()
+        if process.exitcode == INTERRUPTED:  # Ctrl-C, of which this process hears later
+            raise KeyboardInterrupt from None
         if process.exitcode >= 0:
             raise RuntimeError("a process failed; its traceback stands above") from None
         raise FunnelError(
@@ -101,7 +104,7 @@ def _work(sender: Connection, function: Callable[..., Any], arguments: tuple[Any
     except FunnelError as error:
         sender.send(error)
     except KeyboardInterrupt:
-        sys.exit(1)
+        sys.exit(INTERRUPTED if stopping == [signal.SIGINT] else 1)
 
 
 @contextlib.contextmanager

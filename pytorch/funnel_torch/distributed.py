@@ -7,6 +7,7 @@ process group and the code that uses a world needs no ifs.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class World:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=devices, gradient_as_bucket_view=True
         )
 
     def sum(self, value: Tensor) -> Tensor:
@@ -174,5 +175,9 @@ def start(config: DistributedConfig) -> Iterator[World]:
         ) from error
     try:
         yield world
+        # Leave together, and with no wrapped model alive: it would keep the group's threads, and
+        # one that still runs when the interpreter ends aborts the process.
+        world.barrier()
+        gc.collect()
     finally:
         dist.destroy_process_group()
