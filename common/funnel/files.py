@@ -21,6 +21,7 @@ from funnel.errors import FunnelError
 # Writers in native code report a full disk in their own words instead of raising OSError:
 # torch.save raises RuntimeError("... PytorchStreamWriter ..."), safetensors its SafetensorError.
 _NATIVE_WRITE_FAILURES = ("No space left", "File too large", "PytorchStreamWriter")
+_MANY_FILES = 1000
 
 
 @contextlib.contextmanager
@@ -79,9 +80,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for item in sorted(temporary.rglob("*")):
-                _flush_to_disk(item)
-            _flush_to_disk(temporary)
+            _flush_all_to_disk(temporary)
             _swap_in(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -155,6 +154,15 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _flush_all_to_disk(folder: Path) -> None:
+    items = sorted(folder.rglob("*"))
+    if len(items) > _MANY_FILES:
+        os.sync()  # one by one, 50,000 small files take minutes
+        return
+    for item in [*items, folder]:
+        _flush_to_disk(item)
 
 
 def _flush_to_disk(path: Path) -> None:
