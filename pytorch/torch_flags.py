@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +28,6 @@ from funnel_torch.starting_point import StartConfig
 
 logger = logging.getLogger("funnel_torch.flags")
 
-
 # Flags that change how or where a run happens, but not what comes out: they may differ on resuming.
 _NEUTRAL = frozenset(
     (
@@ -39,6 +39,7 @@ _NEUTRAL = frozenset(
         *("do_train", "do_eval", "do_predict", "eval_split", "predict_dir"),
         *("do_ensemble", "ensemble_ckpts", "ensemble_output_file"),
         *("na_threshold", "search_threshold"),
+        *("eval_only", "log_steps", "recompute_layers", "fsdp", "peak_tflops", "skip_damaged"),
     )
 )
 
@@ -151,15 +152,21 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_start_flags(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_flags(parser).add_argument(
+        "--new_head", action="store_true", help="ignore the head of a task in init_ckpt"
+    )
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add where weights and sizes come from; returns the group."""
     group = parser.add_argument_group("starting point")
     flag = group.add_argument
     flag("--init_ckpt", default="", help="checkpoint of any kind; empty: random weights")
     flag(
-        *("--init_ckpt_config", "--model_config", "--model_config_path"),
+        *("--init_ckpt_config", "--config", "--model_config", "--model_config_path"),
         default="",
         help="net_config.json or config.json; default: the one beside init_ckpt",
     )
-    flag("--new_head", action="store_true", help="ignore the head of a task in init_ckpt")
     flag("--overwrite_keys", default="", help="comma list of settings taken from flags, not file")
     flag("--attn_type", default="rel_shift", choices=["rel_shift", "factorized"], help="form")
     flag(
@@ -167,6 +174,7 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="drop the last position before pooling; default: the config's, else yes",
     )
+    return group
 
 
 def add_speed_flags(parser: argparse.ArgumentParser) -> None:
@@ -294,15 +302,20 @@ def check_given(args: argparse.Namespace, *names: str) -> None:
 
 
 def check_run_flags(args: argparse.Namespace, *, trains: bool, only: str) -> None:
-    """Refuse what no program can do; ``only`` is the flag of one that does not train."""
-    if trains and not (args.model_dir or args.debug):
-        raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
-    if not trains and not args.init_ckpt and not (Path(args.model_dir) / "best").is_dir():
-        raise ConfigError(f"{only}: no model in {args.model_dir}/best and no --init_ckpt")
+    """Refuse what no fine-tuning can do; ``only`` is the flag of a run that does not train."""
+    check_directory(args, trains=trains, only=only)
     for name in ("valid_bsz", "test_bsz"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}={getattr(args, name)}: must be at least 1")
     fine_tune_config(args, seed=0)
+
+
+def check_directory(args: argparse.Namespace, *, trains: bool, only: str) -> None:
+    """Refuse a run with no place for its results or, without training, no model."""
+    if trains and not (args.model_dir or args.debug):
+        raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
+    if not trains and not args.init_ckpt and not (Path(args.model_dir) / "best").is_dir():
+        raise ConfigError(f"{only}: no model in {args.model_dir}/best and no --init_ckpt")
 
 
 def deciding_settings(args: argparse.Namespace, files: Sequence[str] = ()) -> dict[str, Any]:
@@ -369,17 +382,7 @@ def fine_tune_config(args: argparse.Namespace, seed: int) -> FineTuneConfig:
         batches=BatchConfig(
             args.train_bsz, args.grad_accum, seed=seed, num_workers=args.num_workers
         ),
-        optimizer=OptimizerConfig(
-            name=args.optimizer,
-            beta1=args.adam_beta1,
-            beta2=args.adam_beta2,
-            epsilon=args.adam_epsilon,
-            weight_decay=args.weight_decay,
-            use_wd_exclusion=args.use_wd_exclusion,
-            layer_decay_rate=args.lr_layer_decay_rate,
-            layer_decay=args.layer_decay,
-            clip=args.clip,
-        ),
+        optimizer=optimizer_config(args),
         lr=args.lr,
         min_lr=args.min_lr,
         decay_method=args.decay_method,
@@ -392,6 +395,20 @@ def fine_tune_config(args: argparse.Namespace, seed: int) -> FineTuneConfig:
         save_steps=args.save_steps,
         precision=precision(args),
         compile=args.compile,
+    )
+
+
+def optimizer_config(args: argparse.Namespace) -> OptimizerConfig:
+    return OptimizerConfig(
+        name=args.optimizer,
+        beta1=args.adam_beta1,
+        beta2=args.adam_beta2,
+        epsilon=args.adam_epsilon,
+        weight_decay=args.weight_decay,
+        use_wd_exclusion=args.use_wd_exclusion,
+        layer_decay_rate=args.lr_layer_decay_rate,
+        layer_decay=args.layer_decay,
+        clip=args.clip,
     )
 
 
@@ -410,22 +427,17 @@ def start_config(args: argparse.Namespace, vocab_size: int) -> StartConfig:
         overwrite=keys,
         attn_type=args.attn_type,
         truncate_seq=args.truncate_seq,
-        new_head=args.new_head,
+        new_head=getattr(args, "new_head", False),
     )
 
 
 def _model_config(args: argparse.Namespace, vocab_size: int) -> ModelConfig:
-    sizes = {key: getattr(args, key) for key in ("d_model", "d_embed", "n_head", "d_head")}
-    sizes["d_inner"] = args.d_inner
+    # truncate_seq unset leaves the choice to a file.
+    chosen = {f.name for f in fields(ModelConfig)} - {"vocab_size", "truncate_seq"}
+    sizes = {key: value for key, value in vars(args).items() if key in chosen}
     if args.model_size:
         sizes |= _named_size(args.model_size)
-    names = ("block_size", "dropout", "dropatt", "dropact", "pooling_type", "pooling_size")
-    switches = ("pool_q_only", "separate_cls")
-    return ModelConfig(
-        vocab_size=vocab_size,
-        **sizes,
-        **{key: getattr(args, key) for key in names + switches},
-    )
+    return ModelConfig(vocab_size=vocab_size, **sizes)
 
 
 def _named_size(name: str) -> dict[str, int]:

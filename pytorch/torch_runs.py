@@ -20,6 +20,7 @@ import _paths  # noqa: F401
 import torch_flags as flags
 from funnel.checkpoints.base import find_vocabulary
 from funnel.cli import USER_ERROR
+from funnel.config import ModelConfig
 from funnel.errors import ConfigError
 from funnel.reporting import MetricsLog, NullLog, configure_logging
 from funnel.tokenization import Tokenizer, get_tokenizer
@@ -28,7 +29,7 @@ from funnel_torch.distributed import FirstProcessFailed, World, start
 from funnel_torch.finetune import Evaluation, fine_tune
 from funnel_torch.hub import PretrainedModel
 from funnel_torch.randomness import seed_everything
-from funnel_torch.runs import RunDirectory
+from funnel_torch.runs import RunDirectory, SaveModel
 from funnel_torch.starting_point import build_model
 from funnel_torch.trainer import RunOutput, Scores
 
@@ -109,6 +110,20 @@ def claim(
     return Claim(directory, seed, checkpoint)
 
 
+def open_output(
+    granted: Claim, config: ModelConfig, save_model: SaveModel, world: World, **more: Any
+) -> RunOutput:
+    """Begin the run's directory and its log; ``more`` as in :class:`RunOutput`."""
+    directory = granted.directory
+    if directory is None:
+        return RunOutput(**more)
+    information = {"seed": granted.seed, "command": sys.argv}
+    world.in_first(lambda: directory.create(config, information))
+    step = directory.resume_step
+    log = MetricsLog(directory.path, resume_step=step) if world.is_first else NullLog()
+    return RunOutput(directory, log, save_model, **more)
+
+
 def train(
     args: argparse.Namespace,
     granted: Claim,
@@ -119,14 +134,9 @@ def train(
     world: World,
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; returns the best model (with --debug: the final one) and its scores."""
-    directory, output, resume = granted.directory, RunOutput(), False
-    if directory is not None:
-        resume = directory.can_resume
-        information = {"seed": granted.seed, "command": sys.argv}
-        world.in_first(lambda: directory.create(model.config, information))
-        step = directory.resume_step
-        log = MetricsLog(directory.path, resume_step=step) if world.is_first else NullLog()
-        output = RunOutput(directory, log, lambda folder: plan.save(model, folder))
+    directory = granted.directory
+    resume = directory is not None and directory.can_resume
+    output = open_output(granted, model.config, lambda folder: plan.save(model, folder), world)
     config = flags.fine_tune_config(args, granted.seed)
     progress = fine_tune(model, source, evaluations, config, world, output, resume)
     output.log.close()

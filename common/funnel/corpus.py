@@ -13,6 +13,7 @@ import glob
 import logging
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 SPECIAL_TOKENS = 3  # [CLS] and two [SEP] in every example
 MIN_SEQ_LEN = SPECIAL_TOKENS + 2  # room for one token on either side
 _SENTENCES = 4096  # tokenized at once: bounds the memory held in Python lists
+_META_NAME = re.compile(
+    r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
+    r"\.json-(?P<task>\d{5,})-of-(?P<tasks>\d{5,})"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ class RecordSet:
     def meta_name(self, task: int) -> str:
         """Name of the JSON file with ``filenames`` and ``num_example`` of one task."""
         return self._name("meta", "json", task)
+
+    @classmethod
+    def of_meta(cls, name: str) -> tuple[RecordSet, int] | None:
+        """The set and the task that :meth:`meta_name` gave this name for; None: it did not."""
+        if (found := _META_NAME.fullmatch(name)) is None:
+            return None
+        split, case = found["split"], found["case"]
+        pass_id, seq_len, task, num_task = map(int, found.group("pass", "seq", "task", "tasks"))
+        return cls(split, pass_id, seq_len, case == "uncased", num_task), task
 
     def _name(self, kind: str, suffix: str, task: int) -> str:
         case = "uncased" if self.uncased else "cased"

@@ -146,6 +146,32 @@ def model_cost(
     return ModelCost(tuple(encoder), (layer,) * decoder, projection)
 
 
+def pretraining_cost(
+    config: ModelConfig,
+    seq_len: int,
+    num_predict: int,
+    generator: ModelConfig | None = None,
+    batch_size: int = 1,
+) -> float:
+    """FLOPs of one forward pass of pretraining, per record, output layers included.
+
+    Args:
+        config: the model, of ELECTRA the discriminator.
+        seq_len: tokens of a record.
+        num_predict: positions at which tokens are predicted.
+        generator: sizes of ELECTRA's generator; None: masked language modelling.
+        batch_size: records that share the projection of the distances.
+    """
+    predictor = generator or config
+    width = predictor.d_embed
+    prediction = 2.0 * num_predict * width * (predictor.d_model + predictor.vocab_size)
+    total = model_cost(config, seq_len, batch_size).total + prediction
+    if generator is not None:
+        judgement = 2.0 * seq_len * config.d_model * (config.d_model + 1)
+        total += model_cost(generator, seq_len, batch_size).total + judgement
+    return total
+
+
 def parameter_count(config: ModelConfig, decoder: bool = True) -> int:
     """Weights of encoder and, if asked for and there is one, decoder; no heads."""
     # Imported here: the table of names belongs to a package that no FLOPs need.

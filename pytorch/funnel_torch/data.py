@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -136,12 +136,31 @@ class BatchConfig:
 class MicroBatch(NamedTuple):
     """What one process computes at once.
 
+    ``inputs`` are the model's keyword arguments: tensors, or structures with a method ``to``.
     ``share`` is the number of its examples divided by that of the whole step: the weight of its
     mean loss in the step's mean loss, over all micro-steps and processes.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     share: float
+
+
+class Batches(Protocol):
+    """The micro-batches of one process, in steps; what the training loop needs to know of them."""
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples of one optimizer step, over all processes."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the data."""
+        ...
+
+    def stream(self, first_step: int = 0) -> Iterator[list[MicroBatch]]:
+        """The steps from ``first_step`` on, without end."""
+        ...
 
 
 class TrainBatches:
@@ -243,6 +262,6 @@ def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def to_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The same tensors on ``device``."""
+def to_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same tensors (or structures that know ``to``) on ``device``."""
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}

@@ -127,6 +127,19 @@ class World:
             dist.barrier()
 
 
+@contextlib.contextmanager
+def without_exchange(model: nn.Module) -> Iterator[None]:
+    """A backward pass inside leaves its gradients in this process, to be exchanged later."""
+    sharded = getattr(model, "set_requires_gradient_sync", None)
+    if sharded is None:
+        with getattr(model, "no_sync", contextlib.nullcontext)():
+            yield
+        return
+    sharded(False)
+    yield
+    sharded(True)
+
+
 def choose_device(device_id: int) -> torch.device:
     """CUDA device ``device_id``; the CPU for -1 or, with a notice, without a GPU.
 

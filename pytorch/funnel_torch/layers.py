@@ -8,6 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from funnel.config import ModelConfig
 from funnel.errors import DataError
@@ -82,7 +83,12 @@ class FeedForward(nn.Module):
 
 
 class FunnelLayer(nn.Module):
-    """Attention, then feed-forward, each normalised after its residual."""
+    """Attention, then feed-forward, each normalised after its residual.
+
+    ``recompute``: see :func:`recompute_layers`.
+    """
+
+    recompute = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -91,4 +97,20 @@ class FunnelLayer(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, context: AttentionContext) -> Tensor:
         """[B, Tq, D] and [B, Tk, D] to [B, Tq, D]; the residual is the query's."""
+        if self.recompute and self.training:
+            return checkpoint(self._compute, query, key, context, use_reentrant=False)
+        return self._compute(query, key, context)
+
+    def _compute(self, query: Tensor, key: Tensor, context: AttentionContext) -> Tensor:
         return self.ffn(self.attention(query, key, context))
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Make every layer in ``model`` trade time for memory in training (gradient checkpointing).
+
+    A layer keeps its inputs alone; its inside is computed again for the backward pass, with the
+    same dropout. Results stay the same.
+    """
+    for module in model.modules():
+        if isinstance(module, FunnelLayer):
+            module.recompute = True

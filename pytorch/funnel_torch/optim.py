@@ -9,94 +9,42 @@ scales the weight decay too, so it is not the same update as ``torch.optim.AdamW
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from funnel.errors import ConfigError
+from funnel.optimization import (
+    DECAY_METHODS,
+    LAYER_DECAYS,
+    OPTIMIZERS,
+    OptimizerConfig,
+    ScheduleConfig,
+    layer_factors,
+)
+from funnel_torch.sharding import local, whole
 
-OPTIMIZERS = ("adamw", "funnel_adamw")
-DECAY_METHODS = ("poly", "cos")
-LAYER_DECAYS = ("gradient", "lr")
+__all__ = [
+    "DECAY_METHODS",
+    "LAYER_DECAYS",
+    "OPTIMIZERS",
+    "FunnelAdamW",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "build_optimizer",
+    "clip_gradients",
+    "is_decayed",
+    "parameter_groups",
+    "parameter_layers",
+    "scale_gradients",
+    "set_learning_rate",
+]
 
 # The parameters that belong to a depth of the model, wherever a head keeps its `funnel` body.
 _EMBEDDING = re.compile(r"^(?:funnel\.)?embeddings\.")
 _LAYER = re.compile(r"^(?:funnel\.)?(encoder|decoder)\.layers\.(\d+)\.")
 # Fused or renamed biases that are plain `bias` variables in the canonical names.
 _BIAS_NAMES = frozenset({"bias", "k_bias", "v_bias"})
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How parameters are updated.
-
-    ``layer_decay_rate`` q scales layer l of L by q^(L-1-l): with ``layer_decay="gradient"`` its
-    clipped gradient (the original's form, which Adam all but undoes), with ``"lr"`` its learning
-    rate. ``clip`` is a bound on the global gradient norm; 0 or less switches it off.
-    """
-
-    name: str = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    use_wd_exclusion: bool = False
-    adam_correction: bool = True
-    layer_decay_rate: float = 1.0
-    layer_decay: str = "gradient"
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        _one_of("optimizer", self.name, OPTIMIZERS)
-        _one_of("layer_decay", self.layer_decay, LAYER_DECAYS)
-        for key in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, key) < 1.0:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 0 and below 1")
-        if self.layer_decay_rate <= 0.0:
-            raise ConfigError(f"lr_layer_decay_rate={self.layer_decay_rate}: must be above 0")
-        if self.name == "adamw" and not self.adam_correction:
-            raise ConfigError("adam_correction=False needs optimizer=funnel_adamw")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Linear warm-up to ``lr``, then ``poly`` (linear) or ``cos`` decay to ``min_lr``."""
-
-    lr: float
-    total_steps: int
-    warmup_steps: int = 0
-    min_lr: float = 0.0
-    decay_method: str = "poly"
-
-    def __post_init__(self) -> None:
-        _one_of("decay_method", self.decay_method, DECAY_METHODS)
-        if self.lr < 0.0 or not 0.0 <= self.min_lr <= max(self.lr, 0.0):
-            raise ConfigError(f"lr={self.lr}, min_lr={self.min_lr}: need 0 <= min_lr <= lr")
-        if self.warmup_steps < 0 or self.total_steps < 0:
-            raise ConfigError(
-                f"warmup_steps={self.warmup_steps}, train_steps={self.total_steps}: "
-                "neither may be negative"
-            )
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of the update that follows ``step`` earlier ones.
-
-        The ramp starts at ``min_lr``: with ``min_lr`` 0 the very first update changes nothing.
-        """
-        if step < self.warmup_steps:
-            share = step / self.warmup_steps
-        else:
-            x = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-            x = min(x, 1.0)
-            share = 1.0 - x if self.decay_method == "poly" else 0.5 * (1.0 + math.cos(math.pi * x))
-        return self.min_lr + (self.lr - self.min_lr) * share
-
-
-def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
 
 
 class FunnelAdamW(torch.optim.Optimizer):
@@ -145,9 +93,11 @@ class FunnelAdamW(torch.optim.Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-        grads = [p.grad for p in params]
-        first = [self.state[p]["m"] for p in params]
-        second = [self.state[p]["v"] for p in params]
+        # Every element has its own update: of a sharded tensor this process's part will do.
+        grads = [local(p.grad) for p in params]
+        first = [local(self.state[p]["m"]) for p in params]
+        second = [local(self.state[p]["v"]) for p in params]
+        params = [local(p) for p in params]
 
         torch._foreach_mul_(first, beta1)
         torch._foreach_add_(first, grads, alpha=1.0 - beta1)
@@ -202,12 +152,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     :func:`set_learning_rate`).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    layers = parameter_layers(name for name, _ in named)
-    depth = 1 + max((layer for layer in layers.values() if layer is not None), default=0)
+    factors = layer_factors(parameter_layers(n for n, _ in named), config.layer_decay_rate)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
-        layer = layers[name]
-        factor = 1.0 if layer is None else config.layer_decay_rate ** (depth - 1 - layer)
+        factor = factors[name]
         excluded = config.use_wd_exclusion and not is_decayed(name)
         decay = 0.0 if excluded else config.weight_decay
         group = groups.setdefault(
@@ -247,7 +195,7 @@ def scale_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Multiply the (already clipped) gradients by their layer's ``grad_scale``, in place."""
     for group in optimizer.param_groups:
         scale = group.get("grad_scale", 1.0)
-        grads = [p.grad for p in group["params"] if p.grad is not None]
+        grads = [local(p.grad) for p in group["params"] if p.grad is not None]
         if scale != 1.0 and grads:
             torch._foreach_mul_(grads, scale)
 
@@ -259,9 +207,9 @@ def clip_gradients(parameters: Iterable[torch.Tensor], clip: float) -> torch.Ten
     ``clip`` of 0 or less only measures. The norm is that of the dense gradient.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
+    norm = whole(torch.nn.utils.get_total_norm(grads))
     if clip > 0.0:
         # clamp keeps a NaN norm NaN: the caller sees it and skips the step
         factor = torch.clamp(clip / norm, max=1.0)
-        torch._foreach_mul_(grads, factor)
+        torch._foreach_mul_([local(grad) for grad in grads], factor)
     return norm

@@ -10,9 +10,7 @@ Dai et al. 2020, section 3.1; ELECTRA: Clark et al. 2020. Both models take batch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.names import generator_config, generator_of
+from funnel.checkpoints.names import generator_of
 from funnel.config import ModelConfig
-from funnel.errors import ConfigError
+from funnel.head_config import DEFAULT_PRETRAINING, PretrainingConfig
 from funnel.masking import MaskedBatch
 from funnel_torch.heads import (
     DISCRIMINATOR_SCOPES,
@@ -38,41 +36,6 @@ from funnel_torch.pretraining_scores import PretrainingSums
 
 # What a generator does not have in common with its discriminator.
 _GENERATOR_SIZES = ("d_model", "n_head", "d_head", "d_inner")
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """The choices of pretraining that are not the model's.
-
-    Attributes:
-        hide_masked: MLM alone: [MASK] positions are hidden from attention, as padding is (the
-            original's way). ELECTRA always shows them.
-        width_shrink: width of a new generator (d_model, d_inner, n_head), relative to the model's.
-            A generator that comes with a checkpoint keeps its own.
-        disc_coeff: factor on the discriminator's loss.
-    """
-
-    hide_masked: bool = True
-    width_shrink: float = 0.25
-    disc_coeff: float = 50.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.width_shrink <= 1:
-            raise ConfigError(f"width_shrink: {self.width_shrink} should be above 0 and at most 1")
-        if not 0 <= self.disc_coeff < math.inf:
-            raise ConfigError(f"disc_coeff: {self.disc_coeff} should be a number from 0 up")
-
-    def generator(self, model: ModelConfig) -> ModelConfig:
-        """The sizes of a new generator for ``model``.
-
-        Raises:
-            ConfigError: sizes shrunk like this make no model.
-        """
-        try:
-            return generator_config(model, self.width_shrink)
-        except ConfigError as error:
-            shrink = self.width_shrink
-            raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}") from None
 
 
 class PretrainingBatch(NamedTuple):
@@ -124,6 +87,11 @@ class LossTotals(NamedTuple):
     targets: Tensor | float
     tokens: Tensor | float
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LossTotals:
+        """The totals on ``device``."""
+        moved = (torch.as_tensor(x).to(device, non_blocking=non_blocking) for x in self)
+        return LossTotals(*moved)
+
 
 class PretrainingOutput(NamedTuple):
     """What a pretraining step computes.
@@ -151,7 +119,7 @@ class MLMPretraining(PretrainedModel):
     architecture = "FunnelForMaskedLM"
 
     def __init__(
-        self, config: ModelConfig, pretraining: PretrainingConfig = PretrainingConfig()
+        self, config: ModelConfig, pretraining: PretrainingConfig = DEFAULT_PRETRAINING
     ) -> None:
         super().__init__(config)
         self.pretraining = pretraining
@@ -215,7 +183,7 @@ class ElectraPretraining(PretrainedModel):
     def __init__(
         self,
         config: ModelConfig,
-        pretraining: PretrainingConfig = PretrainingConfig(),
+        pretraining: PretrainingConfig = DEFAULT_PRETRAINING,
         generator_sizes: Mapping[str, int] | None = None,
     ) -> None:
         """``generator_sizes`` (d_model, n_head, d_head, d_inner) overrule ``width_shrink``."""

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from funnel.errors import ConfigError, RunError
 from funnel.reporting import NullLog, RunLog
-from funnel_torch.data import MicroBatch, TrainBatches, to_device
-from funnel_torch.distributed import World
+from funnel_torch.data import Batches, MicroBatch, to_device
+from funnel_torch.distributed import World, without_exchange
 from funnel_torch.optim import ScheduleConfig, clip_gradients, scale_gradients, set_learning_rate
 from funnel_torch.randomness import capture_random_state, restore_random_state
 from funnel_torch.runs import RunDirectory, SaveModel
+from funnel_torch.sharding import load_whole_state, whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +69,43 @@ class Progress:
     best: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
+class Meter:
+    """What a log line says besides loss and speed; this one says nothing.
+
+    Called alike in every process.
+    """
+
+    def update(self, output: Any) -> None:
+        """Take in what the model returned for a micro-batch."""
+
+    def report(self, seconds_per_step: float) -> dict[str, float]:
+        """Figures of the steps since the last report."""
+        return {}
+
+    def describe(self, figures: Mapping[str, float]) -> str:
+        """The report in a few words, to follow the line on the console."""
+        return ""
+
+    def state(self) -> list[float]:
+        """What has been taken in and not yet reported."""
+        return []
+
+    def load(self, state: list[float]) -> None:
+        """Go on from :meth:`state`."""
+
+
 @dataclass(frozen=True)
 class RunOutput:
-    """Where a run leaves its traces. ``directory`` None keeps none (and ``log`` writes nothing)."""
+    """Where a run leaves its traces. ``directory`` None keeps none (and ``log`` writes nothing).
+
+    ``save_model`` is called in the first process; before it ``before_save`` in all of them.
+    """
 
     directory: RunDirectory | None = None
     log: RunLog = field(default_factory=NullLog)
     save_model: SaveModel | None = None
+    before_save: Callable[[], None] = lambda: None
+    meter: Meter = field(default_factory=Meter)
 
 
 class Trainer:
@@ -90,7 +121,7 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: ScheduleConfig,
-        batches: TrainBatches,
+        batches: Batches,
         config: TrainerConfig,
         world: World,
         output: RunOutput | None = None,
@@ -151,11 +182,12 @@ class Trainer:
         """
         world = self.world
         inputs = to_device(micro_batch.inputs, world.device)
-        alone = getattr(self.step_model, "no_sync", contextlib.nullcontext)
-        with contextlib.nullcontext() if exchange else alone():
+        with contextlib.nullcontext() if exchange else without_exchange(self.step_model):
             with autocast(world.device, self.config.precision):
-                loss = self.step_model(**inputs).loss * micro_batch.share
+                output = self.step_model(**inputs)
+                loss = output.loss * micro_batch.share
             self.scaler.scale(loss * world.size).backward()
+        self.output.meter.update(output)
         return loss.detach()
 
     def _is_due(self, every: int) -> bool:
@@ -183,6 +215,7 @@ class Trainer:
         progress.loss_sum, progress.loss_steps = 0.0, 0
         seconds = clock.seconds_per_step(progress.step)
         rate = batches.examples_per_step / seconds
+        figures = self.output.meter.report(seconds)
         self.output.log.log(
             progress.step,
             "train",
@@ -191,14 +224,15 @@ class Trainer:
             grad_norm=norm,
             skipped=progress.skipped,
             examples_per_second=round(rate, 2),
+            **figures,
         )
         left = time.strftime(
             "%H:%M:%S", time.gmtime(seconds * (self.config.total_steps - progress.step))
         )
         logger.info(
-            "step %d/%d, epoch %.2f | loss %.4f | lr %.2e | norm %.2f | %.1f ex/s | left %s%s",
+            "step %d/%d, epoch %.2f | loss %.4f | lr %.2e | norm %.2f | %.1f ex/s | left %s%s%s",
             *(progress.step, self.config.total_steps, progress.step / batches.steps_per_epoch),
-            *(loss, lr, norm, rate, left),
+            *(loss, lr, norm, rate, left, self.output.meter.describe(figures)),
             f" | {progress.skipped} skipped" if progress.skipped else "",
         )
 
@@ -233,7 +267,8 @@ class Trainer:
         random_states = self.world.gather(capture_random_state(self.world.device))
         state = {
             "progress": asdict(progress),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole_state(self.optimizer),
+            "meter": self.output.meter.state(),
             "scaler": self.scaler.state_dict(),
             "random": random_states,
         }
@@ -243,6 +278,7 @@ class Trainer:
     def _write(self, write: Callable[[RunDirectory, SaveModel], None]) -> None:
         directory, save_model = self.output.directory, self.output.save_model
         if directory is not None and save_model is not None:
+            self.output.before_save()
             self.world.in_first(lambda: write(directory, save_model))
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -258,7 +294,8 @@ class Trainer:
                 f"this run has {self.world.size}: resume with the same number"
             )
         self.progress = Progress(**state["progress"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole_state(self.optimizer, state["optimizer"])
+        self.output.meter.load(state.get("meter", []))
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(random_states[self.world.rank], self.world.device)
 

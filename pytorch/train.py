@@ -1,0 +1,12 @@
+"""``pretrain.py`` under the name that the original's documentation gave it.
+
+    python pytorch/train.py --config=configs/B4-4-4H768.json --record_dir=records ...
+"""
+
+import _paths  # noqa: F401
+
+from funnel.cli import run
+from pretrain import main
+
+if __name__ == "__main__":
+    run(main)

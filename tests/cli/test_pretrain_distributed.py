@@ -1,0 +1,83 @@
+"""Pretraining in several processes, replicated or sharded, computes what one process does."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from checkpoint_cases import flip
+from classifier_runs import PYTORCH, curve
+from funnel.record_sets import find_records
+from funnel.record_stream import RecordOrder, StreamConfig
+from funnel.tfrecord import read_records
+from funnel_torch.pretraining import ElectraPretraining
+from pretrain_runs import SEQ_LEN, arguments, assert_close, write_files
+
+STEPS = {"train_steps": 6, "train_bsz": 8, "eval_steps": 3, "save_steps": 3}
+
+
+def finish(folder, name, processes, expected=True, **changes):
+    """Run in so many processes to an end that is `expected` to be good; what stderr said."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    flags = arguments(folder, name, **STEPS | changes)
+    argv = [sys.executable, *command[: 4 if processes > 1 else 0], str(PYTORCH / "pretrain.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*argv, *flags], env=environment, capture_output=True, text=True)
+    assert (result.returncode == 0) == expected, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    write_files(folder, dropout=0.0, dropatt=0.0)
+    finish(folder, "alone", 1)
+    return folder
+
+
+def assert_same_run(folder, name):
+    ours, theirs = curve(folder / name), curve(folder / "alone")
+    assert len(ours) == len(theirs)
+    for row, reference in zip(ours, theirs, strict=True):
+        assert_close(row, reference)
+    found, reference = (
+        ElectraPretraining.from_pretrained(folder / run / "last").state_dict()
+        for run in (name, "alone")
+    )
+    for key, wanted in reference.items():
+        torch.testing.assert_close(found[key], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes"),
+    [
+        (2, {"train_bsz": 2, "grad_accum": 2, "num_workers": 1}),
+        (4, {"train_bsz": 2}),
+        (2, {"train_bsz": 4, "fsdp": True, "recompute_layers": True}),
+        (2, {"train_bsz": 2, "fsdp": True, "grad_accum": 2}),
+    ],
+    ids=["ddp-2x2", "ddp-4", "fsdp-2", "fsdp-2x2"],
+)
+def test_equals_one_process(folder, processes, changes, request):
+    name = request.node.callspec.id
+    log = finish(folder, name, processes, **changes)
+    assert f"in {processes} processes on cpu" in log
+    assert_same_run(folder, name)
+
+
+def test_a_sharded_run_goes_on_replicated(folder):
+    """What is saved is whole. The run ends at a record of its fourth step, which is then mended."""
+    collection = find_records(str(folder / "records"), "train", SEQ_LEN, uncased=True)
+    place = RecordOrder(collection.counts, StreamConfig(seed=1)).places(np.array([24]))
+    path = collection.files[int(place.file[0])].path
+    byte = next(read_records(path, int(place.index[0]))).offset + 20
+    flip(path, byte)
+    log = finish(folder, "mixed", 2, expected=False, train_bsz=4, fsdp=True)
+    assert str(path) in log
+    flip(path, byte)
+    assert "resumed at step 3" in finish(folder, "mixed", 2, train_bsz=4)
+    assert_same_run(folder, "mixed")
