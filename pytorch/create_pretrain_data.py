@@ -13,19 +13,16 @@ text anew. Equal flags and text give equal bytes.
 from __future__ import annotations
 
 import argparse
-import logging
-import time
 
 import _paths  # noqa: F401
 
 from funnel import cli
-from funnel.corpus import CorpusConfig, create_all_records
+from funnel.corpus import CorpusConfig
+from funnel.corpus_run import choose_tasks, write_corpus
 from funnel.errors import ConfigError
 from funnel.features import SegmentIds
 from funnel.reporting import configure_logging
 from funnel.tokenization import TOKENIZER_KINDS, Tokenizer, get_tokenizer
-
-logger = logging.getLogger(__name__)
 
 SYMBOLS = ("unk", "bos", "eos", "cls", "sep", "pad", "mask", "eod", "eop")
 
@@ -102,15 +99,6 @@ def open_tokenizer(flags: argparse.Namespace) -> Tokenizer:
     return tokenizer
 
 
-def choose_tasks(flags: argparse.Namespace) -> list[int]:
-    """The tasks to run: --task, or with --num_proc all of them."""
-    if flags.num_proc is None:
-        return [flags.task]
-    if flags.num_proc < 1 or flags.task:
-        raise ConfigError("--num_proc runs all tasks: it needs at least 1 process and no --task")
-    return list(range(flags.num_task))
-
-
 def main() -> None:
     flags = parse_flags()
     configure_logging()
@@ -124,20 +112,8 @@ def main() -> None:
         min_doc_len=flags.min_doc_len,
         segments=SegmentIds(flags.seg_id_cls, flags.seg_id_a, flags.seg_id_b, flags.seg_id_pad),
     )
-    tasks, tokenizer = choose_tasks(flags), open_tokenizer(flags)
-    begin, examples, megabytes = time.perf_counter(), 0, 0.0
-    for shard in create_all_records(config, tasks, tokenizer, flags.num_proc or 1):
-        logger.info(
-            "%s: %d examples from %d documents, %d tokens (%d documents left out)",
-            *(shard.path, shard.num_example, shard.documents, shard.tokens, shard.left_out),
-        )
-        examples += shard.num_example
-        megabytes += shard.text_bytes / 1e6
-    seconds = time.perf_counter() - begin
-    print(
-        f"{flags.save_dir}: {examples:,} examples of {flags.seq_len} tokens, from "
-        f"{megabytes:.1f} MB of text in {seconds:.1f} s ({megabytes / seconds:.2f} MB/s)"
-    )
+    tasks = choose_tasks(flags.task, flags.num_task, flags.num_proc)
+    print(write_corpus(config, tasks, open_tokenizer(flags), flags.num_proc or 1))
 
 
 if __name__ == "__main__":
