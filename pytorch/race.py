@@ -6,7 +6,8 @@
     torchrun --nproc_per_node=8 pytorch/race.py ...              # --train_bsz counts per process
 
 --data_dir holds {train,dev,test}/{middle,high}/*.txt. A run that was killed continues when the same
-command is given again; --do_eval alone evaluates model_dir/best, or --init_ckpt.
+command is given again; --do_eval alone evaluates model_dir/best, --eval_model_dir/best or
+--init_ckpt. The scores go to final_scores.json in model_dir.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import _paths  # noqa: F401
 
@@ -41,6 +43,15 @@ class Job:
     model: FunnelForMultipleChoice
 
 
+class _BothSizes(argparse.Action):
+    """One batch size for the dev data and the test data."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: int, *_: Any
+    ) -> None:
+        namespace.valid_bsz = namespace.test_bsz = values
+
+
 def race_parser(description: str) -> flags.FlagParser:
     """All flags, common ones first."""
     parser = flags.FlagParser(description)
@@ -49,11 +60,30 @@ def race_parser(description: str) -> flags.FlagParser:
     flag("--do_eval", action="store_true", help="evaluate the best model on eval_split")
     flag("--eval_split", default="dev", choices=["dev", "test"], help="what do_eval looks at")
     flag("--data_dir", default="", help="directory with train/, dev/ and test/")
+    flag("--eval_model_dir", default="", help="run to evaluate, instead of the one in model_dir")
+    sizes = {"type": int, "action": _BothSizes, "dest": "valid_bsz", "default": argparse.SUPPRESS}
+    flag("--eval_batch_size", **sizes, help="sets valid_bsz and test_bsz")
     flag("--max_qa_length", type=int, default=128, help="last tokens of question and option kept")
     flags.add_run_flags(flag)
     flags.add_uncached_data_flags(parser)
     flags.add_common_flags(parser)
     return parser
+
+
+def with_evaluated_run(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags with the best model of --eval_model_dir as the checkpoint that they name.
+
+    Raises:
+        ConfigError: there is no such model, or another one is asked for too.
+    """
+    if not args.eval_model_dir:
+        return args
+    if args.do_train or args.init_ckpt:
+        raise ConfigError("--eval_model_dir goes without --do_train and --init_ckpt")
+    best = Path(args.eval_model_dir) / "best"
+    if not best.is_dir():
+        raise ConfigError(f"--eval_model_dir={args.eval_model_dir}: no model in {best}")
+    return argparse.Namespace(**vars(args) | {"init_ckpt": str(best)})
 
 
 def check_flags(args: argparse.Namespace) -> RaceConfig:
@@ -67,6 +97,7 @@ def check_flags(args: argparse.Namespace) -> RaceConfig:
 
 def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
     """Read and check everything; writes nothing."""
+    args = with_evaluated_run(args)
     config = check_flags(args)
     tokenizer = runs.load_tokenizer(args, trains=args.do_train)
     settings = flags.deciding_settings(args)

@@ -7,6 +7,8 @@
     python pytorch/squad.py --do_predict --predict_file=dev-v2.0.json --model_dir=EXP
     python pytorch/squad.py --do_ensemble --ensemble_ckpts=EXP1/best,EXP2/best \\
         --predict_file=dev-v2.0.json --ensemble_output_file=predictions.json --search_threshold
+    python pytorch/squad.py --prepro_split=train --train_file=train-v2.0.json --output_dir=PROC \
+        --tokenizer_path=CKPT/vocab.uncased.txt                  # then pass --output_dir above
     torchrun --nproc_per_node=8 pytorch/squad.py ...             # --train_bsz counts per process
 
 Answers go to predictions.json, nbest_predictions.json and null_odds.json in --predict_dir (default
@@ -30,13 +32,18 @@ from funnel.cli import run
 from funnel.errors import DataError
 from funnel.files import atomic_write_json
 from funnel.squad_answers import SquadAnswers, combine_answers, write_answers
-from funnel.squad_features import SquadWindows, build_windows
-from funnel.tasks.squad import read_squad
+from funnel.squad_features import SquadWindows
+from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
 from funnel_torch.data import PaddedSource
 from funnel_torch.distributed import World
 from funnel_torch.finetune import predict
-from funnel_torch.question_answering import BEAM_FIELDS, SquadScorer, TrainableQuestionAnswering
+from funnel_torch.question_answering import (
+    BEAM_FIELDS,
+    SquadScorer,
+    TrainableQuestionAnswering,
+    read_questions,
+)
 from funnel_torch.trainer import Scores
 
 logger = logging.getLogger(__name__)
@@ -57,35 +64,40 @@ class Job:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The tokenizer and the head that the flags ask for."""
-    options = {"keep_accents": args.keep_accents}
-    tokenizer = runs.load_tokenizer(args, trains=args.do_train, **options)
+    trains = args.do_train or bool(args.prepro_split)
+    tokenizer = runs.load_tokenizer(args, trains=trains, keep_accents=args.keep_accents)
     arguments = {"answers": squad_flags.answer_config(args)}
     return runs.ModelPlan(TrainableQuestionAnswering, tokenizer, arguments)
 
 
+def questions_of(
+    args: argparse.Namespace, split: str, tokenizer: Tokenizer
+) -> tuple[SquadData, SquadWindows]:
+    """The questions to train on, or to answer (``eval``), and their windows."""
+    source, is_training = squad_flags.source(args, split), split == "train"
+    return read_questions(source, tokenizer, args.output_dir, is_training, args.num_proc)
+
+
 def scorer_of(args: argparse.Namespace, tokenizer: Tokenizer) -> SquadScorer:
     """The questions of --predict_file, ready to be answered and scored."""
-    data = read_squad(args.predict_file, args.eval_version)
-    windows = build_windows(data, tokenizer, squad_flags.window_config(args))
+    data, windows = questions_of(args, "eval", tokenizer)
     settings = squad_flags.answer_settings(args)
     version, target = args.eval_version, squad_flags.target(args)
     return SquadScorer(data, windows, settings, version, target)
 
 
 def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
-    """Read and check everything; writes nothing."""
+    """Read and check everything; writes nothing but the cache of tokenized files."""
     squad_flags.check(args)
     plan = plan_of(args)
-    settings = flags.deciding_settings(args, ("train_file", "predict_file"))
+    settings = squad_flags.run_settings(args)
     settings |= {"processes": world.size, "vocabulary": plan.tokenizer.fingerprint}
     claim = runs.claim(args, settings, seed, trains=args.do_train)
     model = plan.load(args, claim.checkpoint)
     scorer = scorer_of(args, plan.tokenizer) if args.predict_file else None
     train = None
     if args.do_train:
-        data = read_squad(args.train_file, args.train_version)
-        config = squad_flags.window_config(args)
-        train = build_windows(data, plan.tokenizer, config, training=True, seed=claim.seed)
+        train = questions_of(args, "train", plan.tokenizer)[1]
         if scorer is not None and not scorer.has_gold:
             raise DataError(
                 f"{args.predict_file}: has no answers to choose the best model by; "
@@ -191,8 +203,18 @@ def ensemble(args: argparse.Namespace, world: World) -> None:
     world.in_first(lambda: atomic_write_json(Path(args.ensemble_output_file), predictions))
 
 
+def preprocess(args: argparse.Namespace) -> None:
+    """Put one file into the cache."""
+    squad_flags.check(args)
+    data, windows = questions_of(args, args.prepro_split, plan_of(args).tokenizer)
+    logger.info("%s: %d questions, %d windows", data.path, len(data.questions), len(windows))
+
+
 def work(args: argparse.Namespace, world: World) -> None:
     """The whole program in one process of ``world``."""
+    if args.prepro_split:
+        world.in_first(lambda: preprocess(args))
+        return
     if args.do_ensemble:
         ensemble(args, world)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import _paths  # noqa: F401
 
@@ -10,10 +11,15 @@ import torch_flags as flags
 from funnel.errors import ConfigError
 from funnel.squad_answers import AnswerSettings
 from funnel.squad_features import WindowConfig
+from funnel.squad_records import SquadSource
 from funnel.tasks.squad import VERSIONS
 from funnel_torch.answering import AnswerConfig
 
-_AT_LEAST_1 = ("start_n_top", "end_n_top", "n_best_size", "max_answer_length")
+_AT_LEAST_1 = ("start_n_top", "end_n_top", "n_best_size", "max_answer_length", "num_proc")
+# Flags of this program that may differ when a run is resumed.
+_NEUTRAL = ("prepro_split", "num_proc")
+_DEBUG_QUESTIONS = 100
+_FILES = {"train": "train_file", "eval": "predict_file"}
 
 
 def squad_parser(description: str) -> flags.FlagParser:
@@ -28,12 +34,25 @@ def squad_parser(description: str) -> flags.FlagParser:
     flag("--eval_version", default="v2", choices=VERSIONS, help="the same of predict_file; metrics")
     flag("--predict_dir", default="", help="where answers go; default model_dir")
     flag("--target_eval_key", default="best_f1", help="score of the best model; with v1 always f1")
+    same = {"type": int, "dest": "valid_bsz", "default": argparse.SUPPRESS}
+    flag("--predict_batch_size", "--eval_batch_size", **same, help="other names of valid_bsz")
     flags.add_run_flags(flag)
-    flags.add_uncached_data_flags(parser)
+    _add_data_flags(parser)
     _add_answer_flags(parser)
     _add_ensemble_flags(parser)
     flags.add_common_flags(parser)
     return parser
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    flag = parser.add_argument_group("text to tokens").add_argument
+    flag("--max_length", "--max_seq_length", type=int, default=512, help="tokens per window")
+    flags.add_token_flags(flag)
+    flag("--output_dir", default="", help="cache of tokenized files; empty: none")
+    flag("--overwrite_data", action="store_true", help="rebuild that cache")
+    flag("--prepro_split", choices=["train", "eval"], help="only put this file into the cache")
+    flag("--num_proc", type=int, default=1, help="processes that tokenize; pays for huge files")
+    flag("--debug_mode", action="store_true", help="only the first 100 questions of a file")
 
 
 def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +87,9 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}={getattr(args, name)}: must be at least 1")
     window_config(args)
+    if args.prepro_split:
+        flags.check_given(args, "output_dir", _FILES[args.prepro_split])
+        return
     if args.do_ensemble:
         if args.do_train or args.do_predict:
             raise ConfigError("--do_ensemble goes without --do_train and --do_predict")
@@ -97,9 +119,26 @@ def members(args: argparse.Namespace) -> list[argparse.Namespace]:
     return [argparse.Namespace(**vars(args) | {"init_ckpt": path}) for path in paths]
 
 
+def run_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result of a run."""
+    settings = flags.deciding_settings(args, tuple(_FILES.values()))
+    return {name: value for name, value in settings.items() if name not in _NEUTRAL}
+
+
 def window_config(args: argparse.Namespace) -> WindowConfig:
     segments = flags.segment_ids(args)
     return WindowConfig(args.max_length, args.max_query_length, args.doc_stride, segments)
+
+
+def source(args: argparse.Namespace, split: str) -> SquadSource:
+    """The file of ``split`` (train or eval) and how it is cut."""
+    return SquadSource(
+        getattr(args, _FILES[split]),
+        getattr(args, f"{split}_version"),
+        window_config(args),
+        limit=_DEBUG_QUESTIONS if args.debug_mode else None,
+        overwrite=args.overwrite_data,
+    )
 
 
 def answer_config(args: argparse.Namespace) -> AnswerConfig:

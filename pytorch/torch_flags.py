@@ -90,7 +90,7 @@ def classifier_parser(description: str) -> FlagParser:
 
 
 def add_uncached_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what the tasks of long texts (SQuAD, RACE) do with text: they keep no cache."""
+    """Add what RACE does with text: it keeps no cache."""
     flag = parser.add_argument_group("text to tokens").add_argument
     flag("--max_length", "--max_seq_length", type=int, default=512, help="tokens per sequence")
     add_token_flags(flag)

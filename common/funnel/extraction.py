@@ -1,21 +1,44 @@
-"""Input and output files of ``extract_features.py``, which both trees have."""
+"""What the ``extract_features.py`` of both trees share: input and output files."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import trange
 
-from funnel.errors import DataError
+from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.names import SUMMARY
+from funnel.errors import ConfigError, DataError
 from funnel.features import encode_examples, pad_batch
 from funnel.files import atomic_path
 from funnel.tasks import Example
-from funnel.tokenization import Tokenizer
+from funnel.tokenization import Tokenizer, get_tokenizer
 
 _NAMES = ("input_ids", "token_type_ids", "attention_mask")
+
+
+class ModelParts(NamedTuple):
+    """What a checkpoint can compute beyond the encoder's hidden states."""
+
+    decoder: bool
+    summary: bool
+    discriminator: bool
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text file and how it becomes tokens; ``vocabulary`` None: the one beside the weights."""
+
+    path: str
+    tokenizer_type: str = "word_piece"
+    vocabulary: str | None = None
+    uncased: bool = True
+    max_length: int = 512
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,61 @@ class ModelInputs:
         """The arrays that are there, by name."""
         return {name: array for name, array in self.rows(0, len(self.input_ids)).items()
                 if array is not None}
+
+
+def parts_of(checkpoint: Checkpoint) -> ModelParts:
+    """Which parts a checkpoint holds."""
+    tensors, config = checkpoint.tensors, checkpoint.config
+    layers = any(name.startswith("model/decoder/") for name in tensors)
+    # Several blocks without decoder layers still have the up-sampled sum.
+    only_sum = config.decoder is None and len(config.blocks) > 1
+    summary = f"{SUMMARY}/kernel" in tensors
+    return ModelParts(layers or only_sum, summary, "model/binary_loss/weight" in tensors)
+
+
+def config_changes(
+    checkpoint: Checkpoint, attn_type: str | None, truncate_seq: bool | None
+) -> dict[str, Any]:
+    """What run-time switches change in a checkpoint's config; None leaves one as it is.
+
+    Raises:
+        ConfigError: the model has no relative attention to choose a form of.
+    """
+    if checkpoint.config.rel_attn_type == "null" and attn_type:
+        raise ConfigError("--attn_type: this model has no relative attention (rel_attn_type null)")
+    changes = {"rel_attn_type": attn_type, "truncate_seq": truncate_seq}
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> ModelInputs:
+    """The token ids to run on: of the file ``ids``, or, without one, of a text.
+
+    Raises:
+        ConfigError: no vocabulary, or one that does not fit the model.
+        DataError: the file is not what it should be.
+    """
+    if ids:
+        return read_ids(ids, checkpoint.config.vocab_size)
+    vocabulary = text.vocabulary or checkpoint.metadata.get("vocab_path")
+    if not vocabulary:
+        path = checkpoint.metadata.get("path")
+        raise ConfigError(f"{path}: no vocabulary beside the weights; set --tokenizer_path")
+    tokenizer = get_tokenizer(text.tokenizer_type, vocabulary, uncased=text.uncased)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise ConfigError(
+            f"{vocabulary}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
+            f"{checkpoint.config.vocab_size}"
+        )
+    return read_text(text.path, tokenizer, text.max_length)
+
+
+def extract_batches(
+    extract: Callable[..., dict[str, np.ndarray]], inputs: ModelInputs, batch_size: int
+) -> dict[str, np.ndarray]:
+    """All that ``extract`` computes, ``batch_size`` sequences at a time."""
+    starts = trange(0, len(inputs.input_ids), batch_size, disable=None, desc="batches")
+    parts = [extract(**inputs.rows(start, start + batch_size)) for start in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:

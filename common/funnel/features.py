@@ -208,10 +208,7 @@ def load_or_build(
     arrays = Path(cache_dir) / f"{task.name}.{split}.len-{max_length}.npz"
     key = {
         "version": _FORMAT_VERSION,
-        "task": task.name,
-        "split": split,
-        "definition": _definition(task, split),
-        "data_sha256": _data_sha256(task.input_files(data_dir, split)),
+        **source_key(task, split, data_dir),
         "tokenizer_sha256": tokenizer.fingerprint,
         "max_length": max_length,
         "segments": asdict(segments),
@@ -221,6 +218,20 @@ def load_or_build(
     features = encode_examples(task.load(data_dir, split), tokenizer, max_length, segments)
     _write_cache(arrays, key, features)
     return features
+
+
+def source_key(task: Task, split: str, data_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything that decides the examples of a split, as JSON values; labels must be resolved.
+
+    Raises:
+        DataError: the data is missing.
+    """
+    return {
+        "task": task.name,
+        "split": split,
+        "definition": _definition(task, split),
+        "data_sha256": _data_sha256(task.input_files(data_dir, split)),
+    }
 
 
 def _definition(task: Task, split: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from funnel.special_symbols import SpecialIds
 
 SAMPLE_STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 
-_TOKENS_PER_WORD = 1.2  # the ratio by which word spans stand closer than token spans
+TOKENS_PER_WORD = 1.2  # the ratio by which word spans stand closer than token spans
 _STREAM = int.from_bytes(b"masking", "big")  # tells our streams from others of the same seed
 
 
@@ -189,6 +189,12 @@ class Masker:
     """Masks batches of records of one data set; it keeps no state and can be pickled.
 
     Special symbols are never targets, except unk, which stands for text.
+
+    Attributes:
+        config: how targets are chosen.
+        special: ids of the special symbols.
+        is_text: bool [vocab_size], the ids that may be targets.
+        random_ids: int64 [n], the ids that a random token is drawn from.
     """
 
     def __init__(self, config: MaskingConfig, special: SpecialIds, vocab_size: int) -> None:
@@ -197,10 +203,10 @@ class Masker:
             raise ConfigError(f"vocab_size: {vocab_size} leaves out special id {reserved[-1]}")
         self.config = config
         self.special = special
-        self._is_text = np.ones(vocab_size, bool)
-        self._is_text[list(special.functional)] = False
-        self._random_ids = np.setdiff1d(np.arange(vocab_size), reserved)
-        if not len(self._random_ids):
+        self.is_text = np.ones(vocab_size, bool)
+        self.is_text[list(special.functional)] = False
+        self.random_ids = np.setdiff1d(np.arange(vocab_size), reserved)
+        if not len(self.random_ids):
             raise ConfigError(f"vocab_size: {vocab_size} holds nothing but special symbols")
 
     def mask(
@@ -266,7 +272,7 @@ class Masker:
         if ids.ndim != 2 or ids.shape[1] != self.config.seq_len:
             shape = list(ids.shape)
             raise DataError(f"records {shape} do not have seq_len {self.config.seq_len} tokens")
-        size = len(self._is_text)
+        size = len(self.is_text)
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
             raise DataError(
                 f"records hold ids from {ids.min()} to {ids.max()}, the vocabulary only 0 to "
@@ -280,7 +286,7 @@ class Masker:
         inside = np.arange(inputs.shape[1]) < stop
         real = (inputs != self.special.pad_id) & inside
         usable = np.where(real.any(1), inputs.shape[1] - real[:, ::-1].argmax(1), 0)
-        return self._is_text[inputs] & inside, usable
+        return self.is_text[inputs] & inside, usable
 
     def _truncated(self, inputs: np.ndarray) -> np.ndarray:
         """The records as they are fed: a cut one ends in [SEP] and padding."""
@@ -313,7 +319,7 @@ class Masker:
             begin, end = edges[:, :-1], edges[:, 1:]
         else:
             lengths = span_lengths(draws.length, config.min_word, config.max_word)
-            per_word = usable / config.num_predict / _TOKENS_PER_WORD
+            per_word = usable / config.num_predict / TOKENS_PER_WORD
             spans = spread(lengths, draws.left, per_word, num_words)
             begin, end = (np.take_along_axis(edges, words, 1) for words in spans)
         return walk(begin, end, draws.order, is_text, config.num_predict)
@@ -321,7 +327,7 @@ class Masker:
     def _replacements(self, target: np.ndarray, draws: Draws) -> np.ndarray:
         """What stands in the input in place of each target, int64 [B, P]."""
         leak, rand = self.config.leak_ratio, self.config.rand_ratio
-        random_ids = self._random_ids[(draws.random_id * len(self._random_ids)).astype(np.int64)]
+        random_ids = self.random_ids[(draws.random_id * len(self.random_ids)).astype(np.int64)]
         hidden = np.where(draws.treatment < leak + rand, random_ids, self.special.mask_id)
         return np.where(draws.treatment < leak, target, hidden)
 

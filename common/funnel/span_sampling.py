@@ -11,13 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def length_bounds(shortest: int, longest: int) -> np.ndarray:
+    """Where in [0, 1) the lengths after ``shortest`` begin, float64 [longest - shortest].
+
+    A length n has a share proportional to 1 / (n + 1).
+    """
+    cumulative = np.cumsum(1 / (np.arange(shortest, longest + 1) + 1))
+    # The last bound is left out: numbers above the one before it all mean the longest span.
+    return cumulative[:-1] / cumulative[-1]
+
+
 def span_lengths(uniform: np.ndarray, shortest: int, longest: int) -> np.ndarray:
     """Lengths n in ``shortest..longest`` with probability proportional to 1 / (n + 1), int64."""
-    lengths = np.arange(shortest, longest + 1)
-    cumulative = np.cumsum(1 / (lengths + 1))
-    # The last bound is left out: numbers above the one before it all mean the longest span.
-    bounds = cumulative[:-1] / cumulative[-1]
-    return shortest + np.searchsorted(bounds, uniform, side="right")
+    return shortest + np.searchsorted(length_bounds(shortest, longest), uniform, side="right")
 
 
 def word_edges(

@@ -19,6 +19,7 @@ import numpy as np
 from funnel.errors import ConfigError, DataError
 from funnel.features import SegmentIds
 from funnel.pair_sequences import PairSequences, flatten
+from funnel.processes import run_in_processes
 from funnel.tasks.squad import Question, SquadData
 
 if TYPE_CHECKING:
@@ -128,20 +129,37 @@ class EncodedParagraphs:
 
 
 def encode_paragraphs(
-    texts: Sequence[str], tokenizer: Tokenizer, wanted: set[int] | None = None
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    wanted: set[int] | None = None,
+    num_proc: int = 1,
 ) -> EncodedParagraphs:
-    """Encode every paragraph once, or those with an index in ``wanted``."""
-    rows: list[list[int]] = []
-    places: list[np.ndarray] = [np.empty((0, 2), np.int32)]
-    for index, text in enumerate(texts):
-        ids: list[int] = []
-        if wanted is None or index in wanted:
-            ids, spans = tokenizer.encode_with_offsets(text)
-            places.append(np.array(spans, np.int32).reshape(-1, 2))
-        rows.append(ids)
+    """Encode every paragraph once, or those with an index in ``wanted``.
+
+    With ``num_proc`` above 1 processes share the work; each takes a second or two to start.
+    """
+    if wanted is not None:
+        texts = [text if index in wanted else "" for index, text in enumerate(texts)]
+    size = max(1, -(-len(texts) // num_proc))
+    begins = range(0, len(texts), size)
+    calls = [(begin, texts[begin : begin + size], tokenizer) for begin in begins]
+    if num_proc == 1:
+        parts = [_encode_part(*call) for call in calls]
+    else:
+        parts = sorted(run_in_processes(_encode_part, calls, num_proc), key=lambda part: part[0])
+    places = [np.empty((0, 2), np.int32), *(place for part in parts for place in part[2])]
     starts, ends = np.concatenate(places).T.copy()
-    ids_in_a_row, offsets = flatten(rows)
+    ids_in_a_row, offsets = flatten([row for part in parts for row in part[1]])
     return EncodedParagraphs(ids_in_a_row, starts, ends, offsets)
+
+
+def _encode_part(
+    begin: int, texts: Sequence[str], tokenizer: Tokenizer
+) -> tuple[int, list[list[int]], list[np.ndarray]]:
+    """Return ``begin``, and the ids and the places [tokens, 2] of each text."""
+    pairs = [tokenizer.encode_with_offsets(text) if text else ([], []) for text in texts]
+    places = [np.array(spans, np.int32).reshape(-1, 2) for _, spans in pairs]
+    return begin, [ids for ids, _ in pairs], places
 
 
 @dataclass(frozen=True)
@@ -228,6 +246,7 @@ def build_windows(
     config: WindowConfig = WindowConfig(),
     training: bool = False,
     seed: int | None = None,
+    num_proc: int = 1,
 ) -> SquadWindows:
     """Cut every question into windows.
 
@@ -238,6 +257,7 @@ def build_windows(
         training: add the position of the first answer. Questions whose first answer cannot be
             found are then left out, and the log names them.
         seed: shuffle the questions before windows are cut; ``None`` keeps their order.
+        num_proc: as in :func:`encode_paragraphs`.
 
     Raises:
         DataError: for training, a question has no answer on file, or none is left.
@@ -245,7 +265,7 @@ def build_windows(
     asked = range(len(data.questions))
     order = list(asked) if seed is None else np.random.default_rng(seed).permutation(asked).tolist()
     wanted = {question.paragraph for question in data.questions}
-    paragraphs = encode_paragraphs(data.paragraphs, tokenizer, wanted)
+    paragraphs = encode_paragraphs(data.paragraphs, tokenizer, wanted, num_proc)
     spans: dict[int, tuple[int, int]] = {}
     if training:
         spans = _answer_spans(data, paragraphs)

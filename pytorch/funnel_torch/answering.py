@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,35 +10,13 @@ from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
 from funnel.config import ModelConfig
+from funnel.head_config import DEFAULT_ANSWERS, AnswerConfig
 from funnel_torch.hub import PretrainedModel
 from funnel_torch.initialization import initialize
 from funnel_torch.modeling import FunnelModel
 
 # Logit of a position that cannot begin or end an answer.
 IMPOSSIBLE = -1e30
-
-
-@dataclass(frozen=True)
-class AnswerConfig:
-    """How answers are modelled.
-
-    Attributes:
-        conditional_end: ends depend on the start (the gold one in training).
-        use_answer_class: a separate answerability output; else the start's score at [CLS].
-        use_masked_loss: positions outside the paragraph cannot be chosen.
-        start_n_top: starts kept by the beam.
-        end_n_top: ends kept, for each start if they depend on it.
-        ans_loss_weight: factor on the sum of both span losses.
-        cls_loss_weight: factor on the answerability loss.
-    """
-
-    conditional_end: bool = True
-    use_answer_class: bool = True
-    use_masked_loss: bool = True
-    start_n_top: int = 5
-    end_n_top: int = 5
-    ans_loss_weight: float = 0.5
-    cls_loss_weight: float = 0.5
 
 
 class AnswerTargets(NamedTuple):
@@ -113,7 +90,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
 
     architecture = "FunnelForQuestionAnswering"
 
-    def __init__(self, config: ModelConfig, answers: AnswerConfig = AnswerConfig()) -> None:
+    def __init__(self, config: ModelConfig, answers: AnswerConfig = DEFAULT_ANSWERS) -> None:
         super().__init__(config)
         self.answers = answers
         self.funnel = FunnelModel(config)

@@ -33,6 +33,7 @@ from funnel_torch.heads import (
     FunnelForTokenClassification,
 )
 from funnel_torch.hub import PretrainedModel
+from funnel_torch.initialization import unfilled
 from funnel_torch.layers import MAX_ABSOLUTE_POSITIONS
 from funnel_torch.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.state import slots
@@ -159,7 +160,7 @@ def load_model(checkpoint: Checkpoint, task: str) -> PretrainedModel:
         raise ExportError(f"task {task!r}: should be one of {', '.join(TASKS)}")
     kind, path = TASKS[task], checkpoint.metadata.get("path")
     arguments = kind.model.head_arguments(checkpoint) | kind.arguments
-    with torch.device("meta"):
+    with unfilled():
         empty = kind.model(checkpoint.config, **arguments)
     tensors = empty.adapt_tensors(checkpoint.tensors)
     needed = (slot.name for _, _, slot in slots(empty, checkpoint.config))

@@ -10,12 +10,10 @@ from torch import nn
 
 from funnel.checkpoints import Checkpoint
 from funnel.config import ModelConfig
+from funnel.extraction import parts_of
 from funnel_torch.heads import DISCRIMINATOR_SCOPES, SUMMARY_SCOPE, DiscriminatorHead
 from funnel_torch.initialization import initialize
 from funnel_torch.modeling import Backbone, Decoder
-
-_SUMMARY_KERNEL = "model/sequnece_summary/summary/kernel"
-_DISCRIMINATOR = "model/binary_loss/weight"
 
 
 class FeatureExtractor(Backbone):
@@ -39,15 +37,7 @@ class FeatureExtractor(Backbone):
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
         """Which parts there are."""
-        tensors, config = checkpoint.tensors, checkpoint.config
-        layers = any(name.startswith("model/decoder/") for name in tensors)
-        # Several blocks without decoder layers still have the up-sampled sum.
-        only_sum = config.decoder is None and len(config.blocks) > 1
-        return {
-            "decoder": layers or only_sum,
-            "summary": _SUMMARY_KERNEL in tensors,
-            "discriminator": _DISCRIMINATOR in tensors,
-        }
+        return parts_of(checkpoint)._asdict()
 
     def variable_scopes(self) -> dict[str, str]:
         """See the base class."""

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from torch import nn
 
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from funnel.config import ModelConfig
 from funnel.errors import CheckpointError
-from funnel_torch.initialization import initialize
+from funnel_torch.initialization import initialize, unfilled
 from funnel_torch.state import LoadReport, export_tensors, import_tensors
 
 logger = logging.getLogger(__name__)
@@ -80,9 +79,8 @@ class PretrainedModel(nn.Module):
             # The same function; factorized is the form for TPUs.
             changes.setdefault("rel_attn_type", "rel_shift")
         arguments = cls.head_arguments(checkpoint) | overrides
-        with torch.device("meta"):
+        with unfilled():
             model = cls(checkpoint.config.replace(**changes), **arguments)
-        model.to_empty(device="cpu")
         report = import_tensors(model, model.adapt_tensors(checkpoint.tensors))
         _check(report, checkpoint.metadata.get("path"))
         if report.missing_parameters:

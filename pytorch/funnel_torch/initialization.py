@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from funnel.config import ModelConfig
 
 _ZERO_PARAMETERS = ("k_bias", "v_bias", "bias")
+_is_filling: ContextVar[bool] = ContextVar("is_filling", default=True)
 
 
 @torch.no_grad()
 def initialize(
     module: nn.Module, config: ModelConfig, only: Collection[str] | None = None
 ) -> None:
-    """Fill the parameters of ``module``, or those named in ``only``.
+    """Fill the parameters of ``module``, or those named in ``only``; inside :func:`unfilled`, none.
 
     Biases are 0 and normalisation gains 1. Every other parameter is drawn as ``config.init``
     says; ``"pytorch"`` stands for the original PyTorch code's choices, which Hugging Face kept:
     dense N(0, 1 / (fan_in + fan_out)), embeddings N(0, 1), relative parameters uniform in 0..0.1.
     """
+    if not _is_filling.get():
+        return
     for prefix, owner in module.named_modules():
         for name, parameter in owner.named_parameters(prefix, recurse=False):
             if only is not None and name not in only:
@@ -36,6 +43,33 @@ def initialize(
                 _draw_like_original_pytorch(owner, last, parameter)
             else:
                 _draw(parameter, config)
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Modules made inside get parameters with undefined values, as of ``torch.empty``.
+
+    Loading weights into them takes no time for random ones first. (The device "meta" would do the
+    same, but torch imports for a second before it makes an ``nn.Embedding`` there.)
+    """
+    token = _is_filling.set(False)
+    try:
+        with _NothingFilled():
+            yield
+    finally:
+        _is_filling.reset(token)
+
+
+class _NothingFilled(TorchFunctionMode):
+    """``torch.nn.init``, by which torch's own modules begin, does nothing."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _draw(parameter: Tensor, config: ModelConfig) -> None:

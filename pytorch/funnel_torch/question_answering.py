@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
+from funnel import squad_scoring as scoring
 from funnel.checkpoints import Checkpoint
-from funnel.errors import CheckpointError, ConfigError
-from funnel.squad_answers import AnswerSettings, BeamOutputs, SquadAnswers, find_answers
-from funnel.squad_features import SquadWindows
-from funnel.squad_metrics import evaluate_v1, evaluate_v2
+from funnel.errors import CheckpointError
+from funnel.squad_features import SquadWindows, build_windows
+from funnel.squad_records import SquadSource, load_windows, save_windows
+from funnel.squad_scoring import BEAM_FIELDS
 from funnel.tasks.squad import SquadData
+from funnel.tokenization import Tokenizer
 from funnel_torch.answering import AnswerOutput, AnswerTargets, FunnelForQuestionAnswering
 from funnel_torch.data import ExampleSource
 from funnel_torch.finetune import Evaluation, Outputs
 
-# Fields of the model's output, in the order of BeamOutputs.
-BEAM_FIELDS = (
-    *("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index"),
-    "cls_logits",
-)
 # Settings of the head that decide which weights there are.
 _KIND = ("conditional_end", "use_answer_class")
-# Metrics of SQuAD 2.0 that say how much or where, not how good.
-_NO_SCORES = ("thresh", "threshold", "total")
 
 
 class TrainableQuestionAnswering(FunnelForQuestionAnswering):
@@ -64,52 +58,42 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
         return super().forward(*inputs, **named)
 
 
-@dataclass(frozen=True)
-class SquadScorer:
-    """Turns the outputs for windows into answers and scores.
+def read_questions(
+    source: SquadSource,
+    tokenizer: Tokenizer,
+    cache_dir: str = "",
+    training: bool = False,
+    num_proc: int = 1,
+) -> tuple[SquadData, SquadWindows]:
+    """The questions of a file and their windows, in its order.
 
-    ``version`` is that of the metrics; ``target`` the metric by which the best model is chosen;
-    ``threshold`` is where "no answer" begins for the breakdown of 2.0, None for the best for F1.
+    Args:
+        source: the file and how it is cut.
+        tokenizer: turns text into ids and places.
+        cache_dir: holds windows, those to be answered in the TensorFlow tree's file; empty: none.
+        training: windows with the places of the answers.
+        num_proc: processes that tokenize.
 
     Raises:
-        ConfigError: there is no such metric.
+        DataError: the data cannot be read, or has nothing to train on.
+        FunnelError: the cache cannot be written.
     """
+    data, kind = source.read(), "train" if training else "eval"
+    vocabulary, windows = Path(tokenizer.path).name, None
+    path = Path(cache_dir, source.name(vocabulary, f"{kind}.features", "npz"))
+    key = str(source.key(tokenizer) | {"split": kind})
+    if cache_dir and not source.overwrite:
+        windows = load_windows(path, key)
+    if windows is None:
+        config = source.windows
+        windows = build_windows(data, tokenizer, config, training, num_proc=num_proc)
+        if cache_dir:
+            save_windows(path, windows, key)
+    return data, windows
 
-    data: SquadData
-    windows: SquadWindows
-    settings: AnswerSettings
-    version: str = "v2"
-    target: str = "best_f1"
-    threshold: float | None = None
 
-    def __post_init__(self) -> None:
-        if not self.has_gold:
-            return
-        nothing = {question.id: "" for question in self.data.questions}
-        known = self._metrics(nothing, dict.fromkeys(nothing, 0.0))
-        names = [name for name in known if name.rpartition("_")[2] not in _NO_SCORES]
-        if self.target not in names:
-            raise ConfigError(
-                f"target_eval_key={self.target!r} is no score of {self.data.path} in version "
-                f"{self.version}; it can be {', '.join(names)}"
-            )
-
-    @property
-    def has_gold(self) -> bool:
-        """Whether the answers are known, so that there is something to score."""
-        return all(question.answers is not None for question in self.data.questions)
-
-    def answers(self, outputs: Outputs) -> SquadAnswers:
-        """The answers that the outputs :data:`BEAM_FIELDS` of all windows amount to."""
-        beams = [outputs[name] for name in BEAM_FIELDS]
-        for place in (1, 3):  # positions went through the same float32 as everything else
-            beams[place] = beams[place].astype("int64")
-        return find_answers(self.data, self.windows, BeamOutputs(*beams), self.settings)
-
-    def score(self, answers: SquadAnswers) -> dict[str, float]:
-        """The metrics of answers, the target first."""
-        metrics = self._metrics(answers.predictions, answers.null_odds)
-        return {self.target: metrics[self.target], **metrics}
+class SquadScorer(scoring.SquadScorer):
+    """The scorer of :mod:`funnel.squad_scoring` as the fine-tuner uses it."""
 
     def evaluation(self, source: ExampleSource, batch_size: int) -> Evaluation:
         """The evaluation of these questions during training."""
@@ -118,10 +102,3 @@ class SquadScorer:
             return self.score(self.answers(outputs))
 
         return Evaluation("dev", source, score, BEAM_FIELDS, batch_size)
-
-    def _metrics(
-        self, predictions: Mapping[str, str], null_odds: Mapping[str, float]
-    ) -> dict[str, float]:
-        if self.version == "v1":
-            return evaluate_v1(self.data, predictions)
-        return evaluate_v2(self.data, predictions, null_odds, self.threshold)

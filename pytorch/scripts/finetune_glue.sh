@@ -3,18 +3,12 @@
 #
 #   TASK=RTE INIT_CKPT=ckpts/B6-6-6H768-ELEC-PT bash pytorch/scripts/finetune_glue.sh --bf16
 #
-# Everything below can be set through the environment; further arguments go to classifier.py and
-# come last, so they win.
+# Everything below and in finetune.sh can be set through the environment; further arguments go to
+# classifier.py and come last, so they win.
 set -euo pipefail
 
 TASK=${TASK:-CoLA}                                 # CoLA SST-2 MRPC QQP STS-B MNLI QNLI RTE WNLI
 GLUE_DIR=${GLUE_DIR:-data/glue}                    # holds one folder per task
-INIT_CKPT=${INIT_CKPT:-ckpts/B4-4-4H768-ELEC-PT}   # any checkpoint: ours, released, TensorFlow
-TOKENIZER=${TOKENIZER:-$INIT_CKPT/vocab.uncased.txt}
-MODEL_DIR=${MODEL_DIR:-exp/$TASK}
-CACHE_DIR=${CACHE_DIR:-proc/$TASK}
-MAX_LENGTH=${MAX_LENGTH:-128}
-PYTHON=${PYTHON:-python}
 
 # Batch size, epochs, learning rate (grid in the comment where the best one varies).
 case "$TASK" in
@@ -33,21 +27,10 @@ BATCH=${BATCH:-${settings[0]}}
 EPOCHS=${EPOCHS:-${settings[1]}}
 LR=${LR:-${settings[2]}}
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Both MNLI tasks train on the files of one folder.
 folder=$TASK
 [[ $TASK == MNLI* ]] && folder=MNLI
 DATA_DIR=${DATA_DIR:-$GLUE_DIR/$folder}
 
-exec "$PYTHON" "$here/classifier.py" \
-  --dataset="$TASK" \
-  --data_dir="$DATA_DIR" \
-  --output_dir="$CACHE_DIR" \
-  --model_dir="$MODEL_DIR" \
-  --init_ckpt="$INIT_CKPT" \
-  --tokenizer_path="$TOKENIZER" \
-  --max_length="$MAX_LENGTH" \
-  --train_bsz="$BATCH" \
-  --epochs="$EPOCHS" \
-  --lr="$LR" \
-  "$@"
+export TASK DATA_DIR BATCH EPOCHS LR
+exec bash "$(dirname "${BASH_SOURCE[0]}")/finetune.sh" "$@"

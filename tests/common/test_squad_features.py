@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 import squad_reference
 from funnel.errors import ConfigError, DataError
 from funnel.features import SegmentIds
-from funnel.squad_features import EncodedParagraphs, WindowConfig, build_windows, cut_windows
+from funnel.squad_features import (
+    EncodedParagraphs,
+    WindowConfig,
+    build_windows,
+    cut_windows,
+    encode_paragraphs,
+)
 from funnel.tasks.squad import SquadData
 from squad_cases import CLS, PAD, SEP, WordTokenizer, squad_data
 
@@ -190,3 +196,14 @@ def test_subset_of_questions_keeps_its_paragraphs():
     part = SquadData(data.path, data.paragraphs, data.questions[1:])
     windows = build_windows(part, WordTokenizer())
     assert (windows.question.tolist(), windows.paragraph.tolist()) == ([0], [1])
+
+
+def test_processes_that_share_the_work_change_nothing():
+    texts, wanted = ["a b", "", "c", "d e f", "g"], {0, 1, 3, 4}
+    tokenizer = WordTokenizer()
+    tokenizer.encode_batch(texts)  # ids go by first use, and each process counts for itself
+    alone = encode_paragraphs(texts, tokenizer, wanted)
+    shared = encode_paragraphs(texts, tokenizer, wanted, num_proc=2)
+    for name, array in vars(alone).items():
+        assert np.array_equal(array, getattr(shared, name))
+        assert array.dtype == getattr(shared, name).dtype

@@ -2,8 +2,11 @@
 
 import json
 import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from classifier_runs import write_files
+from classifier_runs import flag_list, invoke, write_files
 
 _WORDS = ("good", "bad", "film", "the", "plot", "very", "not", "one", "two", "cat")
 
@@ -55,13 +58,61 @@ def _paragraph(draw, name, is_impossible):
     return {"context": context, "qas": [question | {"is_impossible": is_impossible}]}
 
 
-def common_flags(folder):
-    """What every tiny run needs."""
-    return {
-        "device_id": -1,
-        "tokenizer_path": folder / "vocab.txt",
-        "init_ckpt_config": folder / "net_config.json",
-        "train_bsz": 8,
-        "lr": 1e-3,
-        "seed": 1,
-    }
+@dataclass(frozen=True)
+class AnsweringTask:
+    """A program with files that take it a second."""
+
+    name: str
+    write: Callable[..., None]
+    flags: Mapping[str, Any]
+    paths: Mapping[str, str]
+
+    def arguments(self, folder, **changes):
+        """Flags of a run on the files that `write` put into `folder`."""
+        flags = {"device_id": -1, "train_bsz": 8, "lr": 1e-3, "seed": 1, "do_train": True}
+        flags |= {name: folder / path for name, path in (_PATHS | self.paths).items()}
+        return flag_list(flags | self.flags | changes)
+
+    def finished(self, folder, program):
+        """`folder` with the files and a finished run."""
+        self.write(folder)
+        assert invoke(program, self.arguments(folder)) == 0
+        return folder
+
+
+_PATHS = {
+    "model_dir": "run",
+    "tokenizer_path": "vocab.txt",
+    "init_ckpt_config": "net_config.json",
+}
+RACE = AnsweringTask(
+    "race",
+    write_race,
+    {"do_eval": True, "epochs": 2, "max_seq_length": 32, "max_qa_length": 8},
+    {"data_dir": "RACE"},
+)
+# The longer paragraphs take several windows.
+SQUAD = AnsweringTask(
+    "squad",
+    write_squad,
+    {
+        "do_predict": True,
+        "epochs": 3,
+        "max_seq_length": 28,
+        "max_query_length": 4,
+        "doc_stride": 8,
+    },
+    {"train_file": "train.json", "predict_file": "dev.json"},
+)
+
+
+def run_files(run):
+    """The names in a run's directory, without TensorBoard's."""
+    return {item.name for item in run.iterdir() if not item.name.startswith("events.")}
+
+
+# What a run of any program leaves.
+RUN_FILES = {
+    *("run_config.json", "net_config.json", "metrics.jsonl", "best_result.json"),
+    *("best", "last", "final_scores.json"),
+}

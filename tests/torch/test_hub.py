@@ -1,6 +1,10 @@
 """``from_pretrained`` and ``save_pretrained``: every head, every format, clear refusals."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +26,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
+from funnel_torch.initialization import unfilled
 from funnel_torch.state import export_tensors, import_tensors
 
 CONFIG = ModelConfig(
@@ -139,3 +144,35 @@ def test_a_missing_encoder_weight_is_an_error(tmp_path):
     tensors["model/input/layer_norm/beta"] = np.zeros(3, np.float32)
     report = import_tensors(model, tensors)
     assert report.mismatched == ["model/input/layer_norm/beta [3] instead of [16]"]
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    FunnelModel(CONFIG).save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    FunnelModel.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(TypeError), unfilled():
+        FunnelModel(CONFIG, "wrong")
+    assert FunnelModel(CONFIG).encoder.layers[0].attention.qkv_weight.std() > 0.01
+
+
+def test_loading_imports_nothing_slow(tmp_path):
+    """torch's symbolic shapes take a second to import."""
+    FunnelModel(CONFIG).save_pretrained(tmp_path)
+    code = (
+        "import sys, torch\n"
+        "from funnel_torch import FunnelModel\n"
+        "before = set(sys.modules)\n"
+        f"FunnelModel.from_pretrained({str(tmp_path)!r})\n"
+        "print(len(set(sys.modules) - before))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root / "pytorch"), str(root / "common")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 50

@@ -1,0 +1,151 @@
+r"""Fine-tune and evaluate on RACE: four options a question, one of them right.
+
+    python tensorflow/race.py --use_tpu=False --do_train=True --do_eval=True --data_dir=RACE \
+        --output_dir=PROC --model_dir=EXP --init_checkpoint=CKPT/model.ckpt \
+        --model_config=CKPT/net_config.json --tokenizer_path=CKPT/vocab.uncased.txt \
+        --train_batch_size=16 --learning_rate=2e-5 --train_steps=24000 --warmup_steps=2400 \
+        --save_steps=2400
+    python tensorflow/race.py --do_eval=True --eval_split=test --model_dir=EXP ...
+
+--data_dir holds {train,dev,test}/{middle,high}/*.txt. All checkpoints are evaluated, the best and
+the last are kept. A run that was killed continues when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import _paths  # noqa: F401
+
+import numpy as np
+
+import tf_flags
+import tf_runs
+from funnel.cli import run
+from funnel.config import ModelConfig
+from funnel.errors import ConfigError
+from funnel.race_features import RaceConfig
+from funnel.records import ExampleFile, RecordOptions, race_records
+from funnel.tasks.race import race_accuracy
+from funnel.tokenization import Tokenizer
+from funnel_tf.estimator import (
+    BuildGraph,
+    Features,
+    Graph,
+    InputFn,
+    build_estimator,
+    make_model_fn,
+    predict_all,
+)
+from funnel_tf.evaluation import Scores
+from funnel_tf.heads import race_head
+from funnel_tf.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.modeling import ModelInputs
+from funnel_tf.options import GraphOptions
+from funnel_tf.runs import RunDirectory
+from tf_flags import Flags
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, checked before anything but record files is written."""
+
+    tokenizer: Tokenizer
+    config: ModelConfig
+    files: dict[str, ExampleFile]
+    directory: RunDirectory | None
+
+
+def prepare(flags: Flags) -> Job:
+    """Read and check everything; writes nothing but the record files."""
+    if not (flags.do_train or flags.do_eval):
+        raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
+    if not (flags.model_dir or (flags.eval_model_dir and not flags.do_train)):
+        raise ConfigError("--model_dir is needed")
+    tf_flags.check_given(flags, "data_dir", "output_dir")
+    segments = tf_flags.segment_ids(flags)
+    cut = RaceConfig(flags.max_seq_length, flags.max_qa_length, segments)
+    tokenizer = tf_flags.load_tokenizer(flags)
+    config = tf_flags.model_config(flags, tokenizer)
+    directory = None
+    if flags.do_train:
+        tf_runs.train_config(flags)
+        directory = tf_runs.claim(flags, tokenizer)
+    options = RecordOptions(flags.overwrite_data, segments=segments)
+    wanted = {"train": replace(options, shuffle_seed=flags.seed or 0)} if flags.do_train else {}
+    if flags.do_eval:
+        wanted[flags.eval_split] = replace(options, multiple=flags.eval_batch_size)
+    files = {
+        split: race_records(flags.output_dir, flags.data_dir, split, tokenizer, cut, chosen)
+        for split, chosen in wanted.items()
+    }
+    return Job(tokenizer, config, files, directory)
+
+
+def graph_of(job: Job) -> BuildGraph:
+    """The multiple-choice model as a graph."""
+
+    def build(features: Features, options: GraphOptions, mode: str) -> Graph:
+        inputs = ModelInputs(
+            features["input_ids"], features["input_mask"], features["segment_ids"]
+        )
+        labels, weights = features["label_ids"], features["is_real_example"]
+        head = race_head(job.config, inputs, labels, weights, options)
+        kept = {name: features[name] for name in ("label_ids", "is_high_example")}
+        return Graph(head.loss, {**head.predictions, "loss": head.per_example_loss, **kept})
+
+    return build
+
+
+def input_of(file: ExampleFile, config: InputConfig) -> InputFn:
+    """The questions of a record file."""
+    return finetune_input_fn([(str(file.path), file.num_examples)], file.schema, config)
+
+
+def train(flags: Flags, job: Job, directory: RunDirectory) -> int:
+    """Fine-tune up to --train_steps; returns the last step."""
+    file = job.files["train"]
+    metadata = {"vocab_path": str(job.tokenizer.path)}
+    training = tf_runs.TrainingJob(
+        job.config, graph_of(job), lambda order: input_of(file, order), metadata
+    )
+    with damage_named([str(file.path)], file.schema):
+        return tf_runs.train_model(flags, directory, training)
+
+
+def evaluate(flags: Flags, job: Job) -> None:
+    """Score all checkpoints on --eval_split."""
+    file, settings = job.files[flags.eval_split], tf_runs.run_settings(flags)
+    if not flags.use_tpu:
+        settings = replace(settings, num_core_per_host=1)
+    settings = replace(settings, predict_batch_size=flags.eval_batch_size)
+    estimator = build_estimator(settings, make_model_fn(graph_of(job), settings))
+    input_fn = input_of(file, InputConfig(is_training=False))
+
+    def scores(checkpoint: Path) -> Scores:
+        with damage_named([str(file.path)], file.schema):
+            found = predict_all(estimator, input_fn, checkpoint)
+        found = {name: values[: file.num_real_examples] for name, values in found.items()}
+        predictions, labels = found["predictions"], found["label_ids"]
+        metrics = race_accuracy(predictions, labels, found["is_high_example"])
+        loss = float(np.mean(found["loss"], dtype=np.float64))
+        return {flags.eval_split: {**metrics, "loss": loss}}
+
+    tf_runs.evaluate_and_keep(flags, scores)
+
+
+def main() -> None:
+    """Do what the flags ask for."""
+    flags = tf_runs.start_program("race", __doc__)
+    job, step = prepare(flags), 0
+    if job.directory is not None:
+        step = train(flags, job, job.directory)
+    if flags.do_eval:
+        evaluate(flags, job)
+    if job.directory is not None:
+        job.directory.finish(step, flags.train_steps)
+
+
+if __name__ == "__main__":
+    run(main)

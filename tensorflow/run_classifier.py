@@ -1,0 +1,12 @@
+"""The name that the original's documentation used for ``classifier.py``.
+
+    python tensorflow/run_classifier.py --do_train=True --task_name=rte ...
+"""
+
+import _paths  # noqa: F401
+
+from classifier import main
+from funnel.cli import run
+
+if __name__ == "__main__":
+    run(main)

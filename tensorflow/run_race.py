@@ -1,0 +1,12 @@
+"""The name that the original's documentation used for ``race.py``.
+
+    python tensorflow/run_race.py --do_train=True --data_dir=RACE ...
+"""
+
+import _paths  # noqa: F401
+
+from funnel.cli import run
+from race import main
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,12 @@
+"""``pretrain.py`` under the name that the original's documentation gave it.
+
+    python tensorflow/train.py --loss_type=electra --record_dir=DIR ...
+"""
+
+import _paths  # noqa: F401
+
+from funnel.cli import run
+from pretrain import main
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+"""The flags of pytorch/squad.py and pytorch/race.py are a promise, as the classifier's are."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from classifier_runs import load_program
+
+# Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
+CLASSIFIERS = {
+    *("dataset", "data_dir", "test_only", "write_prediction", "do_submit", "submit_dir"),
+    *("text_column", "text_b_column", "label_column", "labels", "regression", "metric"),
+    *("train_file", "dev_file", "test_file", "no_header", "delimiter"),
+}
+LONG = {"max_length": 512}
+SQUAD = LONG | {
+    "train_file": "",
+    "predict_file": "",
+    "train_version": "v2",
+    "eval_version": "v2",
+    "do_train": False,
+    "do_predict": False,
+    "predict_dir": "",
+    "target_eval_key": "best_f1",
+    "max_query_length": 64,
+    "doc_stride": 128,
+    "keep_accents": False,
+    "prepro_split": None,
+    "num_proc": 1,
+    "debug_mode": False,
+    "conditional_end": True,
+    "use_answer_class": True,
+    "use_masked_loss": True,
+    "ans_loss_weight": 0.5,
+    "cls_loss_weight": 0.5,
+    "start_n_top": 5,
+    "end_n_top": 5,
+    "n_best_size": 5,
+    "max_answer_length": 64,
+    "do_ensemble": False,
+    "ensemble_ckpts": None,
+    "ensemble_output_file": "",
+    "na_threshold": 0.0,
+    "search_threshold": False,
+}
+RACE = LONG | {
+    "data_dir": "",
+    "do_train": False,
+    "do_eval": False,
+    "eval_split": "dev",
+    "eval_model_dir": "",
+    "max_qa_length": 128,
+}
+# Other names of a flag, and the negative forms of switches.
+ALIASES = {"max_seq_length", "eval_batch_size"}
+SWITCHES = {"no-conditional_end", "no-use_answer_class", "no-use_masked_loss"}
+
+
+def names_of(parser):
+    found = {o.removeprefix("--") for a in parser._actions for o in a.option_strings}
+    return found - {"-h", "help"}
+
+
+@pytest.fixture(scope="module")
+def parsers():
+    shared = load_program("torch_flags").classifier_parser("")
+    squad = load_program("squad").squad_flags.squad_parser("")
+    race = load_program("race").race_parser("")
+    return {"shared": shared, "squad": squad, "race": race}
+
+
+@pytest.mark.parametrize(
+    ("program", "own", "more"),
+    [("squad", SQUAD, ALIASES | SWITCHES | {"predict_batch_size"}), ("race", RACE, ALIASES)],
+)
+def test_names_and_defaults_are_frozen(parsers, program, own, more):
+    shared = vars(parsers["shared"].parse_args([]))
+    expected = {name: shared[name] for name in shared.keys() - CLASSIFIERS} | own
+    assert vars(parsers[program].parse_args([])) == expected
+    more = more | (names_of(parsers["shared"]) - shared.keys() - {"task_name"})
+    assert names_of(parsers[program]) == {*expected, *more}
+
+
+@pytest.mark.parametrize("name", ["predict_batch_size", "eval_batch_size"])
+def test_batch_sizes_by_the_original_names(parsers, name):
+    assert parsers["squad"].parse_args([f"--{name}=7"]).valid_bsz == 7
+    if name == "eval_batch_size":
+        args = parsers["race"].parse_args([f"--{name}=7"])
+        assert (args.valid_bsz, args.test_bsz) == (7, 7)

@@ -1,0 +1,183 @@
+"""The command lines of the TensorFlow programs: the frozen set of flags, and what they become."""
+
+import os
+import subprocess
+
+import pytest
+
+pytest.importorskip("absl")
+
+import tf_start
+
+import house
+import tf_flags
+from funnel.errors import ConfigError
+from funnel.tokenization import get_tokenizer
+from tf_flag_table import ALIASES, PROGRAMS, new_flags, original_flags
+
+VOCABULARY = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "a", "b"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    return get_tokenizer("word_piece", str(path))
+
+
+def _parse(program, *arguments):
+    return tf_flags.parse(program, "", arguments)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_set_and_defaults_are_frozen(program):
+    flags, original = vars(_parse(program)), original_flags(program)
+    assert set(flags) - {"given"} == set(original) | new_flags(program)
+    assert {name: flags[name] for name in original} == original
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_is_accepted(program):
+    values = tf_flags.flag_set(program).values
+    arguments = []
+    for name in {*original_flags(program), *new_flags(program)}:
+        flag = values[name]
+        if hasattr(flag.parser, "enum_values"):
+            arguments.append(f"--{name}={flag.parser.enum_values[-1]}")
+        elif flag.boolean:
+            arguments += [f"--{name}=false", f"--no{name}", f"--{name}", f"--{name}=True"]
+        else:
+            arguments.append(f"--{name}={flag.value or 1}")
+    parsed = _parse(program, *arguments)
+    assert parsed.given == set(original_flags(program)) | new_flags(program)
+
+
+def test_aliases_and_spellings():
+    for name, (letters, target) in ALIASES.items():
+        for program, letter in PROGRAMS.items():
+            if letter in letters:
+                assert getattr(_parse(program, f"--{name}=7"), target) in ("7", 7)
+    for spelling in ("ELECTRA", "electra"):
+        assert _parse("pretrain", f"--loss_type={spelling}").loss_type == "electra"
+
+
+def test_help_has_every_flag_once_and_common_ones_first(capsys):
+    with pytest.raises(SystemExit) as ended:
+        _parse("classifier", "--help")
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and text.startswith("usage: classifier.py")
+    for name in vars(_parse("classifier")).keys() - {"given"}:
+        assert text.count(f"  --{name} ") == 1, name
+    assert text.index("--task_name") < text.index("--train_steps") < text.index("--adam_beta1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nosuch=1"], "nosuch"),
+        (["--train_steps=many"], "train_steps=many"),
+        (["--pooling_type=sum"], "pooling_type"),
+        (["--do_train", "True"], "'True' is no flag"),
+    ],
+)
+def test_wrong_command_lines(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        _parse("classifier", *arguments)
+
+
+def test_model_from_flags_and_from_files(tmp_path, tokenizer):
+    sizes = ["--d_model=32", "--n_head=4", "--block_size=2_2"]
+    config = tf_flags.model_config(_parse("classifier", *sizes), tokenizer)
+    assert (config.d_model, config.vocab_size, config.rel_attn_type) == (32, 9, "rel_shift")
+    asked = _parse("classifier", *sizes, "--rel_attn_type=factorized")
+    assert tf_flags.model_config(asked, tokenizer).rel_attn_type == "factorized"
+    on_tpu = tf_flags.model_config(_parse("classifier", *sizes, "--use_tpu"), tokenizer)
+    assert on_tpu.rel_attn_type == "factorized"
+
+    path = tmp_path / "net_config.json"
+    on_tpu.replace(d_inner=77).save_net_config(path)
+    file = f"--model_config={path}"
+    config = tf_flags.model_config(_parse("classifier", file), tokenizer)
+    assert (config.d_model, config.d_inner, config.rel_attn_type) == (32, 77, "rel_shift")
+    flags = _parse("classifier", file, "--overwrite_keys=d_inner,dropout", "--dropout=0.3")
+    config = tf_flags.model_config(flags, tokenizer)
+    assert (config.d_inner, config.dropout) == (2048, 0.3)
+    flags = _parse("classifier", file, "--notruncate_seq", f"--model_dir={tmp_path}")
+    assert not tf_flags.model_config(flags, tokenizer).truncate_seq
+    looks = _parse("classifier", f"--model_dir={tmp_path}")
+    assert tf_flags.model_config(looks, tokenizer).d_inner == 77
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vocab_size=5"], "vocab_size=5"),
+        (["--overwrite_keys=depth"], "'depth' is no setting"),
+        (["--model_config={config}"], "9 tokens, but the model's vocab_size is 4"),
+        (["--cls_id=0"], "cls_id=0: in .* it is 3"),
+    ],
+)
+def test_settings_that_contradict_the_vocabulary(arguments, message, tmp_path, tokenizer):
+    config = tf_flags.model_config(_parse("classifier"), tokenizer).replace(vocab_size=4)
+    config.save_net_config(tmp_path / "net_config.json")
+    given = [a.format(config=tmp_path / "net_config.json") for a in arguments]
+    flags = _parse("classifier", *given, f"--tokenizer_path={tokenizer.path}")
+    with pytest.raises(ConfigError, match=message):
+        tf_flags.model_config(flags, tf_flags.load_tokenizer(flags))
+
+
+def test_optimizer_and_schedule():
+    flags = _parse("race", "--learning_rate=2e-5", "--min_lr_ratio=0.5", "--train_steps=10")
+    assert tf_flags.schedule_config(flags).min_lr == 1e-5
+    optimizer = tf_flags.optimizer_config(flags)
+    assert (optimizer.name, optimizer.weight_decay, optimizer.beta2) == ("funnel_adamw", 0.0, 0.99)
+    with pytest.raises(ConfigError, match="min_lr_ratio=2"):
+        tf_flags.schedule_config(_parse("race", "--min_lr_ratio=2"))
+
+
+def test_what_decides_a_run():
+    one = _parse("classifier", "--learning_rate=1e-4", "--model_dir=a", "--save_steps=5")
+    other = _parse("classifier", "--learning_rate=1e-4", "--model_dir=b", "--use_tpu")
+    assert tf_flags.deciding_settings(one) == tf_flags.deciding_settings(other)
+    other = _parse("classifier", "--learning_rate=2e-4")
+    assert tf_flags.deciding_settings(one) != tf_flags.deciding_settings(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noise"),
+    [([], False), (["--verbose"], True), (["--verbose=True"], True), (["--noverbose"], False)],
+)
+def test_noise_is_on_request(arguments, noise):
+    assert tf_start.asks_for_noise(["--do_train", *arguments]) is noise
+
+
+def _script(expected=0, **environment):
+    """The flags that finetune.sh would give to classifier.py."""
+    done = subprocess.run(
+        ["bash", str(house.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
+        env={"PATH": os.environ["PATH"], "PYTHON": "echo", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == expected, done.stderr
+    return done.stderr if expected else _parse("classifier", *done.stdout.split()[1:])
+
+
+@pytest.mark.parametrize(
+    ("task", "folder", "settings"),
+    [
+        ("RTE", "glue/RTE", (16, 1550, 155, 2e-5, 128)),
+        ("mnli_matched", "glue/MNLI", (64, 18410, 1841, 1e-5, 128)),
+        ("imdb", "imdb", (32, 3905, 390, 1e-5, 512)),
+    ],
+)
+def test_recommended_settings(task, folder, settings):
+    flags = _script(TASK=task)
+    names = ("train_batch_size", "train_steps", "warmup_steps", "learning_rate", "max_seq_length")
+    assert tuple(getattr(flags, name) for name in names) == settings
+    assert flags.data_dir == f"data/{folder}" and flags.log_freq == 7
+
+
+def test_a_task_without_known_steps_needs_them():
+    assert "set STEPS" in _script(expected=2, TASK="csv")
+    assert _script(TASK="csv", STEPS="30").save_steps == 3

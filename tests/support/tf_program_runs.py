@@ -1,0 +1,60 @@
+"""Ways to run the TensorFlow programs in tests, beside PyTorch's programs of the same names."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import house
+
+TENSORFLOW = house.PROGRAM_DIRECTORIES["tensorflow"]
+
+
+def load_tf_program(name):
+    """A program of tensorflow/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"tensorflow_{name}", TENSORFLOW / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def classifier_flags(folder, model_dir="run", **changes):
+    """Flags of a run on what ``classifier_runs.write_files`` wrote; None leaves a flag out."""
+    flags = {
+        "do_train": True,
+        "task_name": "cola",
+        "data_dir": folder / "CoLA",
+        "output_dir": folder / "records",
+        "model_dir": folder / model_dir,
+        "tokenizer_path": folder / "vocab.txt",
+        "model_config": folder / "net_config.json",
+        "max_seq_length": 16,
+        "train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "train_steps": 4,
+        "log_freq": 1,
+        "seed": 1,
+    }
+    return [f"--{name}={value}" for name, value in (flags | changes).items() if value is not None]
+
+
+def kill_tf_program(name, flags, is_time, log):
+    """Start a program and kill it, without warning, as soon as ``is_time()``; its exit status."""
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(TENSORFLOW / f"{name}.py"), *flags],
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 400
+        while process.poll() is None and not is_time():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        return process.wait()

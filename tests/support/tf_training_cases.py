@@ -1,0 +1,72 @@
+"""A toy regression under the real estimator: what tests of the training skeleton share."""
+
+from __future__ import annotations
+
+from support_tf import import_tensorflow
+
+tf = import_tensorflow().compat.v1
+
+import numpy as np
+
+from funnel.optimization import OptimizerConfig, ScheduleConfig
+from funnel_tf.estimator import Graph, RunSettings, TrainConfig
+
+EXAMPLES, WIDTH = 64, 3
+
+
+class Recorder:
+    """A log that remembers what it was told."""
+
+    def __init__(self):
+        self.rows = []
+
+    def log(self, step, split, **scalars):
+        self.rows.append({"step": step, "split": split, **scalars})
+
+    def close(self):
+        """Nothing is open."""
+
+
+def toy_graph(features, options, mode):
+    """Least squares; named so that decay and layers apply as in a model."""
+    with tf.variable_scope("model/encoder/layer_0", reuse=tf.AUTO_REUSE, use_resource=True):
+        kernel = tf.get_variable("kernel", [WIDTH], initializer=tf.ones_initializer())
+        bias = tf.get_variable("bias", [], initializer=tf.zeros_initializer())
+    found = tf.linalg.matvec(features["x"], kernel) + bias
+    losses = tf.square(found - features["y"])
+    size = tf.cast(tf.size(losses), tf.float32)
+    metrics = {"mse": (tf.reduce_sum(losses), size)}
+    return Graph(tf.reduce_mean(losses), {"found": found}, metrics, {"bias": bias})
+
+
+def toy_data():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(EXAMPLES, WIDTH)).astype("f")
+    return {"x": x, "y": (x @ np.array([2.0, -1.0, 0.5]) + 0.3).astype("f")}
+
+
+def toy_input(start_step=0, step_examples=16, repeat=True, broken=False):
+    """Batches in a fixed order; ``broken`` puts NaN into the third step's examples."""
+    data = toy_data()
+    if broken:
+        data["y"][2 * step_examples] = np.nan
+
+    def input_fn(params):
+        examples = tf.data.Dataset.from_tensor_slices(data)
+        examples = examples.repeat() if repeat else examples
+        examples = examples.skip(start_step * step_examples)
+        return examples.batch(params["batch_size"], drop_remainder=repeat)
+
+    return input_fn
+
+
+def toy_settings(model_dir, **changes):
+    return RunSettings(
+        str(model_dir),
+        **{"train_steps": 8, "train_batch_size": 16, "log_freq": 1, "save_steps": 4, **changes},
+    )
+
+
+def toy_training(**changes):
+    optimizer = OptimizerConfig("funnel_adamw", weight_decay=0.1, clip=1.0)
+    return TrainConfig(optimizer, ScheduleConfig(0.05, 8, 2), **changes)

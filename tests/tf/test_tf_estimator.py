@@ -1,0 +1,219 @@
+"""The training skeleton with a toy graph: logs, restarts, replicas, summaries, first weights."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from support_tf import import_tensorflow
+
+tf = import_tensorflow().compat.v1
+
+import tf_start
+
+import house
+from funnel.errors import CheckpointError, ConfigError, RunError
+from funnel.reporting import read_metrics
+from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
+from funnel_tf import starting_point
+from funnel_tf.estimator import (
+    RunSettings,
+    build_estimator,
+    evaluate_graph,
+    make_model_fn,
+    predict_all,
+    train,
+)
+from funnel_tf.runs import latest_step
+from funnel_tf.starting_point import InitConfig
+from tf_training_cases import (
+    EXAMPLES,
+    Recorder,
+    toy_data,
+    toy_graph,
+    toy_input,
+    toy_settings,
+    toy_training,
+)
+
+tf_start.quiet()
+
+
+def _run(settings, log=None, init=None, input_fn=None, **training):
+    model_fn = make_model_fn(toy_graph, settings, toy_training(**training), init, log)
+    estimator = build_estimator(settings, model_fn)
+    return train(estimator, input_fn or toy_input(latest_step(settings.model_dir)), settings)
+
+
+def _losses(log):
+    return [row["loss"] for row in log.rows]
+
+
+def test_a_run_continues_as_if_nothing_had_happened(tmp_path):
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    assert _run(toy_settings(tmp_path / "whole"), whole) == 8
+    assert _run(toy_settings(tmp_path / "parts", train_steps=4), first) == 4
+    assert _run(toy_settings(tmp_path / "parts"), second) == 8
+    assert [row["step"] for row in whole.rows] == list(range(1, 9))
+    assert _losses(first) + _losses(second) == _losses(whole)
+    assert sum(_losses(whole)[4:]) < sum(_losses(whole)[:4])  # the same four batches twice
+    assert {"loss", "lr", "grad_norm", "bias", "examples_per_second"} <= set(whole.rows[0])
+    ends = [dict(TFCheckpoint(tmp_path / name)) for name in ("whole", "parts")]
+    assert sorted(ends[0]) == sorted(ends[1])
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_log_lines_carry_the_mean_since_the_last_one(tmp_path):
+    every, third = Recorder(), Recorder()
+    _run(toy_settings(tmp_path / "a"), every)
+    _run(toy_settings(tmp_path / "b", log_freq=3), third)
+    assert [row["step"] for row in third.rows] == [3, 6, 8]
+    losses = _losses(every)
+    means = [np.mean(losses[:3]), np.mean(losses[3:6]), np.mean(losses[6:])]
+    np.testing.assert_allclose(_losses(third), means, rtol=1e-6)
+
+
+def test_evaluation_and_prediction_count_every_example_once(tmp_path, caplog):
+    settings = toy_settings(tmp_path, train_steps=2, eval_batch_size=10, predict_batch_size=10)
+    _run(settings, Recorder())
+    estimator = build_estimator(settings, make_model_fn(toy_graph, settings))
+    prefix = tmp_path / "model.ckpt-2"
+    found = predict_all(estimator, toy_input(repeat=False), prefix)["found"]
+    assert found.shape == (EXAMPLES,)
+    scores = evaluate_graph(estimator, toy_input(repeat=False), prefix, 7)
+    assert scores == {"mse": pytest.approx(np.mean((found - toy_data()["y"]) ** 2), rel=1e-5)}
+
+
+def test_training_that_is_finished_is_not_repeated(tmp_path, caplog):
+    settings = toy_settings(tmp_path, train_steps=2)
+    _run(settings, Recorder())
+    again = Recorder()
+    with caplog.at_level("INFO", "funnel_tf"):
+        assert _run(settings, again) == 2
+    assert not again.rows and "training is finished at step 2" in caplog.text
+
+
+def test_nan_ends_a_run_or_is_skipped(tmp_path):
+    settings, log = toy_settings(tmp_path / "ends"), Recorder()
+    with pytest.raises(RunError, match="loss is NaN after step 0.*--skip_nan_grad"):
+        _run(settings, log, input_fn=toy_input(broken=True))
+    log = Recorder()
+    settings = toy_settings(tmp_path / "skips")
+    assert _run(settings, log, input_fn=toy_input(broken=True), skip_nan_grad=True) == 8
+    assert [row["skipped"] for row in log.rows] == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert math.isfinite(log.rows[3]["loss"])
+
+
+def test_host_call_writes_the_summaries_of_a_tpu(tmp_path):
+    _run(toy_settings(tmp_path, log_freq=2), log=None)
+    rows = {}
+    for path in tmp_path.glob("events.out.tfevents.*"):
+        for event in tf.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                rows.setdefault(value.tag, []).append(event.step)
+    assert rows["train/loss"] == rows["train/lr"] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"train_batch_size": 0}, "train_batch_size=0"), ({"save_steps": 0}, "save_steps=0")],
+)
+def test_settings_that_cannot_work(change, message):
+    with pytest.raises(ConfigError, match=message):
+        RunSettings("x", **change)
+
+
+def test_a_tpu_needs_an_address(tmp_path):
+    settings = toy_settings(tmp_path, use_tpu=True)
+    with pytest.raises(ConfigError, match="--tpu=local.*--use_tpu=False"):
+        build_estimator(settings, make_model_fn(toy_graph, settings))
+
+
+def _toy_weights(**changes):
+    weights = {
+        "model/encoder/layer_0/kernel": np.array([3.0, 3.0, 3.0], "f"),
+        "model/encoder/layer_0/bias": np.array(0.5, "f"),
+        "model/encoder/layer_0/kernel/adam_m": np.array([1.0, 1.0, 1.0], "f"),
+        "global_step": np.array(5, np.int64),
+    }
+    return {k: v for k, v in (weights | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(("with_optimizer", "step"), [(False, 1), (True, 6)])
+def test_first_weights_from_a_checkpoint(tmp_path, with_optimizer, step):
+    write_tf_checkpoint(tmp_path / "init" / "model.ckpt", _toy_weights())
+    init = InitConfig(str(tmp_path / "init"), with_optimizer)
+    settings = toy_settings(tmp_path / "run", train_steps=step, save_steps=1)
+    log = Recorder()
+    assert _run(settings, log, init) == step
+    data = toy_data()
+    error = data["x"][:16] @ np.full(3, 3.0) + 0.5 - data["y"][:16]
+    assert log.rows[0]["step"] == step
+    assert log.rows[0]["loss"] == pytest.approx(np.mean(error**2), rel=1e-5)
+    begin = TFCheckpoint(tmp_path / "run" / f"model.ckpt-{step - 1}")
+    assert begin["model/encoder/layer_0/kernel/adam_m"].max() == float(with_optimizer)
+
+
+def test_all_that_does_not_fit_is_in_one_message(tmp_path):
+    weights = _toy_weights(
+        **{
+            "model/encoder/layer_0/kernel": np.zeros((2, 2), "f"),
+            "model/encoder/layer_0/bias": None,
+        }
+    )
+    write_tf_checkpoint(tmp_path / "init" / "model.ckpt", weights)
+    with pytest.raises(CheckpointError) as caught:
+        _run(toy_settings(tmp_path / "run"), Recorder(), InitConfig(str(tmp_path / "init")))
+    message = str(caught.value)
+    assert "1 missing: model/encoder/layer_0/bias" in message
+    assert "1 of another shape: model/encoder/layer_0/kernel [2, 2] should be [3]" in message
+
+
+def test_heads_may_start_fresh(caplog):
+    with tf.Graph().as_default():
+        names = ("model/encoder/layer_0/bias", "model/rte/logit/bias")
+        variables = [tf.get_variable(name, [2], use_resource=True) for name in names]
+        report = starting_point.compare(variables, {})
+    assert report.missing == [names[0]] and report.fresh == [names[1]]
+
+
+_TWO_DEVICES = """
+import sys
+import tensorflow.compat.v1 as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, halves)
+import tf_start
+tf_start.quiet()
+from funnel.reporting import MetricsLog
+from funnel_tf.estimator import build_estimator, make_model_fn, train
+from tf_training_cases import toy_graph, toy_input, toy_settings, toy_training
+
+for devices in (1, 2):
+    settings = toy_settings(f"{sys.argv[1]}/{devices}", num_core_per_host=devices)
+    log = MetricsLog(settings.model_dir)
+    model_fn = make_model_fn(toy_graph, settings, toy_training(per_core_clip=False), log=log)
+    train(build_estimator(settings, model_fn), toy_input(), settings)
+    log.close()
+"""
+
+
+def test_two_devices_train_to_the_losses_of_one(tmp_path):
+    """With weight decay, which the original refused on several devices, and clipping."""
+    roots = ("common", "tensorflow", "tests/support")
+    path = ":".join(str(house.ROOT / root) for root in roots)
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES, str(tmp_path)],
+        env={**__import__("os").environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = ([r["loss"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in "12")
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    one, two = (dict(TFCheckpoint(tmp_path / n)) for n in "12")
+    assert sorted(one) == sorted(two)
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-7, err_msg=name)

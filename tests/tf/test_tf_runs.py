@@ -1,0 +1,115 @@
+"""The directory of a run in the TensorFlow tree: claims, checkpoints, retention, the best one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from funnel.config import ModelConfig
+from funnel.errors import CheckpointError, RunError
+from funnel.reporting import NullLog
+from funnel.tf_checkpoint import write_tf_checkpoint
+from support_tf import import_tensorflow
+
+import_tensorflow()
+
+from funnel_tf.evaluation import Best, Retention, best_checkpoint, evaluate_all, write_best
+from funnel_tf.runs import RunDirectory, latest_step, saved_steps
+
+CONFIG = ModelConfig(20, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32)
+
+
+def _save(folder, *steps):
+    for step in steps:
+        write_tf_checkpoint(folder / f"model.ckpt-{step}", {"x": np.zeros(1, np.float32)})
+
+
+def _begin(folder, overwrite=False, **settings):
+    directory = RunDirectory(folder, {"lr": 1, "steps": (1, 2), **settings}, overwrite=overwrite)
+    directory.create(CONFIG, {"seed": 7}, {"labels": ["a", "b"]})
+    return directory
+
+
+def test_a_directory_belongs_to_one_run(tmp_path):
+    _begin(tmp_path)
+    assert _begin(tmp_path, lr=2).step == 0  # nothing had begun
+    _save(tmp_path, 3)
+    again = _begin(tmp_path, lr=2)
+    assert (again.step, again.seed) == (3, 7)
+    with pytest.raises(RunError, match="another run stands there .--lr was 2, now 1"):
+        _begin(tmp_path)
+    again.finish(3, 3)
+    with pytest.raises(RunError, match="finished"):
+        _begin(tmp_path, lr=2)
+    (tmp_path / "notes.txt").write_text("mine")
+    anew = _begin(tmp_path, overwrite=True)
+    assert (anew.step, anew.seed) == (0, None) and latest_step(tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"notes.txt", "run_config.json", "net_config.json", "labels.json"}
+
+
+def test_foreign_checkpoints_are_left_alone(tmp_path):
+    _save(tmp_path, 5)
+    with pytest.raises(RunError, match="holds checkpoints but no run_config.json"):
+        _begin(tmp_path)
+
+
+def test_checkpoints_by_step(tmp_path):
+    _save(tmp_path, 100, 20, 3)
+    assert [saved.step for saved in saved_steps(tmp_path)] == [3, 20, 100]
+    assert [saved.step for saved in saved_steps(tmp_path, after=3, upto=99)] == [20]
+    with pytest.raises(CheckpointError, match="step above 100"):
+        saved_steps(tmp_path, after=100)
+
+
+@pytest.mark.parametrize(
+    ("retention", "kept"),
+    [
+        (Retention(), [2, 4]),
+        (Retention(best_only=True), [2]),
+        (Retention(everything=True), [1, 2, 3, 4]),
+    ],
+)
+def test_retention(tmp_path, retention, kept):
+    _save(tmp_path, 1, 2, 3, 4)
+    best = next(saved for saved in saved_steps(tmp_path) if saved.step == 2)
+    retention.apply(tmp_path, best)
+    assert [saved.step for saved in saved_steps(tmp_path)] == kept
+    assert latest_step(tmp_path) == kept[-1]
+    assert len(list(tmp_path.glob("*.data-*"))) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "best"),
+    [
+        ([0.2, 0.5, 0.5], True, 2),
+        ([0.2, 0.5, 0.1], False, 3),
+        ([math.nan, 0.1, math.nan], True, 2),
+        ([math.nan, math.nan, math.nan], True, 1),
+    ],
+)
+def test_the_best_checkpoint(tmp_path, values, higher, best):
+    _save(tmp_path, 1, 2, 3)
+    scores = dict(zip((1, 2, 3), values, strict=True))
+
+    def evaluate(prefix):
+        value = scores[int(prefix.name.rpartition("-")[2])]
+        return {"dev": {"accuracy": value, "loss": 1.0}, "test": {"accuracy": 0.0}}
+
+    found = evaluate_all(saved_steps(tmp_path), evaluate, NullLog(), higher)
+    assert found.saved.step == best
+    write_best(found, tmp_path)
+    result = json.loads((tmp_path / "best_result.json").read_text())
+    assert (result["split"], result["metric"], result["step"]) == ("dev", "accuracy", best)
+    assert best_checkpoint(tmp_path) == tmp_path / f"model.ckpt-{best}"
+
+
+def test_best_checkpoint_elsewhere_or_gone(tmp_path):
+    _save(tmp_path / "there", 1)
+    (tmp_path / "here").mkdir()
+    best = Best(saved_steps(tmp_path / "there")[0], {"dev": {"accuracy": 1.0}})
+    write_best(best, tmp_path / "here")
+    assert best_checkpoint(tmp_path / "here") == tmp_path / "there" / "model.ckpt-1"
+    (tmp_path / "there" / "model.ckpt-1.index").unlink()
+    assert best_checkpoint(tmp_path / "here") is None
