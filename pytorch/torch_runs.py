@@ -118,6 +118,8 @@ def open_output(
     if directory is None:
         return RunOutput(**more)
     information = {"seed": granted.seed, "command": sys.argv}
+    # A process that is still looking at the directory must not find what this run writes.
+    world.barrier()
     world.in_first(lambda: directory.create(config, information))
     step = directory.resume_step
     log = MetricsLog(directory.path, resume_step=step) if world.is_first else NullLog()

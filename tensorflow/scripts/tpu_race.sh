@@ -13,8 +13,8 @@ SAVE_STEPS=${SAVE_STEPS:-2400}
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-USE_TPU=${USE_TPU:-True} DEVICES=$CORES SAVE_STEPS=$SAVE_STEPS \
-  MODEL_DIR=${MODEL_DIR:-exp/tpu-race} exec bash "$here/race.sh" \
+export USE_TPU=${USE_TPU:-True} DEVICES=$CORES SAVE_STEPS MODEL_DIR=${MODEL_DIR:-exp/tpu-race}
+exec bash "$here/race.sh" \
   --tpu="$TPU" \
   --num_hosts="$HOSTS" \
   --iterations="$SAVE_STEPS" \
