@@ -7,12 +7,12 @@ r"""Turn a Wikipedia dump into text: one sentence per line, an empty line after 
     python data-scripts/prepare_wikipedia.py --input 'enwiki-*-pages-articles*.xml-p*.bz2' \
         --output_dir corpus/wikipedia --num_task=8 --task=0        # one machine of eight
 
-Dumps come from dumps.wikimedia.org. Any language, .xml or .xml.bz2, "multistream" or not: every process reads its own part of the file.
-Kept is what a reader sees as running text; templates, tables, references, formulas, pictures,
-headings and lists go, and with them redirects and pages that are no articles. The same command
-again does only what is missing. The dump is read where it lies, never unpacked on disk. The English
-one (25 GB, 100 GB unpacked) takes some 5 hours of one core, divided by the number of processes, and
-leaves an estimated 16 GB of text.
+Dumps come from dumps.wikimedia.org. Any language, .xml or .xml.bz2, "multistream" or not: every
+process reads its own part of the file. Kept is what a reader sees as running text; templates,
+tables, references, formulas, pictures, headings and lists go, and with them redirects and pages
+that are no articles. The same command again does only what is missing. The dump is read where it
+lies, never unpacked on disk. The English one (25 GB, 100 GB unpacked) takes some 5 hours of one
+core, divided by the number of processes, and leaves an estimated 16 GB of text.
 """
 
 from __future__ import annotations

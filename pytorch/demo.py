@@ -1,12 +1,11 @@
-"""The whole way on one page: text, vocabulary, records, pretraining, fine-tuning, a comparison.
+"""The whole way on one page: data, training, a comparison, in five minutes on two CPU cores.
 
     make demo                                   (creates a virtual environment first)
     python pytorch/demo.py --output_dir=demo_output
 
 Makes a small labelled task from the docstrings of the standard library (nothing is downloaded),
-pretrains a small Funnel-Transformer with ELECTRA on their text, fine-tunes it on the task, and a
-second one from random weights, and prints the test accuracy of both beside the majority class's and
-a bag-of-words classifier's. Eight minutes on two CPU cores.
+trains a small Funnel-Transformer on it from random weights with `pytorch/classifier.py`, and prints
+its test accuracy beside the majority class's and a bag-of-words classifier's.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a small model trained from random weights wants: a learning rate a hundred times that of
 # fine-tuning a released one (pytorch/README.md).
 TRAINING = {"max_length": 64, "train_bsz": 32, "lr": 1e-3, "seed": 1}
-# Pretraining sees the text a few times only: dropout would cost time and help nothing.
-SEQ_LEN = 64
-PRETRAINING = {"train_bsz": 16, "lr": 1e-3, "warmup_steps": 100, "dropout": 0, "dropatt": 0}
 
 NEXT = """\
 What to type next:
@@ -59,55 +55,22 @@ def run_program(path: str, *arguments: str) -> None:
         raise FunnelError(f"{path} ended with exit code {status}; its message is above")
 
 
-def flag_list(**flags: object) -> list[str]:
-    """``--name=value`` of each; an empty value leaves its flag out."""
-    return [f"--{name}={value}" for name, value in flags.items() if value != ""]
-
-
-def pretrain(data: Path, output: Path, steps: int) -> Path:
-    """Pretrain the small Funnel on the demo's text; the folder of the result."""
-    records, model_dir = output / "records", output / "electra"
-    text = {"input_glob": data / "corpus.txt", "tokenizer_path": data / "vocab.txt"}
-    text |= {"save_dir": records, "seq_len": SEQ_LEN}
-    run_program("pytorch/create_pretrain_data.py", *flag_list(**text))
-    flags = {
-        "loss_type": "electra",
-        "record_dir": records,
-        "seq_len": SEQ_LEN,
-        "tokenizer_path": data / "vocab.txt",
-        "config": ROOT / "configs" / "small-cpu.json",
-        "overwrite_keys": "dropout,dropatt",
-        "model_dir": model_dir,
-        "device_id": -1,
-        "train_steps": steps,
-        "save_steps": steps,
-        "seed": 1,
-        **PRETRAINING,
-    }
-    run_program("pytorch/pretrain.py", *flag_list(**flags), "--overwrite")
-    return model_dir / "last"
-
-
-def train_funnel(data: Path, model_dir: Path, epochs: int, init_ckpt: Path | None = None) -> None:
+def train_funnel(data: Path, model_dir: Path, epochs: int) -> None:
     """Train the small Funnel on the demo task; the best model on dev predicts the test split."""
-    config = ROOT / "configs" / "small-cpu.json"
     flags = {
         "dataset": "tsv",
         "data_dir": data,
         "tokenizer_path": data / "vocab.txt",
-        "init_ckpt": init_ckpt or "",
-        "model_config": "" if init_ckpt else config,
-        # Back from the pretraining's dropout to that of the flags, which the other run has too.
-        "overwrite_keys": "dropout,dropatt",
+        "model_config": ROOT / "configs" / "small-cpu.json",
         "model_dir": model_dir,
         "device_id": -1,
         "epochs": epochs,
         "n_log_epoch": 10,
         **TRAINING,
     }
-    run_program(
-        "pytorch/classifier.py", *flag_list(**flags), "--write_prediction", "--overwrite"
-    )
+    switches = ["--write_prediction", "--overwrite"]
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    run_program("pytorch/classifier.py", *arguments, *switches)
 
 
 def read_texts(data: Path, split: str) -> tuple[list[str], list[str]]:
@@ -156,9 +119,9 @@ def funnel_accuracy(data: Path, model_dir: Path) -> float:
 
 
 def report(results: dict[str, float], output: Path, seconds: float) -> None:
-    print(f"\n{'test accuracy':24}\n{'-' * 31}")
+    print(f"\n{'test accuracy':22}\n{'-' * 29}")
     for name, value in results.items():
-        print(f"{name:24} {100 * value:5.1f}%")
+        print(f"{name:22} {100 * value:5.1f}%")
     python = Path(sys.executable)
     beside = python.with_name("tensorboard").exists()
     shown = {
@@ -175,23 +138,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="results")
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the training data")
-    parser.add_argument("--pretrain_steps", type=int, default=1500, help="steps of pretraining")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the training data")
     args = parser.parse_args()
     start = time.monotonic()
-    data = args.output_dir / "data"
+    data, model_dir = args.output_dir / "data", args.output_dir / "model"
     run_program("data-scripts/make_demo_data.py", f"--output_dir={data}")
-    electra = pretrain(data, args.output_dir, args.pretrain_steps)
-    models = {
-        "Funnel, random weights": (args.output_dir / "from_scratch", None),
-        "Funnel, pretrained": (args.output_dir / "fine_tuned", electra),
-    }
-    for model_dir, init_ckpt in models.values():
-        train_funnel(data, model_dir, args.epochs, init_ckpt)
+    train_funnel(data, model_dir, args.epochs)
     levels = baselines(data)
-    results = dict(levels["test"])
-    results |= {name: funnel_accuracy(data, model_dir) for name, (model_dir, _) in models.items()}
-    runs = {name: model_dir / METRICS_FILE for name, (model_dir, _) in models.items()}
+    results = {**levels["test"], "Funnel-Transformer": funnel_accuracy(data, model_dir)}
+    runs = {"Funnel": model_dir / METRICS_FILE}
     plot_curves(runs, args.output_dir / "curves.png", metric="accuracy", levels=levels["dev"])
     seconds = time.monotonic() - start
     atomic_write_json(args.output_dir / "results.json", {**results, "seconds": round(seconds)})
