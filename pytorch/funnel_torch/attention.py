@@ -9,16 +9,38 @@ not content (position, segment, [CLS] rule, padding) becomes one additive bias f
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.config import ModelConfig
 from funnel_torch.context import AttentionContext
+from funnel_torch.dropout import Dropout
+from funnel_torch.products import Dense, linear
+from funnel_torch.softmax_attention import attend
 
 # A shared layer at the entrance of a block alternates between two tables.
 _KEPT_PROJECTIONS = 2
+# Queries attended with at a time; see _query_chunks.
+_CHUNK = 128
+_CHUNK_ON_GPU = 1024
+
+
+class _BiasTerms(NamedTuple):
+    """Parts of the additive bias of one layer.
+
+    Attributes:
+        position_query: [N, B, Tq, d].
+        table: projected distances [N, d, R], None in the factorized form.
+        segment_gain: what a key of the query's own segment has more [N, B, Tq, 1], or None.
+        cls_column: column 0 of the bias [N, B, Tq, 1], or None for zeros.
+    """
+
+    position_query: Tensor
+    table: Tensor | None
+    segment_gain: Tensor | None = None
+    cls_column: Tensor | None = None
 
 
 class RelativeAttention(nn.Module):
@@ -43,9 +65,9 @@ class RelativeAttention(nn.Module):
             self.r_s_bias = nn.Parameter(torch.empty(heads, size))
             self.seg_embed = nn.Parameter(torch.empty(2, heads, size))
             self.r_kernel = nn.Parameter(torch.empty(width, heads, size))
-        self.out_proj = nn.Linear(heads * size, width)
+        self.out_proj = Dense(heads * size, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._projections: dict[tuple, Tensor] = {}
 
     def train(self, mode: bool = True) -> RelativeAttention:
@@ -60,74 +82,77 @@ class RelativeAttention(nn.Module):
             [B, Tq, D].
         """
         q, k, v = self._project(query, key)
-        bias = self._bias(q, context)
-        attended = self._attend(q, k, v, bias)
+        attended = self._attend(q, k, v, context)
         merged = attended.permute(1, 2, 0, 3).flatten(2)
         return self.layer_norm(query + self.dropout(self.out_proj(merged)))
 
     def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (r_w_bias added), keys and values, each [N, B, T, d]."""
         heads, size = self.config.n_head, self.config.d_head
-        bias = torch.cat([self.r_w_bias, self.k_bias, self.v_bias]).view(-1)
         if query is key:
-            parts = F.linear(query, self.qkv_weight, bias).unflatten(-1, (3, heads, size))
+            parts = self._product(query, slice(0, 3)).unflatten(-1, (3, heads, size))
             q, k, v = parts.permute(2, 3, 0, 1, 4).unbind(0)
             return q, k, v
-        split = heads * size
-        q = F.linear(query, self.qkv_weight[:split], bias[:split]).unflatten(-1, (heads, size))
-        pair = F.linear(key, self.qkv_weight[split:], bias[split:]).unflatten(-1, (2, heads, size))
+        q = self._product(query, slice(0, 1)).unflatten(-1, (heads, size))
+        pair = self._product(key, slice(1, 3)).unflatten(-1, (2, heads, size))
         k, v = pair.permute(2, 3, 0, 1, 4).unbind(0)
         return q.permute(2, 0, 1, 3), k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """Softmax attention, [N, B, Tq, d]."""
-        dropout = self.config.dropatt if self.training else 0.0
-        needs_grad = torch.is_grad_enabled() and bias is not None and bias.requires_grad
-        if q.is_cuda or not (dropout or needs_grad):
-            return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=self.scale)
-        # On a CPU the fused kernel takes neither dropout nor a bias with a gradient, and its
-        # fallback scales queries and keys separately: fewer passes by hand.
-        scores = torch.matmul(q * self.scale, k.transpose(-1, -2))
-        if bias is not None:
-            scores = scores + bias
-        weights = F.dropout(torch.softmax(scores, -1), dropout)
-        return torch.matmul(weights.to(v.dtype), v)
+    def _product(self, x: Tensor, parts: slice) -> Tensor:
+        """``x`` times some of query, key and value matrix, with biases: [B, T, parts * N * d]."""
+        bias = torch.cat([self.r_w_bias, self.k_bias, self.v_bias][parts]).view(-1)
+        weight = self.qkv_weight.unflatten(0, (3, -1))[parts].flatten(0, 1)
+        return linear(x, weight, bias)
 
-    def _bias(self, q: Tensor, context: AttentionContext) -> Tensor | None:
-        """Everything added to the content scores, [N, B, Tq, Tk] or broadcastable, or None."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        """Softmax attention, [N, B, Tq, d], some queries at a time."""
+        dropout = self.config.dropatt if self.training else 0.0
         if self.config.rel_attn_type == "null":
-            return None if context.key_bias is None else context.key_bias.to(q.dtype)
-        # q carries r_w_bias; the other two biases are reached by their difference.
-        position_query = q + (self.r_r_bias - self.r_w_bias)[:, None, None].to(q.dtype)
-        if self.config.separate_cls:
-            position_query = position_query * context.row_mask(q.dtype)
-        if context.factorized is not None:
-            bias = self._factorized_scores(position_query, context)
+            bias = None if context.key_bias is None else context.key_bias.to(q.dtype)
+            return attend(q, k, v, bias, self.scale, dropout)
+        terms = self._bias_terms(q, context)
+        parts = [
+            attend(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
+            for rows in _query_chunks(context.query_length, q)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def _bias_terms(self, q: Tensor, context: AttentionContext) -> _BiasTerms:
+        """What the bias is made of, once for all queries; ``q`` carries r_w_bias."""
+
+        def query_with(bias: Tensor) -> Tensor:
+            # The other two biases are reached by their difference.
+            result = q + (bias - self.r_w_bias)[:, None, None].to(q.dtype)
+            separate = self.config.separate_cls
+            return result * context.row_mask(q.dtype) if separate else result
+
+        table = None
+        if context.factorized is None:
+            table = self._projected_table(context).to(q.dtype)
+        if context.same_segment is None:
+            return _BiasTerms(query_with(self.r_r_bias), table)
+        # A row's scores may be shifted by a constant without changing its softmax. The segment
+        # term ``different + same_ij * (same - different)`` is therefore added without its first
+        # part, which comes back, negated, only in the [CLS] column that has no segment term.
+        embed = (self.seg_embed * self.scale).to(q.dtype)
+        vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
+        gain, cls_column = torch.matmul(query_with(self.r_s_bias), vectors).split(1, -1)
+        return _BiasTerms(query_with(self.r_r_bias), table, gain, cls_column)
+
+    def _bias(self, terms: _BiasTerms, rows: slice, context: AttentionContext) -> Tensor:
+        """Everything added to the content scores of some queries, [N, B, rows, Tk]."""
+        position_query = terms.position_query[:, :, rows]
+        if terms.table is None:
+            bias = self._factorized_scores(position_query, rows, context)
         else:
-            bias = self._shifted_scores(position_query, context)
+            bias = _shifted_scores(position_query, terms.table, rows.start, context)
         # Without a gradient to keep, the score buffer is this function's own to write into.
         needs_grad = torch.is_grad_enabled() and bias.requires_grad
         in_place = not (needs_grad or torch.jit.is_tracing())
-        return self._add_segments_and_masks(q, bias, context, in_place)
-
-    def _add_segments_and_masks(
-        self, q: Tensor, bias: Tensor, context: AttentionContext, in_place: bool
-    ) -> Tensor:
-        """Segment term, [CLS] column and padding.
-
-        A row's scores may be shifted by a constant without changing its softmax. The segment
-        term ``different + same_ij * (same - different)`` is therefore added without its first
-        part, which comes back, negated, only in the [CLS] column that has no segment term.
-        """
         cls_column = None
-        if context.same_segment is not None:
-            segment_query = q + (self.r_s_bias - self.r_w_bias)[:, None, None].to(q.dtype)
-            if self.config.separate_cls:
-                segment_query = segment_query * context.row_mask(q.dtype)
-            embed = (self.seg_embed * self.scale).to(q.dtype)
-            vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
-            gain, cls_column = torch.matmul(segment_query, vectors).split(1, -1)
-            same = context.same_segment.to(q.dtype)
+        if terms.segment_gain is not None:
+            gain, cls_column = terms.segment_gain[:, :, rows], terms.cls_column[:, :, rows]
+            same = context.same_segment[:, rows].to(bias.dtype)
             bias = bias.addcmul_(gain, same) if in_place else torch.addcmul(bias, gain, same)
         if self.config.separate_cls:
             bias = _set_first_column(bias, cls_column, in_place)
@@ -135,16 +160,6 @@ class RelativeAttention(nn.Module):
             key_bias = context.key_bias.to(bias.dtype)
             bias = bias.add_(key_bias) if in_place else bias + key_bias
         return bias
-
-    def _shifted_scores(self, position_query: Tensor, context: AttentionContext) -> Tensor:
-        """Position scores by distance, read as [N, B, Tq, Tk] through a shifted view."""
-        shift, table = context.shift, self._projected_table(context).to(position_query.dtype)
-        length = context.query_length
-        scores = torch.matmul(position_query.flatten(1, 2), table)
-        flat = scores.view(self.config.n_head, -1, length * shift.count)
-        rows = shift.count - shift.ratio
-        aligned = flat.narrow(-1, shift.offset, length * rows).unflatten(-1, (length, rows))
-        return aligned.narrow(-1, 0, context.key_length)
 
     def _projected_table(self, context: AttentionContext) -> Tensor:
         """``scale * Wr R(x)`` for every distance of the table, [N, d, R].
@@ -170,19 +185,55 @@ class RelativeAttention(nn.Module):
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), table.t())
         return projected * self.scale
 
-    def _factorized_scores(self, position_query: Tensor, context: AttentionContext) -> Tensor:
-        """The same scores through the sine and cosine of differences, [N, B, Tq, Tk]."""
+    def _factorized_scores(
+        self, position_query: Tensor, rows: slice, context: AttentionContext
+    ) -> Tensor:
+        """The same scores through the sine and cosine of differences, [N, B, rows, Tk]."""
         waves = context.factorized
-        # [N, B, Tq, d] x [N, d, D]: the query side of the table's projection.
+        # [N, B, rows, d] x [N, d, D]: the query side of the table's projection.
         kernel = (self.r_kernel * self.scale).permute(1, 2, 0)[:, None].to(position_query.dtype)
         projected = torch.matmul(position_query, kernel)
-        from_sine = torch.matmul(projected * waves.query_sine, waves.key_cosine_sine.t())
-        from_cosine = torch.matmul(projected * waves.query_cosine, waves.key_sine_cosine.t())
+        sine, cosine = waves.query_sine[rows], waves.query_cosine[rows]
+        from_sine = torch.matmul(projected * sine, waves.key_cosine_sine.t())
+        from_cosine = torch.matmul(projected * cosine, waves.key_sine_cosine.t())
         return from_sine + from_cosine
 
     def __getstate__(self) -> dict:
         """Pickle and copy without the cached table."""
         return {**self.__dict__, "_projections": {}}
+
+
+def _query_chunks(length: int, q: Tensor) -> list[slice]:
+    """Ranges of queries to attend with at a time.
+
+    A chunk of c queries meets Tk + s c distances instead of Tk + s Tq, and its scores stay in a
+    CPU's cache; memory grows with Tk instead of its square.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return [slice(0, length)]
+    size = _CHUNK_ON_GPU if q.is_cuda else _CHUNK
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _shifted_scores(
+    position_query: Tensor, table: Tensor, start: int, context: AttentionContext
+) -> Tensor:
+    """Position scores by distance, read as [N, B, rows, Tk] through a shifted view.
+
+    Args:
+        position_query: [N, B, rows, d], the queries from ``start`` on.
+        table: [N, d, R], see ``RelativeRange`` for how it meets queries and keys.
+        start: index of the first query.
+        context: of the layer.
+    """
+    ratio, length = context.shift.ratio, position_query.shape[2]
+    offset = ratio * (length - 1)
+    count = ratio * length + context.key_length
+    table = table.narrow(-1, context.shift.offset - offset - ratio * start, count)
+    scores = torch.matmul(position_query.flatten(1, 2), table)
+    flat = scores.view(len(table), -1, length * count)
+    aligned = flat.narrow(-1, offset, length * (count - ratio))
+    return aligned.unflatten(-1, (length, count - ratio)).narrow(-1, 0, context.key_length)
 
 
 def _set_first_column(bias: Tensor, column: Tensor | None, in_place: bool) -> Tensor:

@@ -14,6 +14,8 @@ from funnel.config import ModelConfig
 from funnel.errors import DataError
 from funnel_torch.attention import RelativeAttention
 from funnel_torch.context import AttentionContext
+from funnel_torch.dropout import Dropout
+from funnel_torch.products import Dense
 
 # Size of the absolute position table of the Transformer baseline (rel_attn_type "null").
 MAX_ABSOLUTE_POSITIONS = 512
@@ -42,7 +44,7 @@ class Embeddings(nn.Module):
             self.position_embeddings = nn.Embedding(MAX_ABSOLUTE_POSITIONS, config.d_embed)
             self.segment_embeddings = nn.Embedding(2, config.d_embed)
         self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """[B, T] ids to [B, T, d_embed].
@@ -69,16 +71,20 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(config.d_model, config.d_inner)
-        self.linear_2 = nn.Linear(config.d_inner, config.d_model)
+        self.linear_1 = Dense(config.d_model, config.d_inner)
+        self.linear_2 = Dense(config.d_inner, config.d_model)
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.activation = activation(config.ff_activation)
-        self.activation_dropout = nn.Dropout(config.dropact)
-        self.dropout = nn.Dropout(config.dropout)
+        self.activation_dropout = Dropout(config.dropact)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        inner = self.activation_dropout(self.activation(self.linear_1(hidden)))
+        if self.activation is gelu:
+            inner = self.linear_1(hidden, gelu=True)
+        else:
+            inner = self.activation(self.linear_1(hidden))
+        inner = self.activation_dropout(inner)
         return self.layer_norm(hidden + self.dropout(self.linear_2(inner)))
 
 

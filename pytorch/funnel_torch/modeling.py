@@ -25,6 +25,7 @@ from funnel_torch.context import (
 from funnel_torch.hub import PretrainedModel
 from funnel_torch.initialization import initialize
 from funnel_torch.layers import Embeddings, FunnelLayer
+from funnel_torch.products import Dense
 
 
 class FunnelOutput(NamedTuple):
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         if config.d_embed != config.d_model:
-            self.input_projection = nn.Linear(config.d_embed, config.d_model)
+            self.input_projection = Dense(config.d_embed, config.d_model)
         self.layers = nn.ModuleList(FunnelLayer(config) for _ in range(config.num_encoder_params))
         self._contexts = ContextBuilder(config)
 

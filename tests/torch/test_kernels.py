@@ -1,0 +1,169 @@
+"""Products, dropout and attention by faster means give what PyTorch's own functions give."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+from torch.autograd import gradcheck, gradgradcheck
+
+from funnel import ModelConfig
+from funnel_torch import FunnelModel, attention, products
+from funnel_torch.dropout import Dropout, draw_kept, dropout
+from funnel_torch.products import Dense, linear, linear_gelu
+from funnel_torch.softmax_attention import attend
+
+
+def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (1, 24), (2, 3, 4, 24)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_linear_and_its_gradients(shape: tuple[int, ...], has_bias: bool) -> None:
+    results = []
+    for function in (linear, F.linear):
+        x, weight = _random(*shape).requires_grad_(), _random(10, 24, seed=1).requires_grad_()
+        bias = _random(10, seed=2).requires_grad_() if has_bias else None
+        out = function(x, weight, bias)
+        inputs = [x, weight] + ([bias] if has_bias else [])
+        results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_takes_views() -> None:
+    x, weight = _random(24, 6).t()[:, ::2], _random(24, 20).t()[:, :12]
+    torch.testing.assert_close(linear(x, weight), x @ weight.t(), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_linear_have_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    # oneDNN has no float64, which the check by differences needs.
+    monkeypatch.setattr(products, "_multiply", F.linear)
+    x, weight, bias = _random(4, 6).double(), _random(3, 6).double(), _random(3).double()
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    assert gradgradcheck(products._Linear.apply, inputs)
+
+
+def test_linear_is_pytorchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("not for these")
+
+    monkeypatch.setattr(products, "_multiply", fail)
+    x, weight = _random(3, 8), _random(4, 8)
+    wide, wide_weight = x.double(), weight.double()
+    torch.testing.assert_close(linear(wide, wide_weight), wide @ wide_weight.t())
+    assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        torch.testing.assert_close(linear(x, weight), x @ weight.t())
+    assert linear(x[:0], weight).shape == (0, 4)
+    with pytest.raises(AssertionError, match="not for these"):
+        linear(x, weight)
+
+
+def test_gelu_fused_and_not() -> None:
+    layer, x = Dense(16, 32), _random(5, 16)
+    expected = F.gelu(F.linear(x, layer.weight, layer.bias), approximate="tanh")
+    torch.testing.assert_close(layer(x, gelu=True), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, gelu=True), expected, rtol=1e-5, atol=1e-6)
+        wide, weight = x.double(), layer.weight.double()
+        expected = F.gelu(wide @ weight.t(), approximate="tanh")
+        torch.testing.assert_close(linear_gelu(wide, weight), expected)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1 / 65536])
+def test_dropout_keeps_the_right_share(rate: float) -> None:
+    torch.manual_seed(3)
+    kept = draw_kept((401, 1003), rate)
+    count = kept.numel()
+    dropped = count - int(kept.sum())
+    assert abs(dropped - count * rate) < 5 * (count * rate) ** 0.5 + 1
+    # Neighbours, which may share a draw, are independent.
+    pairs = (~kept[:, 1:] & ~kept[:, :-1]).double().mean()
+    assert abs(pairs - rate**2) < 5 * rate / count**0.5 + 1e-5
+
+
+def test_dropout_scales_and_its_gradient_has_the_same_zeros() -> None:
+    x = (_random(50, 30).abs() + 1).requires_grad_()
+    y = dropout(x, 0.25)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    torch.testing.assert_close(y, x * gradient)
+    assert dropout(x, 0.0) is not None and torch.equal(dropout(x, 0.0), x)
+    assert not dropout(x, 1.0).any()
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def test_dropout_follows_the_seed() -> None:
+    first, second = (torch.manual_seed(4) and dropout(torch.ones(99), 0.3) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, dropout(torch.ones(99), 0.3))
+
+
+def _heads(*, bias_shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    shapes = ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 5), bias_shape)
+    return [
+        _random(*shape, seed=k, dtype=dtype).requires_grad_() for k, shape in enumerate(shapes)
+    ]
+
+
+@pytest.mark.parametrize("bias_shape", [(2, 3, 4, 6), (3, 1, 6), ()])
+def test_attention_and_its_gradients(bias_shape: tuple[int, ...]) -> None:
+    inputs = _heads(bias_shape=bias_shape, dtype=torch.float64)
+    q, k, v, bias = inputs
+    expected = F.scaled_dot_product_attention(q, k, v, bias, scale=0.3)
+    torch.testing.assert_close(attend(q, k, v, bias, 0.3, 0.0), expected)
+    assert gradcheck(lambda *x: attend(*x, 0.3, 0.0), inputs)
+
+
+def test_attention_dropout_falls_on_the_weights() -> None:
+    q, k, v, bias = _heads(bias_shape=(2, 3, 4, 6), dtype=torch.float64)
+    torch.manual_seed(5)
+    kept = draw_kept((2, 3, 4, 6), 0.4)
+    weights = torch.softmax(q @ k.transpose(-1, -2) * 0.3 + bias, -1) * kept / 0.6
+    expected = weights @ v
+    torch.manual_seed(5)
+    ours = attend(q, k, v, bias, 0.3, 0.4)
+    torch.testing.assert_close(ours, expected)
+    inputs = (q, k, v, bias)
+    gradients = zip(
+        torch.autograd.grad(ours.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    )
+    for mine, reference in gradients:
+        torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("attention_type", ["rel_shift", "factorized"])
+@pytest.mark.parametrize("length", [21, 16])
+def test_queries_in_chunks(
+    attention_type: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(
+        block_size="2_1", decoder_size="1", d_model=16, d_embed=16, n_head=2, d_head=8,
+        d_inner=32, vocab_size=50, dropout=0.0, dropatt=0.0, rel_attn_type=attention_type,
+        init_std=0.3,
+    )  # fmt: skip
+    model = FunnelModel(config).double()
+    ids = torch.randint(50, (3, length), generator=torch.Generator().manual_seed(0))
+    segments = torch.full_like(ids, 1).tril(2)
+    mask = torch.ones(3, length)
+    mask[1, -5:] = 0
+
+    def run() -> tuple[torch.Tensor, ...]:
+        out = model(ids, mask, segments).last_hidden_state
+        gradients = torch.autograd.grad(out.pow(3).sum(), list(model.parameters()))
+        with torch.no_grad():
+            return out, model.eval()(ids, mask, segments).last_hidden_state, *gradients
+
+    whole = run()
+    for size in (1, 4, 7):
+        monkeypatch.setattr(attention, "_CHUNK", size)
+        for ours, expected in zip(run(), whole, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
