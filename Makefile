@@ -29,17 +29,21 @@ lint: $(ALL)  ## style
 	$(BIN)/ruff check .
 
 # glibc returns large blocks to the system after every call by default; these thresholds keep them,
-# for every model measured alike.
-bench: $(ALL)  ## time a forward pass beside transformers' Funnel and BERT
-	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
-	MALLOC_TOP_PAD_=268435456 $(BIN)/python benchmarks/forward.py
+# for everything measured alike.
+BENCHMARKS := models text input_pipeline tensorflow_step finetuning int8 report
+bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
+bench: export MALLOC_TOP_PAD_ := 268435456
+bench: $(ALL)  ## time everything beside other implementations; a quarter of an hour
+	set -e; for part in $(BENCHMARKS); do \
+	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
 
 install: $(ALL)  ## also make `import funnel` work from anywhere in .venv
 	$(BIN)/pip install --no-deps -e .
 
 clean:  ## remove caches and the demo's output; .venv stays
 	rm -rf demo_output .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find common pytorch tensorflow data-scripts tests -name __pycache__ -prune -exec rm -rf {} +
+	find common pytorch tensorflow data-scripts benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[1]
 
-sys.path[:0] = [str(REPOSITORY / room) for room in ("pytorch", "common")]
+# The benchmarks' own folder comes first, also in processes started by them: other folders have a
+# _paths too.
+_ROOMS = ("benchmarks", "pytorch", "tensorflow", "common")
+sys.path[:0] = [str(_ROOT / room) for room in _ROOMS]

@@ -30,6 +30,7 @@ from funnel.extraction import (
 )
 from funnel.extraction_flags import define_flags
 from funnel_torch.extraction import FeatureExtractor
+from funnel_torch.quantization import quantize_int8
 
 
 def parse_flags() -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     define_flags(parser)
+    parser.add_argument("--int8", action="store_true", help="8-bit products; on the CPU")
     flags = parser.parse_args()
     if flags.batch_size < 1 or flags.max_length < 3:
         raise ConfigError("--batch_size must be at least 1 and --max_length at least 3")
@@ -51,8 +53,10 @@ def main() -> None:
     inputs = load_inputs(checkpoint, flags.ids, TextSource(flags.text, *tokens))
 
     extractor = FeatureExtractor.from_checkpoint(checkpoint, **changes)
-    use_gpu = flags.device_id >= 0 and torch.cuda.is_available()
+    use_gpu = flags.device_id >= 0 and torch.cuda.is_available() and not flags.int8
     extractor.to(f"cuda:{flags.device_id}" if use_gpu else "cpu")
+    if flags.int8:
+        quantize_int8(extractor)
     arrays = extract_batches(extractor.extract, inputs, flags.batch_size)
 
     kept = inputs.to_dict() if flags.text else {}

@@ -51,7 +51,7 @@ def pretrain_parser(description: str) -> flags.FlagParser:
     flags.add_optimizer_flags(parser)
     flags.add_distributed_flags(parser)
     # What TensorFlow's pretraining does unless told otherwise.
-    parser.set_defaults(optimizer="funnel_adamw", pool_q_only=True, separate_cls=True)
+    parser.set_defaults(optimizer="funnel_adamw", pool_q_only=True, separate_cls=True, int8=False)
     return parser
 
 

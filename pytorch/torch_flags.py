@@ -102,7 +102,8 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add everything that does not depend on the task."""
     add_training_flags(parser)
     add_start_flags(parser)
-    add_speed_flags(parser)
+    speed = add_speed_flags(parser)
+    speed("--int8", action="store_true", help="8-bit products; evaluation on a CPU")
     add_model_flags(parser)
     add_optimizer_flags(parser)
     add_distributed_flags(parser)
@@ -131,8 +132,7 @@ def add_token_flags(flag: Callable[..., Any]) -> None:
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    flag = group.add_argument
+    flag = parser.add_argument_group("training").add_argument
     flag("--lr", type=float, default=1e-5, help="peak learning rate")
     flag("--train_bsz", type=int, default=16, help="examples per device and step")
     flag("--grad_accum", type=int, default=1, help="such batches per optimizer step")
@@ -177,7 +177,7 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     return group
 
 
-def add_speed_flags(parser: argparse.ArgumentParser) -> None:
+def add_speed_flags(parser: argparse.ArgumentParser) -> Callable[..., Any]:
     group = parser.add_argument_group("device and speed")
     flag = group.add_argument
     flag("--device_id", type=int, default=0, help="GPU; -1: CPU")
@@ -187,11 +187,11 @@ def add_speed_flags(parser: argparse.ArgumentParser) -> None:
     flag("--amp_opt", default="O2", choices=["O1", "O2"], help="of apex; means native AMP here")
     flag("--compile", action="store_true", help="torch.compile the training step")
     flag("--num_workers", type=int, default=0, help="processes that prepare batches")
+    return flag
 
 
 def add_custom_task_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("own data (--dataset=tsv|csv|jsonl)")
-    flag = group.add_argument
+    flag = parser.add_argument_group("own data (--dataset=tsv|csv|jsonl)").add_argument
     flag("--text_column", default="text", help="name or 0-based position")
     flag("--text_b_column", help="second text of pairs")
     flag("--label_column", default="label", help="name or 0-based position")
@@ -228,8 +228,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("optimizer, in detail")
-    flag = group.add_argument
+    flag = parser.add_argument_group("optimizer, in detail").add_argument
     flag("--optimizer", default="adamw", choices=OPTIMIZERS, help="torch's, or TensorFlow tree's")
     flag("--adam_beta1", type=float, default=0.9, help="decay of the first moment")
     flag("--adam_beta2", type=float, default=0.99, help="decay of the second moment")
@@ -241,8 +240,7 @@ def add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("several processes (torchrun sets these itself)")
-    flag = group.add_argument
+    flag = parser.add_argument_group("several processes (torchrun sets these itself)").add_argument
     flag("--distributed_world_size", type=int, help="processes; default all GPUs")
     flag("--distributed_rank", type=int, default=0, help="number of this process")
     flag("--distributed_init_method", help="tcp://host:port where they meet")
@@ -304,6 +302,8 @@ def check_given(args: argparse.Namespace, *names: str) -> None:
 def check_run_flags(args: argparse.Namespace, *, trains: bool, only: str) -> None:
     """Refuse what no fine-tuning can do; ``only`` is the flag of a run that does not train."""
     check_directory(args, trains=trains, only=only)
+    if args.int8 and (trains or args.bf16 or args.fp16):
+        raise ConfigError(f"--int8 goes with {only}, without --bf16, --fp16 and training")
     for name in ("valid_bsz", "test_bsz"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}={getattr(args, name)}: must be at least 1")

@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeVar
 
 import _paths  # noqa: F401
 
+import torch
+
 import torch_flags as flags
 from funnel.checkpoints.base import find_vocabulary
 from funnel.cli import USER_ERROR
@@ -28,6 +30,7 @@ from funnel_torch.data import ExampleSource
 from funnel_torch.distributed import FirstProcessFailed, World, start
 from funnel_torch.finetune import Evaluation, fine_tune
 from funnel_torch.hub import PretrainedModel
+from funnel_torch.quantization import quantize_int8
 from funnel_torch.randomness import seed_everything
 from funnel_torch.runs import RunDirectory, SaveModel
 from funnel_torch.starting_point import build_model
@@ -66,7 +69,10 @@ class ModelPlan(Generic[Model]):
         if checkpoint is not None:
             begin = replace(begin, checkpoint=str(checkpoint), config_path="", overwrite=())
             begin = replace(begin, new_head=False)
-        return build_model(self.head, begin, self.tokenizer, args.max_length, **self.arguments)
+        if args.int8 and args.device_id >= 0 and torch.cuda.is_available():
+            raise ConfigError("--int8 computes on the CPU: it goes with --device_id=-1")
+        model = build_model(self.head, begin, self.tokenizer, args.max_length, **self.arguments)
+        return quantize_int8(model.eval()) if args.int8 else model
 
     def save(self, model: Model, folder: Path) -> None:
         """Write the model with its vocabulary."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,12 @@ from funnel_torch.products import Dense
 # Size of the absolute position table of the Transformer baseline (rel_attn_type "null").
 MAX_ABSOLUTE_POSITIONS = 512
 
-gelu = partial(F.gelu, approximate="tanh")
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation (a function: copies of a model share it)."""
+    return F.gelu(x, approximate="tanh")
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "relu": F.relu,

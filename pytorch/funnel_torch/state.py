@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from funnel.config import ModelConfig
+from funnel.errors import CheckpointError
 
 # Module path (without "funnel.") to variable scope; a layer's own scope comes before it. Heads
 # name theirs in ``variable_scopes``.
@@ -134,7 +135,13 @@ def _same(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def export_tensors(model: nn.Module, config: ModelConfig | None = None) -> dict[str, np.ndarray]:
-    """All parameters as float32 arrays under their TensorFlow names (views where possible)."""
+    """All parameters as float32 arrays under their TensorFlow names (views where possible).
+
+    Raises:
+        CheckpointError: the model was quantized, so that its float weights are gone.
+    """
+    if any(getattr(module, "is_int8", False) for module in model.modules()):
+        raise CheckpointError("an int8 model cannot be saved: its float weights are gone")
     config = config or model.config
     return {
         slot.name: slot.read(parameter.detach().float().cpu()).numpy()

@@ -160,11 +160,17 @@ def _shifted_scores(
     scores = _per_head(queries, tf.transpose(table, [1, 2, 0]))
     leading, row = sizes(scores)[:2], shift.count - shift.ratio
     scores = tf.reshape(scores, [*leading, length * shift.count])
-    scores = scores[..., shift.offset : shift.offset + length * row]
+    scores = _cut(scores, shift.offset, length * row)
     scores = tf.reshape(scores, [*leading, length, row])
     if not config.separate_cls:
-        return scores[..., : context.key_length]
-    return tf.pad(scores[..., 1 : context.key_length], [[0, 0]] * 3 + [[1, 0]])
+        return _cut(scores, 0, context.key_length)
+    return tf.pad(_cut(scores, 1, context.key_length - 1), [[0, 0]] * 3 + [[1, 0]])
+
+
+def _cut(scores: tf.Tensor, begin: int, size: int) -> tf.Tensor:
+    """``size`` elements of the last axis; the gradient of an indexed slice is far slower."""
+    before = [0] * (scores.shape.rank - 1)
+    return tf.slice(scores, [*before, begin], [*[-1] * len(before), size])
 
 
 def _factorized_scores(projected: tf.Tensor, context: AttentionContext) -> tf.Tensor:

@@ -89,6 +89,7 @@ OURS = {
     "do_submit": False,
     "eval_steps": None,
     "grad_accum": 1,
+    "int8": False,
     "label_column": "label",
     "labels": None,
     "layer_decay": "gradient",

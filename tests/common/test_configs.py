@@ -21,7 +21,7 @@ def model_files():
 def test_the_released_sizes_and_their_baselines_are_here():
     names = {path.stem for path in model_files()}
     released = {"B10-10-10H1024", "B8-8-8H1024", "B6-6-6H768", "B6-3x2-3x2H768", "B4-4-4H768"}
-    assert released | {"L12H768", "L24H1024", "small-cpu", "tiny"} <= names
+    assert released | {"L12H768", "L24H1024", "demo", "small-cpu", "tiny"} <= names
 
 
 @pytest.mark.parametrize("path", model_files(), ids=lambda path: path.stem)
@@ -39,7 +39,7 @@ def test_config_is_complete(path, caplog):
 def test_name_states_the_size(path):
     match = re.fullmatch(r"([BL])([\dx-]+)H(\d+)", path.stem)
     if match is None:
-        assert path.stem in ("small-cpu", "tiny")
+        assert path.stem in ("demo", "small-cpu", "tiny")
         return
     kind, blocks, width = match.groups()
     config = ModelConfig.load(path)

@@ -65,11 +65,27 @@ def test_a_failing_step_ends_the_demo(demo, capfd):
     assert "no docstrings" in capfd.readouterr().err
 
 
-def test_proposed_commands_have_the_flags(demo):
-    command = [sys.executable, str(house.ROOT / "pytorch" / "classifier.py"), "--help"]
+def flags_of(program):
     pytest.importorskip("torch")
+    command = [sys.executable, str(house.ROOT / "pytorch" / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(re.findall(r"--\w+", done.stdout))
+
+
+def test_proposed_commands_have_the_flags(demo):
     proposed = set(re.findall(r"--\w+", demo.NEXT)) - {"--logdir"}
-    assert len(proposed) > 8
-    assert proposed <= set(re.findall(r"--\w+", done.stdout))
-    assert set(demo.TRAINING) <= {flag[2:] for flag in re.findall(r"--\w+", done.stdout)}
+    assert len(proposed) >= 8
+    assert proposed | {f"--{name}" for name in demo.TRAINING} <= flags_of("classifier.py")
+
+
+def test_both_models_have_one_size_and_start_where_they_should(demo, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(demo, "run_program", lambda *command: calls.append(command))
+    electra = demo.pretrain(tmp_path / "data", tmp_path, 9)
+    demo.train_funnel(tmp_path / "data", tmp_path / "a", 2, {"init_ckpt": electra})
+    (_, *records), (_, *pretraining), (_, *training) = calls
+    assert f"--save_dir={tmp_path / 'records'}" in records
+    assert {"--train_steps=9", f"--config={demo.CONFIG}", "--loss_type=electra"} <= {*pretraining}
+    assert f"--init_ckpt={tmp_path / 'electra' / 'last'}" in training
+    used = {flag.partition("=")[0] for flag in pretraining}
+    assert used <= flags_of("pretrain.py")

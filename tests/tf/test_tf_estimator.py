@@ -1,8 +1,6 @@
 """The training skeleton with a toy graph: logs, restarts, replicas, summaries, first weights."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ tf = import_tensorflow().compat.v1
 
 import tf_start
 
-import house
 from funnel.errors import CheckpointError, ConfigError, RunError
-from funnel.reporting import read_metrics
 from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
 from funnel_tf import starting_point
 from funnel_tf.estimator import (
@@ -177,43 +173,3 @@ def test_heads_may_start_fresh(caplog):
         variables = [tf.get_variable(name, [2], use_resource=True) for name in names]
         report = starting_point.compare(variables, {})
     assert report.missing == [names[0]] and report.fresh == [names[1]]
-
-
-_TWO_DEVICES = """
-import sys
-import tensorflow.compat.v1 as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-halves = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, halves)
-import tf_start
-tf_start.quiet()
-from funnel.reporting import MetricsLog
-from funnel_tf.estimator import build_estimator, make_model_fn, train
-from tf_training_cases import toy_graph, toy_input, toy_settings, toy_training
-
-for devices in (1, 2):
-    settings = toy_settings(f"{sys.argv[1]}/{devices}", num_core_per_host=devices)
-    log = MetricsLog(settings.model_dir)
-    model_fn = make_model_fn(toy_graph, settings, toy_training(per_core_clip=False), log=log)
-    train(build_estimator(settings, model_fn), toy_input(), settings)
-    log.close()
-"""
-
-
-def test_two_devices_train_to_the_losses_of_one(tmp_path):
-    """With weight decay, which the original refused on several devices, and clipping."""
-    roots = ("common", "tensorflow", "tests/support")
-    path = ":".join(str(house.ROOT / root) for root in roots)
-    done = subprocess.run(
-        [sys.executable, "-c", _TWO_DEVICES, str(tmp_path)],
-        env={**__import__("os").environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    one, two = ([r["loss"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in "12")
-    np.testing.assert_allclose(two, one, rtol=1e-5)
-    one, two = (dict(TFCheckpoint(tmp_path / n)) for n in "12")
-    assert sorted(one) == sorted(two)
-    for name in one:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-7, err_msg=name)

@@ -16,6 +16,11 @@ from funnel_torch.products import Dense, linear, linear_gelu
 from funnel_torch.softmax_attention import attend
 
 
+@pytest.fixture(autouse=True)
+def _small_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_SMALLEST", 1)
+
+
 def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -63,6 +68,8 @@ def test_linear_is_pytorchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> No
     assert linear(x[:0], weight).shape == (0, 4)
     with pytest.raises(AssertionError, match="not for these"):
         linear(x, weight)
+    monkeypatch.setattr(products, "_SMALLEST", 3 * 8 * 4 + 1)
+    torch.testing.assert_close(linear(x, weight), x @ weight.t())
 
 
 def test_gelu_fused_and_not() -> None:

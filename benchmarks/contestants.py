@@ -1,0 +1,160 @@
+"""The encoders that are compared, as calls that can be timed.
+
+Ours and transformers' Funnel have the same sizes; the BERT beside them is the one that the paper
+compares with: 12 layers at width 768, 24 at 1024 (tiny ones: as many layers as the encoder has).
+Weights are random and inputs unpadded. A training step is what fine-tuning a classifier does:
+forward with dropout, a linear layer on [CLS], cross entropy, backward, AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import _paths  # noqa: F401
+
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
+
+import measuring
+from funnel import ModelConfig
+from funnel.errors import ConfigError
+from funnel.flops import model_cost
+from funnel_torch import FunnelEncoder
+
+OURS, HF, BERT = "ours", "hf", "bert"
+LABELS = {OURS: "ours", HF: "transformers Funnel", BERT: "transformers BERT, SDPA"}
+FORWARD, TRAINING = "forward", "training"
+FP32, BF16 = "fp32", "bf16"
+CLASSES = 2
+LEARNING_RATE = 1e-5
+_BASELINES = {768: "L12H768", 1024: "L24H1024"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+        model: ``ours``, ``hf`` or ``bert``.
+        size: name of a file in configs/.
+        mode: ``forward`` (evaluation, no gradients) or ``training`` (a whole step).
+        batch, length: shape of the input.
+        precision: ``fp32``, or ``bf16`` by autocast.
+        compiled: through ``torch.compile``.
+        device: ``cpu`` or ``cuda``.
+        threads: of PyTorch.
+    """
+
+    model: str
+    size: str
+    mode: str
+    batch: int
+    length: int
+    precision: str = FP32
+    compiled: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def gflops(self) -> float:
+        """Billions of floating-point operations by ``funnel.flops``; a backward counts twice."""
+        passes = 3 if self.mode == TRAINING else 1
+        cost = model_cost(config_of(self.model, self.size), self.length, self.batch)
+        return passes * self.batch * cost.encoder_total / 1e9
+
+
+def load_config(name: str) -> ModelConfig:
+    """The size ``name`` of configs/."""
+    return ModelConfig.load(measuring.REPOSITORY / "configs" / f"{name}.json")
+
+
+def config_of(model: str, size: str) -> ModelConfig:
+    """What a model computes, in terms of our configuration."""
+    config = load_config(size)
+    if model != BERT:
+        return config
+    if config.d_model in _BASELINES:
+        return load_config(_BASELINES[config.d_model])
+    layers = sum(block.layers for block in config.blocks)
+    return config.replace(block_size=str(layers), decoder_size="0", rel_attn_type="null")
+
+
+def build(model: str, size: str, length: int) -> nn.Module:
+    """An encoder with random weights, the same every time."""
+    torch.manual_seed(0)
+    config = config_of(model, size)
+    if model == OURS:
+        return FunnelEncoder(config)
+    if model == HF:
+        return FunnelBaseModel(FunnelConfig(**config.to_hf()))
+    if model != BERT:
+        raise ConfigError(f"--models={model}: it is one of {', '.join(LABELS)}")
+    settings = BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.d_model,
+        num_hidden_layers=config.blocks[0].layers,
+        num_attention_heads=config.n_head,
+        intermediate_size=config.d_inner,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropatt,
+        max_position_embeddings=max(512, length),
+        attn_implementation="sdpa",
+    )
+    return BertModel(settings, add_pooling_layer=False)
+
+
+def parameters(model: str, size: str, length: int) -> int:
+    """Weights of an encoder; none of them is made."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build(model, size, length).parameters())
+
+
+def prepare(case: Case) -> Callable[[], object]:
+    """Build the model of a case, and its input; returns one forward pass or training step."""
+    torch.set_num_threads(case.threads)
+    with torch.device(case.device):
+        model = build(case.model, case.size, case.length)
+    vocabulary = load_config(case.size).vocab_size
+    generator = torch.Generator().manual_seed(1)
+    shape = (case.batch, case.length)
+    ids = torch.randint(vocabulary, shape, generator=generator).to(case.device)
+    make = _training_step if case.mode == TRAINING else _forward_pass
+    return make(model, ids, case)
+
+
+def _autocast(case: Case) -> torch.autocast:
+    return torch.autocast(case.device, torch.bfloat16, enabled=case.precision == BF16)
+
+
+def _forward_pass(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[], object]:
+    model.eval()
+    segments = torch.zeros_like(ids)
+    forward = torch.compile(model) if case.compiled else model
+
+    def run() -> object:
+        with torch.inference_mode(), _autocast(case):
+            return forward(ids, token_type_ids=segments)
+
+    return run
+
+
+def _training_step(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[], object]:
+    model.train()
+    segments = torch.zeros_like(ids)
+    classifier = nn.Linear(config_of(case.model, case.size).d_model, CLASSES).to(ids.device)
+    labels = ids[:, 0] % CLASSES
+    weights = [*model.parameters(), *classifier.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
+    forward = torch.compile(model) if case.compiled else model
+
+    def run() -> None:
+        with _autocast(case):
+            hidden = forward(ids, token_type_ids=segments).last_hidden_state
+            loss = nn.functional.cross_entropy(classifier(hidden[:, 0]).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run

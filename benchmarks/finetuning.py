@@ -1,0 +1,201 @@
+"""Time an epoch of fine-tuning as shipped beside transformers' Trainer as its example uses it.
+
+Both train a classifier of the same size on the same token ids, batch size and number of examples a
+step, with AdamW. Ours puts texts of similar length together and pads them as far as pooling needs;
+transformers' example (run_glue) pads every text to --max_length. Reading and tokenizing, which
+both do once, do not count, nor does evaluation.
+
+Ours trains an epoch of --examples texts, drawn at random, per round. Padded batches all cost the
+same, so --padded_steps of them are enough for the Trainer. Seconds per epoch are those per example
+times the size of the training set.
+
+    python benchmarks/finetuning.py --config=B4-4-4H768 --examples=256 --repeats=3
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import _paths  # noqa: F401
+
+import numpy as np
+import torch
+import transformers
+
+import contestants
+import measuring
+import texts
+from funnel import ModelConfig, cli, get_tokenizer
+from funnel.errors import ConfigError
+from funnel.features import Features, encode_examples, pad_batch
+from funnel.tasks import Example, get_task
+from funnel.tokenization import Tokenizer
+from funnel_torch import FunnelForSequenceClassification
+from funnel_torch.data import BatchConfig, SequenceSource, TrainBatches
+from funnel_torch.distributed import DistributedConfig, start
+from funnel_torch.finetune import FineTuneConfig, fine_tune
+
+OURS, TRAINER = "ours", "transformers Trainer"
+COLUMNS = {
+    "label": "task", "padded": "positions per text", "tokens": "tokens per text",
+    "ms": "ms per text", "epoch_seconds": "s per epoch", "times_faster": "Trainer / ours",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task: its training set's size, and words of made-up texts that are about as long."""
+
+    size: int
+    words: tuple[int, ...]
+
+
+KINDS = {"CoLA": Kind(8551, (8,)), "RTE": Kind(2490, (45, 9))}
+
+
+def examples_of(name: str, data: Path | None, count: int) -> list[Example]:
+    """``count`` training examples, drawn at random; without ``data`` made up."""
+    rng = np.random.default_rng(0)
+    if data is not None:
+        task = get_task(name).resolve_labels(str(data / "glue" / name))
+        read = task.load(str(data / "glue" / name), "train")
+        return [read[index] for index in rng.permutation(len(read))[:count]]
+    lengths = KINDS[name].words
+    needed = 4 * count * sum(lengths)
+    words = iter(itertools.cycle(" ".join(texts.lines_of(None, 12 * needed)).split()))
+
+    def text(mean: int) -> str:
+        return " ".join(itertools.islice(words, int(rng.integers(mean // 2, 3 * mean // 2))))
+
+    made = [[text(mean) for mean in lengths] for _ in range(count)]
+    return [Example(parts[0], (*parts, None)[1], i % 2) for i, parts in enumerate(made)]
+
+
+def our_epoch(
+    config: ModelConfig, features: Features, tokenizer: Tokenizer, args: argparse.Namespace
+) -> tuple[Callable[[], object], float]:
+    """An epoch as classifier.py trains it, and the mean number of positions per text."""
+    model = FunnelForSequenceClassification(config, num_labels=contestants.CLASSES)
+    source = SequenceSource(features, config, args.max_length, tokenizer.special.pad_id)
+    settings = FineTuneConfig(
+        BatchConfig(args.batch_size), lr=contestants.LEARNING_RATE, epochs=1
+    )
+    plan = TrainBatches(source, settings.batches).plan(0)
+    positions = sum(source.collate(step)["input_ids"].size for step in plan)
+
+    def run() -> None:
+        with start(DistributedConfig(device_id=-1)) as world:
+            fine_tune(model, source, [], settings, world)
+
+    return run, positions / len(features)
+
+
+def padded_rows(features: Features, length: int, pad_id: int) -> list[dict]:
+    """What the example's tokenizer leaves: lists of one length."""
+    batch = pad_batch(features, np.arange(len(features)), length, pad_id)
+    batch = {name: array.tolist() for name, array in batch.items()}
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def trainer_steps(
+    config: ModelConfig, rows: list[dict], args: argparse.Namespace, folder: Path
+) -> Callable[[], object]:
+    """Some steps of transformers' Trainer."""
+    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=contestants.CLASSES)
+    trainer = transformers.Trainer(
+        transformers.FunnelForSequenceClassification(settings),
+        transformers.TrainingArguments(
+            str(folder),
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=contestants.LEARNING_RATE,
+            max_steps=args.padded_steps,
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=rows,
+        data_collator=transformers.default_data_collator,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer.train
+
+
+def measure(
+    name: str, data: Path | None, tokenizer: Tokenizer, args: argparse.Namespace, folder: Path
+) -> list[measuring.Row]:
+    """Two rows of a task."""
+    config = contestants.load_config(args.config)
+    examples = examples_of(name, data, args.examples)
+    features = encode_examples(examples, tokenizer, args.max_length)
+    rows = padded_rows(features, args.max_length, tokenizer.special.pad_id)
+    ours, positions = our_epoch(config, features, tokenizer, args)
+    cases = {OURS: ours, TRAINER: trainer_steps(config, rows, args, folder)}
+    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    counts = {OURS: len(features), TRAINER: args.padded_steps * args.batch_size}
+    each = {who: [taken / counts[who] for taken in seconds[who]] for who in cases}
+    ratio = measuring.median_ratio(each[TRAINER], each[OURS])
+    return [
+        {
+            "label": f"{name}, {who}",
+            "task": name,
+            "padded": padded,
+            "tokens": float(features.lengths.mean()),
+            "ms": 1e3 * statistics.median(each[who]),
+            "epoch_seconds": KINDS[name].size * statistics.median(each[who]),
+            "times_faster": ratio if who == OURS else None,
+            "examples": counts[who],
+            "seconds": seconds[who],
+        }
+        for who, padded in ((OURS, positions), (TRAINER, float(args.max_length)))
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = measuring.parser(__doc__)
+    parser.set_defaults(repeats=3, threads=os.cpu_count())
+    parser.add_argument("--tasks", default=",".join(KINDS), help="of these, separated by commas")
+    parser.add_argument("--config", default="B4-4-4H768", help="size of the model, in configs/")
+    parser.add_argument("--max_length", type=int, default=128)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--examples", type=int, default=128, help="in an epoch of ours")
+    parser.add_argument("--padded_steps", type=int, default=2, help="of the Trainer in a round")
+    parser.add_argument("--vocab_size", type=int, default=30522, help="of the tokenizer")
+    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    args = parser.parse_args()
+    if args.quick:
+        args.config, args.max_length, args.batch_size, args.examples = "tiny", 32, 4, 12
+        args.padded_steps = args.repeats = args.threads = 1
+        args.vocab_size = 400
+    if wrong := set(args.tasks.split(",")) - set(KINDS):
+        raise ConfigError(f"--tasks={min(wrong)}: choose from {', '.join(KINDS)}")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    data, rows = texts.find_data(args.data_dir), []
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = texts.write_vocabulary(data, args.vocab_size, Path(folder) / "vocab.txt")
+        tokenizer = get_tokenizer("word_piece", vocabulary)
+        for name in args.tasks.split(","):
+            rows += measure(name, data, tokenizer, args, Path(folder))
+    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    names = ("config", "max_length", "batch_size", "repeats", "quick", "clock", "vocab_size")
+    chosen = {name: getattr(args, name) for name in names} | {"real_text": data is not None}
+    print(measuring.write_result("finetuning", rows, args.output_dir, chosen, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.run(main)

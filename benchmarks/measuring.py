@@ -1,0 +1,273 @@
+"""What all benchmarks share: timing in turns, peak memory, the machine, files, tables.
+
+Ratios mean something only between things that were timed in turns, in one process: a busy moment
+then hits all of them. So a ratio here is the median of the ratios of all rounds, and the times of
+every round are kept beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import _paths  # noqa: F401
+
+from funnel.errors import FunnelError
+from funnel.files import atomic_write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "tensorflow", "tensorflow-cpu")
+# A machine that others work on slows wall time down, CPU time little; the latter is that of all
+# threads together, so it serves comparisons on one thread only.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Row = dict[str, Any]
+Step = Callable[[], object]
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with the flags of every benchmark; ``doc`` is the script's docstring."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--repeats", type=int, default=5, help="counted rounds")
+    made.add_argument("--threads", type=int, default=1, help="threads of the framework")
+    made.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: one thread only")
+    made.add_argument("--quick", action="store_true", help="a tiny setting, to see that it runs")
+    made.add_argument("--output_dir", type=Path, default=RESULTS, help="for the JSON file")
+    return made
+
+
+def interleave(
+    cases: Mapping[str, Step],
+    repeats: int = 5,
+    warmup: int = 1,
+    clock: str = "wall",
+    synchronize: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of every case in every counted round; the cases take turns.
+
+    Args:
+        cases: what to run, by name.
+        repeats: rounds that count.
+        warmup: rounds before them.
+        clock: one of CLOCKS.
+        synchronize: waits for what a call started elsewhere (``torch.cuda.synchronize``).
+    """
+    if repeats < 1:
+        raise FunnelError(f"--repeats={repeats}: must be at least 1")
+    now = CLOCKS[clock]
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for round_number in range(warmup + repeats):
+        for name, run in cases.items():
+            gc.collect()
+            synchronize()
+            begin = now()
+            run()
+            synchronize()
+            if round_number >= warmup:
+                seconds[name].append(now() - begin)
+    return seconds
+
+
+def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median of the ratios ``a / b`` of every round."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def peak_memory(
+    prepare: Callable[[], Step],
+    device: str = "cpu",
+    runs: int = 2,
+    rehearsal: Callable[[], Step] | None = None,
+) -> int | None:
+    """The most memory, in bytes, that a case held at once: weights, optimizer and all.
+
+    On a CPU a process of its own builds the case and runs it, and the peak of its resident memory
+    counts, less what it held before. glibc gives every large block back there as soon as it is
+    freed, so that it is what the case holds that counts, not how blocks were laid out. On a GPU
+    this process does both, and PyTorch's allocator counts.
+
+    Args:
+        prepare: builds the case and returns the call; picklable (a ``functools.partial`` of a
+            function of a module).
+        device: ``cpu`` or ``cuda``.
+        runs: how often to call; the optimizer's state appears in the first.
+        rehearsal: a tiny case, run before anything counts: libraries load code on first use.
+
+    Returns:
+        None where the system does not say (no ``/proc``).
+    """
+    if device != "cpu":
+        return _peak_on_gpu(prepare, runs)
+    with _exact_allocator():
+        return _memory_server().submit(_peak_in_fork, prepare, runs, rehearsal).result()
+
+
+def machine() -> dict[str, Any]:
+    """Date, hardware, versions and settings that a figure depends on."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "revision": _revision(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    if (torch := sys.modules.get("torch")) is not None:
+        facts["threads"] = torch.get_num_threads()
+        facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+            facts["cuda"] = torch.version.cuda
+    facts["versions"] = {name: v for name in PACKAGES if (v := _version(name))}
+    names = sorted(name for name in os.environ if re.match("MALLOC_|OMP_NUM|TF_ENABLE_ONE", name))
+    facts["environment"] = {name: os.environ[name] for name in names}
+    return facts
+
+
+def write_result(
+    name: str,
+    rows: Sequence[Row],
+    directory: str | os.PathLike[str] = RESULTS,
+    settings: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``directory/name.json`` and return its path.
+
+    Beside the rows it holds the machine, the ``settings`` they were measured with, and the
+    ``columns`` that a table of them should have (see :func:`markdown`).
+    """
+    path = Path(directory) / f"{name}.json"
+    content = {"machine": machine(), "settings": dict(settings or {})}
+    atomic_write_json(path, content | {"columns": dict(columns or {}), "rows": list(rows)})
+    return path
+
+
+def markdown(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """A Markdown table of ``rows``; ``columns`` are keys with their headings.
+
+    Numbers get three digits that count; what a row lacks is a dash.
+    """
+    lines = [f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cell(row.get(key)) for key in columns)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    if isinstance(value, float):
+        digits = 2 if abs(value) >= 1 else 3
+        return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.3g}"
+    return str(value)
+
+
+def _peak_on_gpu(prepare: Callable[[], Step], runs: int) -> int:
+    import torch
+
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run = prepare()
+    for _ in range(runs):
+        run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@functools.cache
+def _memory_server() -> ProcessPoolExecutor:
+    """A process that imports what cases need once, and forks for every case; it computes nothing.
+
+    This process cannot fork itself: threads of PyTorch that have worked do not survive it.
+    """
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _peak_in_fork(*arguments: Any) -> int | None:
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=fork) as pool:
+        return pool.submit(_peak_in_child, *arguments).result()
+
+
+def _peak_in_child(
+    prepare: Callable[[], Step], runs: int, rehearsal: Callable[[], Step] | None
+) -> int | None:
+    if not Path("/proc/self/status").exists():
+        return None
+    if rehearsal is not None:
+        rehearsal()()
+        gc.collect()
+    before = _resident("VmRSS")
+    run = prepare()
+    with contextlib.suppress(OSError):  # not everywhere can the peak so far be forgotten
+        Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(runs):
+        run()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{key}:\s+(\d+) kB", status, re.MULTILINE).group(1)) * 1024
+
+
+@contextlib.contextmanager
+def _exact_allocator() -> Iterator[None]:
+    """In processes started meanwhile glibc keeps no freed block above 64 KiB."""
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith("MALLOC_")]:
+        del os.environ[name]
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+        os.environ.update(before)
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if found:
+            return found.group(1)
+    return platform.processor() or platform.machine()
+
+
+def _revision() -> str | None:
+    """The commit, with a plus where the working tree differs from it."""
+    git = ["git", "-C", str(REPOSITORY)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        run = {"capture_output": True, "text": True, "check": True}
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], **run).stdout.strip()
+        return commit + ("+" if changed else "")
+    return None
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None

@@ -1,0 +1,212 @@
+"""Time our encoder beside transformers' Funnel and a BERT with fused attention (SDPA).
+
+Forward passes and training steps, in several lengths, precisions and sizes; the contestants take
+turns in one process. Without flags that choose, the plan for the device is measured (PLANS below);
+with any of --sizes, --modes, --shapes, --precisions, --models, --compile all their combinations.
+
+    make bench
+    python benchmarks/models.py --sizes=B6-6-6H768 --shapes=2x512 --modes=forward
+    python benchmarks/models.py --device=cuda --name=models-h100
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import os
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import _paths  # noqa: F401
+
+import torch
+
+import contestants
+import measuring
+from contestants import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
+from funnel import cli
+from funnel.errors import ConfigError
+
+ALL = (OURS, HF, BERT)
+COLUMNS = {
+    "label": "model", "ms": "ms", "tokens_per_second": "tokens/s", "ratio_to_hf": "/ Funnel",
+    "ratio_to_bert": "/ BERT", "peak_mib": "peak MiB", "working_mib": "without weights",
+    "parameters": "parameters", "gflops": "GFLOPs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """All combinations of some choices.
+
+    Attributes:
+        sizes, modes, shapes, precisions, models: see :class:`contestants.Case`.
+        compiled: without, with or both.
+        memory: whether to measure that too.
+    """
+
+    sizes: tuple[str, ...] = ("B6-6-6H768",)
+    modes: tuple[str, ...] = (FORWARD, TRAINING)
+    shapes: tuple[str, ...] = ("8x128", "2x512", "1x2048")
+    precisions: tuple[str, ...] = (FP32,)
+    models: tuple[str, ...] = ALL
+    compiled: tuple[bool, ...] = (False,)
+    memory: bool = True
+
+
+# What a device can show in the minutes that `make bench` has. bf16 rarely pays on a CPU, so one
+# shape of it is enough there.
+PLANS = {
+    "cpu": (
+        Group(),
+        Group(("B4-4-4H768",), shapes=("8x128", "2x512"), memory=False),
+        Group(shapes=("2x512",), precisions=(BF16,), memory=False),
+    ),
+    "cuda": (
+        Group(("B6-6-6H768", "B4-4-4H768"), shapes=("256x128", "64x512", "4x2048"),
+              precisions=(BF16,)),
+        Group(shapes=("64x512",)),
+        # Only ours: its memory is to grow as the length does.
+        Group(shapes=("1x2048", "1x4096", "1x8192"), precisions=(BF16,), models=(OURS,)),
+    ),
+    "quick": (Group(("tiny",), shapes=("2x16",)),),
+}  # fmt: skip
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = measuring.parser(__doc__)
+    listed = {"type": lambda text: tuple(text.split(",")), "metavar": "A,B,..."}
+    parser.add_argument("--sizes", help="files in configs/", **listed)
+    parser.add_argument("--modes", help=f"{FORWARD}, {TRAINING}", **listed)
+    parser.add_argument("--shapes", help="BATCHxLENGTH, e.g. 8x128", **listed)
+    parser.add_argument("--precisions", help=f"{FP32}, {BF16} (autocast)", **listed)
+    parser.add_argument("--models", help=", ".join(ALL), **listed)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too; takes minutes")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--training_threads", type=int, default=os.cpu_count(), help="of training steps"
+    )
+    parser.add_argument("--name", default="models", help="of the JSON file")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats = args.threads = args.training_threads = 1
+    return args
+
+
+def plan(args: argparse.Namespace) -> tuple[Group, ...]:
+    """The groups to measure.
+
+    Raises:
+        ConfigError: a choice does not exist.
+    """
+    keys = ("sizes", "modes", "shapes", "precisions", "models")
+    chosen = {key: value for key in keys if (value := getattr(args, key)) is not None}
+    allowed = {"modes": (FORWARD, TRAINING), "precisions": (FP32, BF16), "models": ALL}
+    for key in chosen.keys() & allowed:
+        if wrong := set(chosen[key]) - set(allowed[key]):
+            raise ConfigError(f"--{key}={min(wrong)}: choose from {', '.join(allowed[key])}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device=cuda: PyTorch sees no GPU here")
+    groups = PLANS["quick" if args.quick else args.device]
+    if args.compile:
+        chosen["compiled"] = (False, True)
+    if chosen:
+        groups = (dataclasses.replace(groups[0], **chosen),)
+    if args.no_memory:
+        groups = tuple(dataclasses.replace(group, memory=False) for group in groups)
+    return groups
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """``8x128`` as batch size and length."""
+    try:
+        batch, length = map(int, text.split("x"))
+        if min(batch, length) < 1:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--shapes={text}: write BATCHxLENGTH,..., e.g. 8x128,2x512") from None
+    return batch, length
+
+
+def settings(group: Group, args: argparse.Namespace) -> Iterator[list[Case]]:
+    """What is to be timed together, one case per model."""
+    shapes = [parse_shape(text) for text in group.shapes]
+    choices = (group.sizes, group.modes, group.precisions, group.compiled, shapes)
+    for size, mode, precision, compiled, (batch, length) in itertools.product(*choices):
+        threads = args.training_threads if mode == TRAINING else args.threads
+        yield [
+            Case(model, size, mode, batch, length, precision, compiled, args.device, threads)
+            for model in group.models
+        ]
+
+
+def measure(
+    cases: list[Case], repeats: int, memory: bool, clock: str = "wall"
+) -> list[measuring.Row]:
+    """One row per case, with its ratios to the others."""
+    device = cases[0].device
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    peaks = [_peak(case) if memory else None for case in cases]
+    runs = {case.model: contestants.prepare(case) for case in cases}
+    warmup = 2 if cases[0].compiled else 1
+    seconds = measuring.interleave(runs, repeats, warmup, clock, synchronize)
+    return [_row(case, seconds, peak) for case, peak in zip(cases, peaks, strict=True)]
+
+
+def _peak(case: Case) -> int | None:
+    tiny = dataclasses.replace(case, size="tiny", batch=1, length=16)
+    prepare, rehearse = (functools.partial(contestants.prepare, each) for each in (case, tiny))
+    return measuring.peak_memory(prepare, case.device, rehearsal=rehearse)
+
+
+def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> measuring.Row:
+    mine = seconds[case.model]
+    typical = statistics.median(mine)
+    ratios = {
+        f"ratio_to_{other}": measuring.median_ratio(mine, seconds[other])
+        for other in (HF, BERT) if other in seconds
+    }  # fmt: skip
+    parameters = contestants.parameters(case.model, case.size, case.length)
+    # A weight of a training step has a gradient and two moments beside it.
+    weights = parameters * 4 * (4 if case.mode == TRAINING else 1)
+    return {
+        **dataclasses.asdict(case),
+        "label": LABELS[case.model],
+        "ms": 1e3 * typical,
+        "tokens_per_second": case.batch * case.length / typical,
+        **ratios,
+        "peak_mib": None if peak is None else round(peak / 2**20),
+        "working_mib": None if peak is None else round((peak - weights) / 2**20),
+        "parameters": parameters,
+        "gflops": case.gflops,
+        "seconds": mine,
+    }
+
+
+def title(row: measuring.Row) -> str:
+    """What a table of rows is about."""
+    execution = "compiled" if row["compiled"] else "eager"
+    shape = f"{row['batch']}x{row['length']}"
+    where = row["device"] if row["device"] != "cpu" else f"{row['threads']} thread(s)"
+    return f"{row['size']} {row['mode']} {shape} {row['precision']} {execution}, {where}"
+
+
+def main() -> None:
+    args = parse_arguments()
+    groups = [(group, list(settings(group, args))) for group in plan(args)]
+    rows: list[measuring.Row] = []
+    for group, wanted in groups:
+        for cases in wanted:
+            found = measure(cases, args.repeats, group.memory, args.clock)
+            rows += found
+            print(f"{title(found[0])}\n\n{measuring.markdown(found, COLUMNS)}\n", flush=True)
+    chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
+    print(measuring.write_result(args.name, rows, args.output_dir, chosen, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.run(main)

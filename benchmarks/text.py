@@ -1,0 +1,182 @@
+"""Time what happens to text before a model sees it, on one core.
+
+Tokenization and the writing of pretraining records in MB of text a second, SQuAD preprocessing in
+questions a second, beside the same work in the `tokenizers` and `transformers` libraries.
+
+    python benchmarks/text.py --megabytes=2 --questions=2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core; read when it first works
+
+import _paths  # noqa: F401
+
+import transformers
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+import measuring
+import texts
+from funnel import cli, get_tokenizer
+from funnel.corpus import CorpusConfig, create_records
+from funnel.errors import FunnelError
+from funnel.squad_features import WindowConfig, build_windows
+from funnel.tasks.squad import read_squad
+from funnel.tokenization import Tokenizer
+
+COLD, WARM, RECORDS = "ours, nothing seen yet", "ours, same text again", "ours, records written"
+LIBRARY = "tokenizers"
+FAST, SLOW = "transformers BertTokenizer", "transformers BertTokenizerLegacy (pure Python)"
+OURS, EXAMPLE = "ours", "transformers BertTokenizer, as in its example"
+WINDOWS = WindowConfig()
+COLUMNS = {"task": "task", "label": "by", "rate": "rate", "unit": "unit", "ratio": "time / ours"}
+_SYMBOLS = {
+    "unk_token": "<unk>", "cls_token": "<cls>", "sep_token": "<sep>", "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}  # fmt: skip
+Cases = dict[str, Callable[[], Any]]
+
+
+def tokenization_cases(lines: list[str], vocabulary: Path, rounds: int) -> Cases:
+    """Token ids of all lines.
+
+    Raises:
+        FunnelError: the libraries do not agree with ours, so that the times say nothing.
+    """
+    fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
+    used = get_tokenizer("word_piece", vocabulary)
+    library = library_tokenizer(vocabulary)
+    fast = transformers.BertTokenizer(vocab=str(vocabulary), **_SYMBOLS)
+    slow = transformers.BertTokenizerLegacy(vocab_file=str(vocabulary), **_SYMBOLS)
+    cases: Cases = {
+        COLD: lambda: fresh.pop().encode_batch(lines),
+        WARM: lambda: used.encode_batch(lines),
+        LIBRARY: lambda: [encoding.ids for encoding in library.encode_batch_fast(lines)],
+        FAST: lambda: fast(lines, add_special_tokens=False)["input_ids"],
+        SLOW: lambda: [slow.convert_tokens_to_ids(slow.tokenize(line)) for line in lines],
+    }
+    wanted = used.encode_batch(lines)
+    for name in (LIBRARY, FAST, SLOW):
+        if cases[name]() != wanted:
+            raise FunnelError(f"{name}: its ids are not ours; no use in timing it")
+    return cases
+
+
+def library_tokenizer(vocabulary: Path) -> LibraryTokenizer:
+    """BERT's tokenization as the library has it, without anything before it."""
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    model = WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=200)
+    tokenizer = LibraryTokenizer(model)
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    return tokenizer
+
+
+def record_cases(corpus: Path, vocabulary: Path, rounds: int) -> Cases:
+    """Text to pretraining records of 512 tokens, with a tokenizer that has seen nothing."""
+    fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
+    config = CorpusConfig(str(corpus), str(corpus.parent / "records"), seq_len=512)
+    return {RECORDS: lambda: create_records(config, 0, fresh.pop(), show_progress=False)}
+
+
+def squad_cases(path: Path, vocabulary: Path, rounds: int) -> Cases:
+    """A file of questions to windows of 512 tokens with their places in the text."""
+    fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
+    theirs = transformers.BertTokenizer(vocab=str(vocabulary), **_SYMBOLS)
+    return {
+        OURS: lambda: build_windows(read_squad(path), fresh.pop(), WINDOWS),
+        EXAMPLE: lambda: example_windows(path, theirs),
+    }
+
+
+def example_windows(path: Path, tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """What transformers' question-answering example does: every question with its paragraph."""
+    articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    pairs = [(qa["question"], p["context"]) for p in paragraphs for qa in p["qas"]]
+    questions, contexts = map(list, zip(*pairs, strict=True))
+    return tokenizer(
+        questions, contexts, truncation="only_second", max_length=WINDOWS.max_seq_length,
+        stride=WINDOWS.max_seq_length - WINDOWS.doc_stride - WINDOWS.max_query_length - 3,
+        return_overflowing_tokens=True, return_offsets_mapping=True, padding="max_length",
+    )  # fmt: skip
+
+
+def measure(
+    task: str, cases: Cases, amount: float, unit: str, args: argparse.Namespace
+) -> list[measuring.Row]:
+    """One row per case: ``amount`` units were done in each call; the first case is ours."""
+    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    ours = seconds[next(iter(cases))]
+    return [
+        {
+            "task": task,
+            "label": name,
+            "rate": amount / statistics.median(taken),
+            "unit": unit,
+            "ratio": measuring.median_ratio(taken, ours),
+            "amount": amount,
+            "seconds": taken,
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--megabytes", type=float, default=2.0, help="of text")
+    parser.add_argument("--questions", type=int, default=2000, help="at least, whole articles")
+    parser.add_argument("--vocab_size", type=int, default=30522)
+    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    args = parser.parse_args()
+    if args.quick:
+        args.megabytes, args.questions, args.vocab_size = 0.02, 20, 500
+        args.repeats = args.threads = 1
+    return args
+
+
+def work(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
+    """All rows, with files in ``folder``."""
+    data = texts.find_data(args.data_dir)
+    lines = texts.lines_of(data, int(1e6 * args.megabytes))
+    corpus = texts.write_corpus(lines, folder / "corpus.txt")
+    squad = texts.write_squad(data, args.questions, folder / "squad.json")
+    vocabulary = texts.write_vocabulary(data, args.vocab_size, folder / "vocab.txt")
+    megabytes, asked = corpus.stat().st_size / 1e6, len(read_squad(squad).questions)
+    rounds = args.repeats + 1  # one for warming up
+    rows = []
+    for task, cases, amount, unit in (
+        ("tokenization", tokenization_cases(lines, vocabulary, rounds), megabytes, "MB/s"),
+        ("pretraining records", record_cases(corpus, vocabulary, rounds), megabytes, "MB/s"),
+        ("SQuAD windows", squad_cases(squad, vocabulary, rounds), asked, "questions/s"),
+    ):
+        rows += measure(task, cases, amount, unit, args)
+    return rows
+
+
+def main() -> None:
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = work(args, Path(folder))
+    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    real = texts.find_data(args.data_dir) is not None
+    chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
+    chosen |= {"vocab_size": args.vocab_size, "real_text": real}
+    print(measuring.write_result("text", rows, args.output_dir, chosen, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.run(main)
