@@ -19,7 +19,7 @@ ALL := $(VENV)/.installed-all
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: $(HALF)  ## train a small Funnel-Transformer on real text, under five minutes on two cores
+demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: five minutes, two cores
 	$(BIN)/python pytorch/demo.py
 
 test: $(ALL)  ## every test, one worker per core
