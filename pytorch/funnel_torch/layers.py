@@ -14,7 +14,7 @@ from funnel.errors import DataError
 from funnel_torch.attention import RelativeAttention
 from funnel_torch.context import AttentionContext
 from funnel_torch.dropout import Dropout
-from funnel_torch.products import Dense
+from funnel_torch.products import Dense, gelu_linear
 
 # Size of the absolute position table of the Transformer baseline (rel_attn_type "null").
 MAX_ABSOLUTE_POSITIONS = 512
@@ -84,12 +84,18 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if self.activation is gelu:
-            inner = self.linear_1(hidden, gelu=True)
-        else:
+        return self.layer_norm(hidden + self.dropout(self._transform(hidden)))
+
+    def _transform(self, hidden: Tensor) -> Tensor:
+        drops = self.training and self.activation_dropout.p > 0
+        if self.activation is not gelu:
             inner = self.activation(self.linear_1(hidden))
-        inner = self.activation_dropout(inner)
-        return self.layer_norm(hidden + self.dropout(self.linear_2(inner)))
+        elif torch.is_grad_enabled() and isinstance(self.linear_2, Dense) and not drops:
+            inner = self.linear_1(hidden)
+            return gelu_linear(inner, self.linear_2.weight, self.linear_2.bias)
+        else:
+            inner = self.linear_1(hidden, gelu=True)
+        return self.linear_2(self.activation_dropout(inner))
 
 
 class FunnelLayer(nn.Module):

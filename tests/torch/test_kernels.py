@@ -83,6 +83,17 @@ def test_gelu_fused_and_not() -> None:
         torch.testing.assert_close(linear_gelu(wide, weight), expected)
 
 
+def test_gelu_computed_again_in_the_backward_pass() -> None:
+    x, weight, bias = _random(2, 3, 8), _random(5, 8, seed=1), _random(5, seed=2)
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    out = products.gelu_linear(*inputs)
+    expected = F.linear(F.gelu(x, approximate="tanh"), weight, bias)
+    torch.testing.assert_close(out, expected)
+    pairs = (torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected))
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1 / 65536])
 def test_dropout_keeps_the_right_share(rate: float) -> None:
     torch.manual_seed(3)
