@@ -34,7 +34,7 @@ BENCHMARKS := models text input_pipeline tensorflow_step finetuning int8 report
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456
-bench: $(ALL)  ## time everything beside other implementations; a quarter of an hour
+bench: $(ALL)  ## time everything beside other implementations; half an hour
 	set -e; for part in $(BENCHMARKS); do \
 	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
 

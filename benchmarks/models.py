@@ -198,14 +198,16 @@ def title(row: measuring.Row) -> str:
 def main() -> None:
     args = parse_arguments()
     groups = [(group, list(settings(group, args))) for group in plan(args)]
+    chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
     rows: list[measuring.Row] = []
     for group, wanted in groups:
         for cases in wanted:
             found = measure(cases, args.repeats, group.memory, args.clock)
             rows += found
             print(f"{title(found[0])}\n\n{measuring.markdown(found, COLUMNS)}\n", flush=True)
-    chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
-    print(measuring.write_result(args.name, rows, args.output_dir, chosen, COLUMNS))
+            # Every time, so that an interrupted run keeps what it has measured.
+            path = measuring.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
+    print(path)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_models(results):
             for other in ("hf", "bert"):
                 ratio = measuring.median_ratio(row["seconds"], rows[other]["seconds"])
                 assert row[f"ratio_to_{other}"] == pytest.approx(ratio)
-            assert row["working_mib"] < row["peak_mib"] < 1000
+            assert row["working_mib"] <= row["peak_mib"] < 1000
         assert rows["ours"]["parameters"] == rows["hf"]["parameters"] > 200_000
         assert rows["ours"]["gflops"] == rows["hf"]["gflops"] < rows["bert"]["gflops"]
 

@@ -93,10 +93,14 @@ def test_without_the_packages(folder):
 
 def test_every_snippet_of_the_document_runs(folder):
     """Both loops find for each text what it gets alone, padded to the maximum."""
-    with_torch, with_onnx = readme_commands.blocks(DOCUMENT, "python")
+    with_torch, in_8_bits, with_onnx = readme_commands.blocks(DOCUMENT, "python")
     lines = readme_commands.shell_lines(DOCUMENT)
     (export,) = [line.split() for line in lines if "export_onnx.py" in line]
+    run(["-c", with_torch.replace("\ntokenizer =", f"\n{in_8_bits}\ntokenizer =")], folder)
+    rounded = np.load(folder / "logits.npy")
     run(["-c", with_torch], folder)
+    exact = np.load(folder / "logits.npy")
+    assert 0 < np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)
     run([house.ROOT / export[1], *export[2:]], folder)
     done = run_without(
         ["torch", "tensorflow"], ["-c", f"import os\nos.chdir({str(folder)!r})\n{with_onnx}"],
