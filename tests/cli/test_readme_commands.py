@@ -14,7 +14,7 @@ import readme_commands
 
 COMMANDS = readme_commands.commands()
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
-FLAG = re.compile(r"(?<![\w-])--\w+")
+FLAG = re.compile(r"(?<![\w-])--\w[\w-]*")
 
 
 @functools.cache
