@@ -8,12 +8,13 @@ dtypes, a graph being recorded) these functions are PyTorch's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 _IS_BUILT = torch.backends.mkldnn.is_available() and hasattr(
@@ -92,28 +93,36 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
-        grad_x = linear(grad, weight.t()) if needs_x else None
-        grad_weight = linear(rows.t(), x.flatten(0, -2).t()) if needs_weight else None
-        return grad_x, grad_weight, rows.sum(0) if needs_bias else None
+        return _gradients(grad, *ctx.saved_tensors, ctx.needs_input_grad)
 
 
 class _GeluLinear(torch.autograd.Function):
+    """The product with the GELU of its input, and its gradients, as differentiable."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return linear(F.gelu(x, approximate="tanh"), weight, bias)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows = grad.flatten(0, -2)
-        grad_x = torch.ops.aten.gelu_backward(linear(grad, weight.t()), x, approximate="tanh")
-        inner = F.gelu(x, approximate="tanh").flatten(0, -2)
-        return grad_x, linear(rows.t(), inner.t()), rows.sum(0)
+        inner = F.gelu(x, approximate="tanh")
+        grad_x, *others = _gradients(grad, inner, weight, ctx.needs_input_grad)
+        if grad_x is not None:
+            grad_x = torch.ops.aten.gelu_backward(grad_x, x, approximate="tanh")
+        return grad_x, *others
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Those of :func:`linear` by x, weight and bias, as far as ``needs`` asks for them."""
+    needs_x, needs_weight, needs_bias = needs
+    rows = grad.flatten(0, -2)
+    grad_x = linear(grad, weight.t()) if needs_x else None
+    grad_weight = linear(rows.t(), x.flatten(0, -2).t()) if needs_weight else None
+    return grad_x, grad_weight, rows.sum(0) if needs_bias else None
 
 
 if _IS_BUILT:

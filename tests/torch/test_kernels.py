@@ -94,6 +94,16 @@ def test_gelu_computed_again_in_the_backward_pass() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_gelu_computed_again_can_be_differentiated_twice_and_frozen() -> None:
+    inputs = [_random(*shape, seed=n).double() for n, shape in enumerate([(3, 4), (2, 4), (2,)])]
+    assert torch.autograd.gradgradcheck(
+        products.gelu_linear, [tensor.requires_grad_() for tensor in inputs]
+    )
+    x, weight, bias = (tensor.detach() for tensor in inputs)
+    products.gelu_linear(x.requires_grad_(), weight, bias).sum().backward()
+    assert x.grad is not None and weight.grad is None
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1 / 65536])
 def test_dropout_keeps_the_right_share(rate: float) -> None:
     torch.manual_seed(3)
