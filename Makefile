@@ -19,7 +19,7 @@ ALL := $(VENV)/.installed-all
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: five minutes, two cores
+demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: six minutes, two cores
 	$(BIN)/python pytorch/demo.py
 
 test: $(ALL)  ## every test, one worker per core
@@ -34,7 +34,7 @@ BENCHMARKS := models text input_pipeline tensorflow_step finetuning int8 report
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456
-bench: $(ALL)  ## time everything beside other implementations; half an hour
+bench: $(ALL)  ## time everything beside other implementations; 40 minutes
 	set -e; for part in $(BENCHMARKS); do \
 	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
 

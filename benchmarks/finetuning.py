@@ -5,11 +5,12 @@ step, with AdamW. Ours puts texts of similar length together and pads them as fa
 transformers' example (run_glue) pads every text to --max_length. Reading and tokenizing, which
 both do once, do not count, nor does evaluation.
 
-Ours trains an epoch of --examples texts, drawn at random, per round. Padded batches all cost the
-same, so --padded_steps of them are enough for the Trainer. Seconds per epoch are those per example
-times the size of the training set.
+Batches of texts of similar length cost what their length does, so per round ours trains on --steps
+batches at even distances in the training set sorted by length; they have the whole epoch's mean
+number of positions, nearly. Padded batches all cost the same, so --padded_steps of them are enough
+for the Trainer. Seconds per epoch are those per text times the size of the training set.
 
-    python benchmarks/finetuning.py --config=B4-4-4H768 --examples=256 --repeats=3
+    python benchmarks/finetuning.py --config=B4-4-4H768 --steps=6 --repeats=5
 """
 
 from __future__ import annotations
@@ -60,22 +61,29 @@ class Kind:
 KINDS = {"CoLA": Kind(8551, (8,)), "RTE": Kind(2490, (45, 9))}
 
 
-def examples_of(name: str, data: Path | None, count: int) -> list[Example]:
-    """``count`` training examples, drawn at random; without ``data`` made up."""
-    rng = np.random.default_rng(0)
+def training_set(name: str, data: Path | None, made_up: int) -> list[Example]:
+    """A task's training examples; without ``data`` so many made-up ones."""
     if data is not None:
         task = get_task(name).resolve_labels(str(data / "glue" / name))
-        read = task.load(str(data / "glue" / name), "train")
-        return [read[index] for index in rng.permutation(len(read))[:count]]
+        return task.load(str(data / "glue" / name), "train")
+    rng = np.random.default_rng(0)
     lengths = KINDS[name].words
-    needed = 4 * count * sum(lengths)
+    needed = 4 * made_up * sum(lengths)
     words = iter(itertools.cycle(" ".join(texts.lines_of(None, 12 * needed)).split()))
 
     def text(mean: int) -> str:
         return " ".join(itertools.islice(words, int(rng.integers(mean // 2, 3 * mean // 2))))
 
-    made = [[text(mean) for mean in lengths] for _ in range(count)]
+    made = [[text(mean) for mean in lengths] for _ in range(made_up)]
     return [Example(parts[0], (*parts, None)[1], i % 2) for i, parts in enumerate(made)]
+
+
+def evenly_spaced(lengths: np.ndarray, batch_size: int, steps: int) -> np.ndarray:
+    """Indices of ``steps`` batches of similar length, short to long, that stand for all."""
+    order = np.argsort(lengths, kind="stable")
+    whole = len(order) // batch_size
+    chosen = ((np.arange(steps) + 0.5) * whole / steps).astype(int)
+    return np.concatenate([order[i * batch_size : (i + 1) * batch_size] for i in chosen])
 
 
 def our_epoch(
@@ -135,8 +143,10 @@ def measure(
 ) -> list[measuring.Row]:
     """Two rows of a task."""
     config = contestants.load_config(args.config)
-    examples = examples_of(name, data, args.examples)
-    features = encode_examples(examples, tokenizer, args.max_length)
+    examples = training_set(name, data, 2 * args.steps * args.batch_size)
+    lengths = encode_examples(examples, tokenizer, args.max_length).lengths
+    chosen = evenly_spaced(lengths, args.batch_size, args.steps)
+    features = encode_examples([examples[i] for i in chosen], tokenizer, args.max_length)
     rows = padded_rows(features, args.max_length, tokenizer.special.pad_id)
     ours, positions = our_epoch(config, features, tokenizer, args)
     cases = {OURS: ours, TRAINER: trainer_steps(config, rows, args, folder)}
@@ -162,19 +172,19 @@ def measure(
 
 def parse_arguments() -> argparse.Namespace:
     parser = measuring.parser(__doc__)
-    parser.set_defaults(repeats=3, threads=os.cpu_count())
+    parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--tasks", default=",".join(KINDS), help="of these, separated by commas")
     parser.add_argument("--config", default="B4-4-4H768", help="size of the model, in configs/")
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--examples", type=int, default=128, help="in an epoch of ours")
+    parser.add_argument("--steps", type=int, default=6, help="of ours in a round")
     parser.add_argument("--padded_steps", type=int, default=2, help="of the Trainer in a round")
     parser.add_argument("--vocab_size", type=int, default=30522, help="of the tokenizer")
     parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
     args = parser.parse_args()
     if args.quick:
-        args.config, args.max_length, args.batch_size, args.examples = "tiny", 32, 4, 12
-        args.padded_steps = args.repeats = args.threads = 1
+        args.config, args.max_length, args.batch_size = "tiny", 32, 4
+        args.steps = args.padded_steps = args.repeats = args.threads = 1
         args.vocab_size = 400
     if wrong := set(args.tasks.split(",")) - set(KINDS):
         raise ConfigError(f"--tasks={min(wrong)}: choose from {', '.join(KINDS)}")
@@ -193,8 +203,8 @@ def main() -> None:
             rows += measure(name, data, tokenizer, args, Path(folder))
     print(f"{measuring.markdown(rows, COLUMNS)}\n")
     names = ("config", "max_length", "batch_size", "repeats", "quick", "clock", "vocab_size")
-    chosen = {name: getattr(args, name) for name in names} | {"real_text": data is not None}
-    print(measuring.write_result("finetuning", rows, args.output_dir, chosen, COLUMNS))
+    settings = {name: getattr(args, name) for name in names} | {"real_text": data is not None}
+    print(measuring.write_result("finetuning", rows, args.output_dir, settings, COLUMNS))
 
 
 if __name__ == "__main__":
