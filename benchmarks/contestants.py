@@ -19,8 +19,8 @@ from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
 
 import measuring
 from funnel import ModelConfig
-from funnel.errors import ConfigError
 from funnel.flops import model_cost
+from funnel.utils.errors import ConfigError
 from funnel_torch import FunnelEncoder
 
 OURS, HF, BERT = "ours", "hf", "bert"

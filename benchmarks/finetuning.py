@@ -33,15 +33,16 @@ import transformers
 import contestants
 import measuring
 import texts
-from funnel import ModelConfig, cli, get_tokenizer
-from funnel.errors import ConfigError
-from funnel.features import Features, encode_examples, pad_batch
+from funnel import ModelConfig, get_tokenizer
+from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.tasks import Example, get_task
 from funnel.tokenization import Tokenizer
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
-from funnel_torch.data import BatchConfig, SequenceSource, TrainBatches
-from funnel_torch.distributed import DistributedConfig, start
-from funnel_torch.finetune import FineTuneConfig, fine_tune
+from funnel_torch.data.batching import BatchConfig, SequenceSource, TrainBatches
+from funnel_torch.tasks.finetune import FineTuneConfig, fine_tune
+from funnel_torch.training.distributed import DistributedConfig, start
 
 OURS, TRAINER = "ours", "transformers Trainer"
 COLUMNS = {
@@ -208,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

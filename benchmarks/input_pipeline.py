@@ -23,15 +23,16 @@ import torch
 import contestants
 import measuring
 import texts
-from funnel import ModelConfig, cli
-from funnel.head_config import PretrainingConfig
-from funnel.masking import SAMPLE_STRATEGIES, Masker, MaskingConfig, truncation_stride
-from funnel.optimization import OptimizerConfig
-from funnel.record_sets import RecordCollection
+from funnel import ModelConfig
+from funnel.config.heads import PretrainingConfig
+from funnel.config.optimizer import OptimizerConfig
+from funnel.pretraining.masking import SAMPLE_STRATEGIES, Masker, MaskingConfig, truncation_stride
+from funnel.pretraining.record_index import RecordCollection
 from funnel.tokenization import Tokenizer
-from funnel_torch.optim import build_optimizer, set_learning_rate
-from funnel_torch.pretraining import ElectraPretraining, MLMPretraining, PretrainingBatch
-from funnel_torch.pretraining_data import PretrainBatchConfig, PretrainBatches
+from funnel.utils.main import run_main
+from funnel_torch.data.pretraining_loader import PretrainBatchConfig, PretrainBatches
+from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch
+from funnel_torch.training.optimizer import build_optimizer, set_learning_rate
 
 ELECTRA, MLM = "ELECTRA", "MLM"
 HEADS = {ELECTRA: ElectraPretraining, MLM: MLMPretraining}
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

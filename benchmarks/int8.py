@@ -22,16 +22,17 @@ from torch import nn
 
 import contestants
 import measuring
-from funnel import cli, get_tokenizer
+from funnel import get_tokenizer
 from funnel.checkpoints.base import find_vocabulary
-from funnel.errors import ConfigError
-from funnel.metrics import compute
 from funnel.tasks import get_task
+from funnel.tasks.metrics import compute
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
-from funnel_torch.classification import DataConfig, decisions, load_splits, source_of
-from funnel_torch.distributed import DistributedConfig, start
-from funnel_torch.finetune import predict
-from funnel_torch.quantization import quantize_int8
+from funnel_torch.kernels.quantization import quantize_int8
+from funnel_torch.tasks.classification import DataConfig, decisions, load_splits, source_of
+from funnel_torch.tasks.finetune import predict
+from funnel_torch.training.distributed import DistributedConfig, start
 from models import parse_shape
 
 FLOAT, INT8 = "fp32", "int8"
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

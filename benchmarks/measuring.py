@@ -28,8 +28,8 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-from funnel.errors import FunnelError
-from funnel.files import atomic_write_json
+from funnel.utils.errors import FunnelError
+from funnel.utils.files import atomic_write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

@@ -27,8 +27,8 @@ import torch
 import contestants
 import measuring
 from contestants import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
-from funnel import cli
-from funnel.errors import ConfigError
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
 
 ALL = (OURS, HF, BERT)
 COLUMNS = {
@@ -211,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

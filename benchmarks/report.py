@@ -17,9 +17,9 @@ from typing import Any
 import _paths  # noqa: F401
 
 import measuring
-from funnel import cli
-from funnel.errors import DataError
-from funnel.files import atomic_path, atomic_write_text
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_path, atomic_write_text
+from funnel.utils.main import run_main
 
 TITLES = {
     "models": "Encoders",
@@ -194,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -20,20 +20,21 @@ from typing import Any
 from unittest import mock
 
 import _paths  # noqa: F401
-import tf_start
+from funnel_tf.cli.start import silence_tensorflow
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import measuring
 import texts
-from funnel import ModelConfig, cli
-from funnel.masking import Masker, MaskingConfig, truncation_stride
-from funnel.optimization import OptimizerConfig, ScheduleConfig
-from funnel_tf import pretraining
-from funnel_tf.input_pipeline import InputConfig, pretrain_input_fn
-from funnel_tf.optimization import create_train_op
-from funnel_tf.options import GraphOptions
+from funnel import ModelConfig
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
+from funnel.utils.main import run_main
+from funnel_tf.data.input_pipeline import InputConfig, pretrain_input_fn
+from funnel_tf.models import electra as pretraining
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.training.optimizer import create_train_op
 
 OURS, EINSUM, INPUT = "ours", "vocabulary product as an einsum", "input on one core"
 COLUMNS = {
@@ -176,7 +177,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     tf.disable_eager_execution()
-    tf_start.quiet()
+    silence_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
     print(f"{measuring.markdown(rows, COLUMNS)}\n")
@@ -187,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

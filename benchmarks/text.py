@@ -29,12 +29,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 import measuring
 import texts
-from funnel import cli, get_tokenizer
-from funnel.corpus import CorpusConfig, create_records
-from funnel.errors import FunnelError
-from funnel.squad_features import WindowConfig, build_windows
+from funnel import get_tokenizer
+from funnel.features.squad import WindowConfig, build_windows
+from funnel.pretraining.create_records import CorpusConfig, create_records
 from funnel.tasks.squad import read_squad
 from funnel.tokenization import Tokenizer
+from funnel.utils.errors import FunnelError
+from funnel.utils.main import run_main
 
 COLD, WARM, RECORDS = "ours, nothing seen yet", "ours, same text again", "ours, records written"
 LIBRARY = "tokenizers"
@@ -179,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

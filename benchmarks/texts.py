@@ -18,12 +18,12 @@ import _paths  # noqa: F401
 
 import measuring
 from funnel import get_tokenizer
-from funnel.corpus import CorpusConfig, create_records
-from funnel.errors import DataError
-from funnel.files import atomic_write_json, atomic_write_text
-from funnel.record_sets import RecordCollection, find_records
+from funnel.pretraining.create_records import CorpusConfig, create_records
+from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.tokenization import Tokenizer
-from funnel.vocab import VocabularyConfig, build_vocabulary, read_lines
+from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary, read_lines
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_json, atomic_write_text
 
 CORPUS, SQUAD = "corpus/wiki_articles.txt", "squad/dev-v2.0.json"
 _VOCABULARY_TEXT = 16_000_000  # characters at most that a vocabulary is built from

@@ -14,11 +14,11 @@ import logging
 
 import _paths  # noqa: F401
 
-from funnel.cli import run
-from funnel.errors import DataError, TokenizerError
-from funnel.reporting import configure_logging, progress
 from funnel.tokenization import TOKENIZER_KINDS
-from funnel.vocab import VocabularyConfig, build_vocabulary, read_lines
+from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary, read_lines
+from funnel.utils.errors import DataError, TokenizerError
+from funnel.utils.logging import configure_logging, progress
+from funnel.utils.main import run_main
 
 logger = logging.getLogger(__name__)
 
@@ -111,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -23,24 +23,24 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a system's own python3 may be ol
 
 import _paths  # noqa: F401
 
-from funnel.cli import run
-from funnel.download import DownloadConfig, mirrored
-from funnel.download_session import (
-    MANIFEST_NAME,
-    ConsoleProgress,
-    Outcome,
-    SessionConfig,
-    provide_all,
-)
-from funnel.download_sets import (
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_data.downloads.catalog import (
     CHECKPOINT_FORMATS,
     CHECKPOINT_SIZES,
     GROUPS,
     DownloadSet,
     checkpoint_name,
 )
-from funnel.download_transport import choose_transport
-from funnel.errors import ConfigError
+from funnel_data.downloads.fetch import DownloadConfig, mirrored
+from funnel_data.downloads.session import (
+    MANIFEST_NAME,
+    ConsoleProgress,
+    Outcome,
+    SessionConfig,
+    provide_all,
+)
+from funnel_data.downloads.transport import choose_transport
 
 MIRROR_VARIABLE = "FUNNEL_MIRROR"
 FAILED = 1
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-from funnel import cli
-from funnel.errors import DataError
-from funnel.files import atomic_write_text
-from funnel.vocab import VocabularyConfig, build_vocabulary
+from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_text
+from funnel.utils.main import run_main
 
 # Part of the library -> its modules and packages. What is not named serves the corpus only.
 PARTS = {
@@ -214,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -33,12 +33,19 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-from funnel import cli
-from funnel.errors import ConfigError
-from funnel.preparation import plan_shards
-from funnel.reporting import configure_logging
-from funnel.text_files import DOCUMENTS, FORMATS, LINES, TextOptions, TextReader, find_text
-from prepare_flags import add_work_flags, run_shards, shard_bytes
+from funnel.utils.errors import ConfigError
+from funnel.utils.logging import configure_logging
+from funnel.utils.main import run_main
+from funnel_data.cli.prepare import add_work_flags, run_shards, shard_bytes
+from funnel_data.corpora.sharding import plan_shards
+from funnel_data.corpora.text_files import (
+    DOCUMENTS,
+    FORMATS,
+    LINES,
+    TextOptions,
+    TextReader,
+    find_text,
+)
 
 
 def parse_flags() -> argparse.Namespace:
@@ -98,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-from funnel import cli
-from funnel.errors import DataError
-from funnel.preparation import plan_shards
-from funnel.reporting import configure_logging
-from funnel.wikipedia import WikipediaReader, check_dump
-from funnel.wikitext import NO_TEXT, WikitextOptions
-from prepare_flags import add_work_flags, run_shards, shard_bytes
+from funnel.utils.errors import DataError
+from funnel.utils.logging import configure_logging
+from funnel.utils.main import run_main
+from funnel_data.cli.prepare import add_work_flags, run_shards, shard_bytes
+from funnel_data.corpora.sharding import plan_shards
+from funnel_data.corpora.wikipedia import WikipediaReader, check_dump
+from funnel_data.corpora.wikitext import NO_TEXT, WikitextOptions
 
 
 def parse_flags() -> argparse.Namespace:
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

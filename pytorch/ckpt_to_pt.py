@@ -15,10 +15,10 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-from funnel import cli
 from funnel.checkpoints.released_pt import save_pt
 from funnel.checkpoints.tf import load_tf
-from funnel.errors import FunnelError
+from funnel.utils.errors import FunnelError
+from funnel.utils.main import run_main
 
 
 def parse_flags() -> argparse.Namespace:
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -22,26 +22,25 @@ import _paths  # noqa: F401
 
 import numpy as np
 
-import torch_flags as flags
-import torch_runs as runs
-from funnel.cli import run
-from funnel.errors import DataError
-from funnel.features import Features
-from funnel.files import atomic_write_json
-from funnel.submission import companion, write_submission
+from funnel.features.classification import Features
 from funnel.tasks import Task, get_task
+from funnel.tasks.submission import companion, write_submission
 from funnel.tokenization import Tokenizer
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
-from funnel_torch.classification import (
+from funnel_torch.cli import flags, runs
+from funnel_torch.tasks.classification import (
     decisions,
     evaluation_of,
     load_splits,
     source_of,
     write_predictions,
 )
-from funnel_torch.distributed import World
-from funnel_torch.finetune import predict
-from funnel_torch.trainer import Scores
+from funnel_torch.tasks.finetune import predict
+from funnel_torch.training.distributed import World
+from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -180,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -13,8 +13,8 @@ import argparse
 
 import _paths  # noqa: F401
 
-from funnel import cli
 from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
+from funnel.utils.main import run_main
 
 _SHOWN = 20
 
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -16,13 +16,13 @@ import argparse
 
 import _paths  # noqa: F401
 
-from funnel import cli
-from funnel.corpus import CorpusConfig
-from funnel.corpus_run import choose_tasks, write_corpus
-from funnel.errors import ConfigError
-from funnel.features import SegmentIds
-from funnel.reporting import configure_logging
+from funnel.cli.create_pretrain_data import choose_tasks, write_corpus
+from funnel.features.classification import SegmentIds
+from funnel.pretraining.create_records import CorpusConfig
 from funnel.tokenization import TOKENIZER_KINDS, Tokenizer, get_tokenizer
+from funnel.utils.errors import ConfigError
+from funnel.utils.logging import configure_logging
+from funnel.utils.main import run_main
 
 SYMBOLS = ("unk", "bos", "eos", "cls", "sep", "pad", "mask", "eod", "eop")
 
@@ -117,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-from funnel import cli
-from funnel.errors import FunnelError
-from funnel.files import atomic_write_json
-from funnel.reporting import METRICS_FILE, plot_curves
 from funnel.tasks import CustomTaskConfig, get_task
+from funnel.utils.errors import FunnelError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.logging import METRICS_FILE, plot_curves
+from funnel.utils.main import INTERRUPTED, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,7 @@ def run_program(path: str, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / path), *arguments]
     print(f"\n$ python {path} {shlex.join(arguments)}", flush=True)
     status = subprocess.run(command, check=False).returncode
-    if status == cli.INTERRUPTED:
+    if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status != 0:
         raise FunnelError(f"{path} ended with exit code {status}; its message is above")
@@ -195,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -16,10 +16,10 @@ import argparse
 
 import _paths  # noqa: F401
 
-from funnel import cli
 from funnel.checkpoints import load_checkpoint
-from funnel_torch.export import OPSETS, TASKS, ExportConfig, export_onnx, find_task, load_model
-from funnel_torch.export_check import import_onnx
+from funnel.utils.main import run_main
+from funnel_torch.export.onnx import OPSETS, TASKS, ExportConfig, export_onnx, find_task, load_model
+from funnel_torch.export.onnx_check import import_onnx
 
 
 def parse_flags() -> argparse.Namespace:
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

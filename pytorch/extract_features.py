@@ -18,19 +18,19 @@ import _paths  # noqa: F401
 
 import torch
 
-from funnel import cli
 from funnel.checkpoints import load_checkpoint
-from funnel.errors import ConfigError
-from funnel.extraction import (
+from funnel.cli.feature_extraction import define_flags
+from funnel.features.feature_extraction import (
     TextSource,
     config_changes,
     extract_batches,
     load_inputs,
     write_arrays,
 )
-from funnel.extraction_flags import define_flags
-from funnel_torch.extraction import FeatureExtractor
-from funnel_torch.quantization import quantize_int8
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_torch.kernels.quantization import quantize_int8
+from funnel_torch.models.feature_extractor import FeatureExtractor
 
 
 def parse_flags() -> argparse.Namespace:
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -23,9 +23,9 @@ import _paths  # noqa: F401
 
 import torch
 
-import torch_flags as flags
-from funnel.cli import run
-from funnel.errors import ConfigError
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_torch.cli import flags
 
 PROGRAM = Path(__file__).resolve().with_name("classifier.py")
 _POLL_SECONDS = 0.1
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

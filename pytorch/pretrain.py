@@ -21,29 +21,27 @@ import logging
 
 import _paths  # noqa: F401
 
-import pretrain_flags
-import torch_flags as flags
-import torch_runs as runs
-from funnel import cli
 from funnel.checkpoints import load_checkpoint
-from funnel.errors import ConfigError
-from funnel.masking import Masker
-from funnel.record_sets import RecordCollection, find_records
-from funnel_torch.continuation import global_step, read_moments
-from funnel_torch.distributed import World
-from funnel_torch.layers import recompute_layers
-from funnel_torch.pretraining import ElectraPretraining, MLMPretraining
-from funnel_torch.pretraining_data import PretrainBatches, evaluation_batches
-from funnel_torch.pretraining_run import (
+from funnel.pretraining.masking import Masker
+from funnel.pretraining.record_index import RecordCollection, find_records
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_torch.cli import flags, pretrain_flags, runs
+from funnel_torch.data.pretraining_loader import PretrainBatches, evaluation_batches
+from funnel_torch.models.electra import ElectraPretraining, MLMPretraining
+from funnel_torch.models.layers import recompute_layers
+from funnel_torch.tasks.pretrain import (
     Continuation,
     PretrainingModel,
     evaluate,
     make_meter,
     make_trainer,
 )
-from funnel_torch.sharding import ShardedModel
-from funnel_torch.trainer import Scores
-from funnel_torch.utilisation import peak_tflops
+from funnel_torch.training.distributed import World
+from funnel_torch.training.fsdp import ShardedModel
+from funnel_torch.training.mfu import peak_tflops
+from funnel_torch.training.optimizer_import import global_step, read_moments
+from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger("funnel_torch.pretrain")
 
@@ -192,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

@@ -19,18 +19,17 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import torch_flags as flags
-import torch_runs as runs
-from funnel.cli import run
-from funnel.errors import ConfigError
-from funnel.files import atomic_write_json
-from funnel.race_features import RaceConfig, RaceFeatures, encode_race
+from funnel.features.race import RaceConfig, RaceFeatures, encode_race
 from funnel.tasks.race import read_race
+from funnel.utils.errors import ConfigError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.main import run_main
 from funnel_torch import FunnelForMultipleChoice
-from funnel_torch.data import PaddedSource
-from funnel_torch.distributed import World
-from funnel_torch.finetune import Evaluation, evaluate
-from funnel_torch.race import evaluation_of
+from funnel_torch.cli import flags, runs
+from funnel_torch.data.batching import PaddedSource
+from funnel_torch.tasks.finetune import Evaluation, evaluate
+from funnel_torch.tasks.race import evaluation_of
+from funnel_torch.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -156,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

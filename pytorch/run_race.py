@@ -5,8 +5,8 @@
 
 import _paths  # noqa: F401
 
-from funnel.cli import run
+from funnel.utils.main import run_main
 from race import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -25,26 +25,24 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import squad_flags
-import torch_flags as flags
-import torch_runs as runs
-from funnel.cli import run
-from funnel.errors import DataError
-from funnel.files import atomic_write_json
-from funnel.squad_answers import SquadAnswers, combine_answers, write_answers
-from funnel.squad_features import SquadWindows
+from funnel.features.squad import SquadWindows
+from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
 from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
-from funnel_torch.data import PaddedSource
-from funnel_torch.distributed import World
-from funnel_torch.finetune import predict
-from funnel_torch.question_answering import (
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.main import run_main
+from funnel_torch.cli import flags, runs, squad_flags
+from funnel_torch.data.batching import PaddedSource
+from funnel_torch.tasks.finetune import predict
+from funnel_torch.tasks.squad import (
     BEAM_FIELDS,
     SquadScorer,
     TrainableQuestionAnswering,
     read_questions,
 )
-from funnel_torch.trainer import Scores
+from funnel_torch.training.distributed import World
+from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -231,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import _paths  # noqa: F401
 
-import tf_flags
-from funnel import cli
-from funnel.corpus import CorpusConfig
-from funnel.corpus_run import choose_tasks, write_corpus
-from funnel.errors import ConfigError
-from funnel.reporting import configure_logging
+from funnel.cli.create_pretrain_data import choose_tasks, write_corpus
+from funnel.pretraining.create_records import CorpusConfig
+from funnel.utils.errors import ConfigError
+from funnel.utils.logging import configure_logging
+from funnel.utils.main import run_main
+from funnel_tf.cli import flags as tf_flags
 
 
 def main() -> None:
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

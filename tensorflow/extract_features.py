@@ -14,15 +14,16 @@ from __future__ import annotations
 import argparse
 
 import _paths  # noqa: F401
-import tf_start
+from funnel_tf.cli.start import silence_tensorflow
 
 import tensorflow.compat.v1 as tf
 
-from funnel import cli, extraction
 from funnel.checkpoints import load_checkpoint
-from funnel.errors import ConfigError
-from funnel.extraction_flags import define_flags
-from funnel_tf.extraction import FeatureExtractor
+from funnel.cli.feature_extraction import define_flags
+from funnel.features import feature_extraction as extraction
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_tf.models.feature_extractor import FeatureExtractor
 
 
 def parse_flags() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def session_config(device_id: int) -> tf.ConfigProto:
 def main() -> None:
     """Compute and write."""
     flags = parse_flags()
-    tf_start.quiet(flags.verbose)
+    silence_tensorflow(flags.verbose)
     checkpoint = load_checkpoint(flags.model, config_path=flags.model_config)
     inputs = extraction.load_inputs(checkpoint, flags.ids, text_source(flags))
     changes = extraction.config_changes(checkpoint, flags.attn_type, flags.truncate_seq)
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

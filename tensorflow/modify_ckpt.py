@@ -13,10 +13,10 @@ import argparse
 
 import _paths  # noqa: F401
 
-from funnel import cli
 from funnel.checkpoints.tf import drop_pretraining
-from funnel.errors import FunnelError
-from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
+from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
+from funnel.utils.errors import FunnelError
+from funnel.utils.main import run_main
 
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_main(main)

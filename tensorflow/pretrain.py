@@ -23,27 +23,19 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import tf_flags
-import tf_runs
-from funnel.cli import run
-from funnel.config import ModelConfig
-from funnel.errors import ConfigError
-from funnel.head_config import PretrainingConfig
-from funnel.masking import Masker, MaskingConfig, truncation_stride
-from funnel.record_sets import RecordCollection, find_records
-from funnel.reporting import MetricsLog
-from funnel.tf_checkpoint import resolve_prefix
+from funnel.config.heads import PretrainingConfig
+from funnel.config.model import ModelConfig
+from funnel.formats.tensor_bundle import resolve_prefix
+from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
+from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.tokenization import Tokenizer
-from funnel_tf.estimator import (
-    BuildGraph,
-    Features,
-    Graph,
-    build_estimator,
-    evaluate_graph,
-    make_model_fn,
-)
-from funnel_tf.evaluation import evaluate_all, write_best
-from funnel_tf.input_pipeline import (
+from funnel.utils.errors import ConfigError
+from funnel.utils.logging import MetricsLog
+from funnel.utils.main import run_main
+from funnel_tf.cli import flags as tf_flags
+from funnel_tf.cli import runs as tf_runs
+from funnel_tf.cli.flags import Flags
+from funnel_tf.data.input_pipeline import (
     PRETRAIN_SHUFFLE,
     InputConfig,
     damage_named,
@@ -51,10 +43,18 @@ from funnel_tf.input_pipeline import (
     pretrain_input_fn,
     pretrain_schema,
 )
-from funnel_tf.options import GraphOptions
-from funnel_tf.pretraining import electra_graph, mlm_graph
-from funnel_tf.runs import SavedStep, saved_steps
-from tf_flags import Flags
+from funnel_tf.models.electra import electra_graph, mlm_graph
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.training.estimator import (
+    BuildGraph,
+    Features,
+    Graph,
+    build_estimator,
+    evaluate_graph,
+    make_model_fn,
+)
+from funnel_tf.training.evaluation import evaluate_all, write_best
+from funnel_tf.training.run_directory import SavedStep, saved_steps
 
 logger = logging.getLogger(__name__)
 
@@ -190,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

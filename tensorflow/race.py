@@ -20,16 +20,21 @@ import _paths  # noqa: F401
 
 import numpy as np
 
-import tf_flags
-import tf_runs
-from funnel.cli import run
-from funnel.config import ModelConfig
-from funnel.errors import ConfigError
-from funnel.race_features import RaceConfig
-from funnel.records import ExampleFile, RecordOptions, race_records
+from funnel.config.model import ModelConfig
+from funnel.features.race import RaceConfig
+from funnel.features.tfrecords import ExampleFile, RecordOptions, race_records
 from funnel.tasks.race import race_accuracy
 from funnel.tokenization import Tokenizer
-from funnel_tf.estimator import (
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
+from funnel_tf.cli import flags as tf_flags
+from funnel_tf.cli import runs as tf_runs
+from funnel_tf.cli.flags import Flags
+from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.models.heads import race_head
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.training.estimator import (
     BuildGraph,
     Features,
     Graph,
@@ -38,13 +43,8 @@ from funnel_tf.estimator import (
     make_model_fn,
     predict_all,
 )
-from funnel_tf.evaluation import Scores
-from funnel_tf.heads import race_head
-from funnel_tf.input_pipeline import InputConfig, damage_named, finetune_input_fn
-from funnel_tf.modeling import ModelInputs
-from funnel_tf.options import GraphOptions
-from funnel_tf.runs import RunDirectory
-from tf_flags import Flags
+from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -148,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -6,7 +6,7 @@
 import _paths  # noqa: F401
 
 from classifier import main
-from funnel.cli import run
+from funnel.utils.main import run_main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -25,20 +25,24 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import squad_settings
-import tf_flags
-import tf_runs
-from funnel.cli import run
-from funnel.config import ModelConfig
-from funnel.errors import DataError, FunnelError
-from funnel.files import atomic_write_json
-from funnel.records import ExampleFile
-from funnel.squad_answers import SquadAnswers, combine_answers, write_answers
-from funnel.squad_records import recorded_shards, squad_eval_records, squad_train_records
-from funnel.squad_scoring import SquadScorer
+from funnel.config.model import ModelConfig
+from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
+from funnel.features.squad_scoring import SquadScorer
+from funnel.features.squad_tfrecords import recorded_shards, squad_eval_records, squad_train_records
+from funnel.features.tfrecords import ExampleFile
 from funnel.tokenization import Tokenizer
-from funnel_tf.answering import squad_head
-from funnel_tf.estimator import (
+from funnel.utils.errors import DataError, FunnelError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.main import run_main
+from funnel_tf.cli import flags as tf_flags
+from funnel_tf.cli import runs as tf_runs
+from funnel_tf.cli import squad_settings
+from funnel_tf.cli.flags import Flags
+from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.question_answering import squad_head
+from funnel_tf.training.estimator import (
     BuildGraph,
     Features,
     Graph,
@@ -47,12 +51,8 @@ from funnel_tf.estimator import (
     make_model_fn,
     predict_all,
 )
-from funnel_tf.evaluation import Scores, best_checkpoint
-from funnel_tf.input_pipeline import InputConfig, damage_named, finetune_input_fn
-from funnel_tf.modeling import ModelInputs
-from funnel_tf.options import GraphOptions
-from funnel_tf.runs import RunDirectory, saved_steps
-from tf_flags import Flags
+from funnel_tf.training.evaluation import Scores, best_checkpoint
+from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 logger = logging.getLogger(__name__)
 
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

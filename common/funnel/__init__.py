@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from funnel.config import ModelConfig
+    from funnel.config.model import ModelConfig
     from funnel.tokenization import get_tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["ModelConfig", "get_tokenizer"]
 
-_HOME = {"ModelConfig": "funnel.config", "get_tokenizer": "funnel.tokenization"}
+_HOME = {"ModelConfig": "funnel.config.model", "get_tokenizer": "funnel.tokenization"}
 
 
 def __getattr__(name: str) -> Any:

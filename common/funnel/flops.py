@@ -31,10 +31,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from funnel.cli import run
-from funnel.config import BlockSpec, ModelConfig
-from funnel.errors import ConfigError
-from funnel.geometry import BlockGeometry, encoder_geometry, relative_range
+from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
+from funnel.config.model import BlockSpec, ModelConfig
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASELINE = "L12H768"
@@ -264,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

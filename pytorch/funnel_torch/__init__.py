@@ -1,19 +1,23 @@
 """The Funnel-Transformer in PyTorch: model, heads, loading and saving, fine-tuning."""
 
-from funnel_torch.answering import AnswerConfig, AnswerTargets, FunnelForQuestionAnswering
-from funnel_torch.heads import (
+from funnel_torch.models.electra import (
+    ElectraPretraining,
+    MLMPretraining,
+    PretrainingBatch,
+    PretrainingConfig,
+)
+from funnel_torch.models.heads import (
     FunnelForMaskedLM,
     FunnelForMultipleChoice,
     FunnelForPreTraining,
     FunnelForSequenceClassification,
     FunnelForTokenClassification,
 )
-from funnel_torch.modeling import FunnelEncoder, FunnelModel
-from funnel_torch.pretraining import (
-    ElectraPretraining,
-    MLMPretraining,
-    PretrainingBatch,
-    PretrainingConfig,
+from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
+from funnel_torch.models.question_answering import (
+    AnswerConfig,
+    AnswerTargets,
+    FunnelForQuestionAnswering,
 )
 
 __all__ = [

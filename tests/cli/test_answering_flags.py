@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import load_program
+from funnel_torch.cli import flags
 
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {
@@ -63,7 +64,7 @@ def names_of(parser):
 
 @pytest.fixture(scope="module")
 def parsers():
-    shared = load_program("torch_flags").classifier_parser("")
+    shared = flags.classifier_parser("")
     squad = load_program("squad").squad_flags.squad_parser("")
     race = load_program("race").race_parser("")
     return {"shared": shared, "squad": squad, "race": race}

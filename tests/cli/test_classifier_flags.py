@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import load_program
-from funnel.errors import ConfigError
+from funnel.utils.errors import ConfigError
+from funnel_torch.cli import flags
 
 # The shared parser of the original classifier.py and multigpu_classifier.py, with its defaults.
 ORIGINAL = {
@@ -122,7 +123,7 @@ ALIASES = {
 
 @pytest.fixture(scope="module")
 def parser():
-    return load_program("torch_flags").classifier_parser("what it does")
+    return flags.classifier_parser("what it does")
 
 
 def test_names_and_defaults_are_frozen(parser):
@@ -180,7 +181,6 @@ def test_a_wrong_flag_is_one_line(parser, argv):
 
 
 def test_process_comes_from_the_launcher_or_the_flags(parser):
-    flags = load_program("torch_flags")
     args = parser.parse_args([])
     assert flags.distributed_config(args, {}).world_size == 1
     launched = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
@@ -197,7 +197,6 @@ def test_process_comes_from_the_launcher_or_the_flags(parser):
 
 
 def test_model_size_sets_all_widths(parser):
-    flags = load_program("torch_flags")
     config = flags.start_config(parser.parse_args(["--model_size=H256"]), 100).fallback
     assert (config.d_model, config.d_embed, config.n_head, config.d_head) == (256, 256, 4, 64)
     assert (config.d_inner, config.vocab_size) == (1024, 100)

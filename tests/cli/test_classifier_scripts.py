@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from classifier_runs import PYTORCH, load_program
+from classifier_runs import PYTORCH
 
 SCRIPTS = sorted((PYTORCH / "scripts").glob("finetune*.sh"))
 
@@ -27,7 +27,7 @@ def call(script, *arguments, expected=0, **environment):
         return result.stderr
     program, *flags = result.stdout.split()
     assert os.path.isfile(program)
-    return os.path.basename(program), load_program("torch_flags").classifier_parser("").parse_args(
+    return os.path.basename(program), flags.classifier_parser("").parse_args(
         flags
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoint_cases import TINY, VARIANTS, assert_same, flip, random_checkpoint, with_slots
 from funnel.checkpoints import load_checkpoint, save_checkpoint
-from funnel.tf_checkpoint import TFCheckpoint
+from funnel.formats.tensor_bundle import TFCheckpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = ("mlm", "discriminator", "generator")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corpus_cases import SPECIAL, random_documents, write_text, write_vocabulary
-from funnel.tfrecord import read_examples
+from funnel.formats.tfrecord import read_examples
 
 PROGRAM = Path(__file__).parents[2] / "pytorch" / "create_pretrain_data.py"
 DATA = "data.train.pass-0.seq-24.uncased.tfrecord-{:05d}-of-{:05d}"

@@ -11,7 +11,7 @@ import pytest
 
 import house
 import readme_commands
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from half_installation import run_without
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -126,7 +126,7 @@ def test_every_snippet_of_the_document_runs(folder):
 
 
 def test_the_document_lists_every_task():
-    from funnel_torch.export import TASKS
+    from funnel_torch.export.onnx import TASKS
 
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert [name for name, _, _ in rows] == [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

@@ -13,7 +13,7 @@ from checkpoint_cases import flip
 from classifier_runs import Zygote, curve, invoke, kill_after, load_program, refuse
 from funnel.checkpoints import load_checkpoint, save_checkpoint
 from funnel_torch import FunnelForMaskedLM, FunnelForPreTraining, FunnelModel
-from funnel_torch.pretraining import ElectraPretraining
+from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import arguments, assert_close, write_files
 
 
@@ -144,7 +144,7 @@ def test_a_full_release_goes_on_with_its_moments(folder, program, tmp_path):
 
 def full_release(checkpoint, target):
     """A PyTorch checkpoint with its training state as a FULL TensorFlow release."""
-    from funnel_torch.state import slots
+    from funnel_torch.models.weight_mapping import slots
 
     found = load_checkpoint(checkpoint)
     state = torch.load(checkpoint / "training_state.pt", weights_only=True)["optimizer"]

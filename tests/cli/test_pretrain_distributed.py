@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from checkpoint_cases import flip
 from classifier_runs import PYTORCH, curve
-from funnel.record_sets import find_records
-from funnel.record_stream import RecordOrder, StreamConfig
-from funnel.tfrecord import read_records
-from funnel_torch.pretraining import ElectraPretraining
+from funnel.formats.tfrecord import read_records
+from funnel.pretraining.dataset import RecordOrder, StreamConfig
+from funnel.pretraining.record_index import find_records
+from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import SEQ_LEN, arguments, assert_close, write_files
 
 STEPS = {"train_steps": 6, "train_bsz": 8, "eval_steps": 3, "save_steps": 3}

@@ -63,20 +63,14 @@ def test_make_targets_exist(path):
             assert {w for w in words[1:] if re.fullmatch("[a-z]+", w)} <= targets
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    """Every program and module stands in the README's file tree, and nothing else does."""
-    shown, stack = set(), []
-    for line in readme_commands.blocks(house.ROOT / "README.md", "text")[-1].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        entry = re.split(r"\s{2,}", line.strip())[0]
-        folder = "".join(stack[:depth])
-        shown.add(folder + entry)
-        if entry.endswith("/"):
-            stack = [*stack[:depth], entry]
-    missing = {name for name in shown if not (house.ROOT / name).exists()}
-    assert not missing
-    files = {house.name(path) for path in house.library_files() + house.programs()}
-    assert files - {f for f in files if f.endswith("__init__.py")} <= shown
+def test_the_layout_in_the_readme_is_the_repository():
+    """Every folder it names exists, and every package and folder of programs is named."""
+    lines = readme_commands.blocks(house.ROOT / "README.md", "text")[-1].splitlines()
+    shown = {line.split()[0].rstrip("/") for line in lines}
+    assert len(lines) <= 20
+    assert not {name for name in shown if not (house.ROOT / name).is_dir()}
+    folders = [*house.LIBRARIES.values(), *house.PROGRAM_DIRECTORIES.values()]
+    assert {house.name(folder) for folder in folders} <= shown
 
 
 def test_flops_table_runs():
@@ -99,7 +93,7 @@ def test_make_help_lists_every_target():
 def released(tmp_path):
     """A directory under the name that the README uses, holding a tiny random model."""
     pytest.importorskip("torch")
-    from funnel.config import ModelConfig
+    from funnel.config.model import ModelConfig
     from funnel_torch import FunnelModel
 
     folder = tmp_path / "ckpts" / "B4-4-4H768-ELEC-PT"

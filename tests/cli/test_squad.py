@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from answering_runs import RUN_FILES, SQUAD, run_files, write_squad
 from classifier_runs import curve, invoke, load_program, refuse
 from funnel.checkpoints import load_checkpoint
-from funnel.squad_metrics import evaluate_v2
 from funnel.tasks.squad import read_squad
+from funnel.tasks.squad_metrics import evaluate_v2
 
 torch.set_num_threads(1)
 ANSWERS = ("predictions.json", "nbest_predictions.json", "null_odds.json")
@@ -74,7 +74,7 @@ def test_cache_is_filled_and_used(finished, folder, program, monkeypatch):
     }
     assert not (folder / "run").exists()
     with monkeypatch.context() as patch:
-        patch.delattr("funnel_torch.question_answering.build_windows")
+        patch.delattr("funnel_torch.tasks.squad.build_windows")
         assert invoke(program, SQUAD.arguments(folder, **changes)) == 0
     assert curve(folder / "run") == curve(finished / "run")
     argv = SQUAD.arguments(folder, **changes, doc_stride=9, debug=True, do_predict=None)

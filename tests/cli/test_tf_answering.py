@@ -11,7 +11,7 @@ import_tensorflow()
 
 from answering_runs import write_race, write_squad
 from classifier_runs import invoke, refuse
-from funnel.reporting import read_metrics
+from funnel.utils.logging import read_metrics
 from tf_program_runs import load_tf_program
 
 

@@ -13,9 +13,9 @@ import_tensorflow()
 
 from classifier_runs import invoke, refuse, write_files
 from funnel.checkpoints import load_checkpoint, save_checkpoint
-from funnel.reporting import read_metrics
-from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
-from funnel_tf.runs import latest_step
+from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
+from funnel.utils.logging import read_metrics
+from funnel_tf.training.run_directory import latest_step
 from task_files import write
 from tf_program_runs import classifier_flags, kill_tf_program, load_tf_program
 

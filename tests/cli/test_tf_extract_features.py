@@ -8,13 +8,13 @@ import pytest
 
 import house
 from funnel.checkpoints import load_checkpoint, save_checkpoint
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from support_tf import import_tensorflow
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import_tensorflow()
 
-from funnel_torch.extraction import FeatureExtractor
+from funnel_torch.models.feature_extractor import FeatureExtractor
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "."]
 CONFIG = ModelConfig(

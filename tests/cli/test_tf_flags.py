@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("absl")
 
-import tf_start
+from funnel_tf.cli.start import asks_for_noise
 
 import house
-import tf_flags
-from funnel.errors import ConfigError
 from funnel.tokenization import get_tokenizer
+from funnel.utils.errors import ConfigError
+from funnel_tf.cli import flags as tf_flags
 from tf_flag_table import ALIASES, PROGRAMS, new_flags, original_flags
 
 VOCABULARY = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "a", "b"]
@@ -148,7 +148,7 @@ def test_what_decides_a_run():
     [([], False), (["--verbose"], True), (["--verbose=True"], True), (["--noverbose"], False)],
 )
 def test_noise_is_on_request(arguments, noise):
-    assert tf_start.asks_for_noise(["--do_train", *arguments]) is noise
+    assert asks_for_noise(["--do_train", *arguments]) is noise
 
 
 def _script(expected=0, **environment):

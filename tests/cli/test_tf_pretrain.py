@@ -12,9 +12,9 @@ import_tensorflow()
 
 from checkpoint_cases import flip
 from classifier_runs import invoke, refuse
-from funnel.reporting import read_metrics
-from funnel.tf_checkpoint import TFCheckpoint
-from funnel_tf.runs import retain
+from funnel.formats.tensor_bundle import TFCheckpoint
+from funnel.utils.logging import read_metrics
+from funnel_tf.training.run_directory import retain
 from pretrain_runs import SEQ_LEN, write_files
 from tf_program_runs import load_tf_program
 

@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 from dataclasses import astuple
-from pathlib import Path
 
 import pytest
 
-from funnel.config import ModelConfig
-from funnel.errors import ConfigError
+import house
+from funnel.config.model import ModelConfig
 from funnel.flops import (
     PUBLISHED,
     load_sizes,
@@ -17,8 +16,9 @@ from funnel.flops import (
     paper_ratio,
     parameter_count,
 )
+from funnel.utils.errors import ConfigError
 
-COMMON = Path(__file__).resolve().parents[2] / "common"
+COMMON = house.ROOT / "common"
 SIZES = load_sizes()
 MILLIONS = {
     "L12H768": (108.9, 108.9),

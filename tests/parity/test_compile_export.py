@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch.export import Dim
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from funnel_torch import FunnelModel
 from parity_models import assert_close, assert_same_tensors, direction
 

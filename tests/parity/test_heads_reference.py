@@ -16,7 +16,7 @@ from funnel_torch import (
     FunnelForSequenceClassification,
     FunnelForTokenClassification,
 )
-from funnel_torch.answering import AnswerConfig, AnswerTargets
+from funnel_torch.models.question_answering import AnswerConfig, AnswerTargets
 from parity_cases import (
     VOCAB,
     batches,

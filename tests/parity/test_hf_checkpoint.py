@@ -153,7 +153,7 @@ def test_label_names_arrive(tmp_path):
 
 
 def test_an_untied_language_model_is_refused(tmp_path):
-    from funnel.errors import CheckpointError
+    from funnel.utils.errors import CheckpointError
 
     model = _theirs("FunnelForMaskedLM", tie_word_embeddings=False)
     model.save_pretrained(tmp_path)

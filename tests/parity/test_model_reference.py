@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.checkpoints.names import expected_shapes
-from funnel.config import ModelConfig
-from funnel.errors import DataError
+from funnel.config.model import ModelConfig
+from funnel.utils.errors import DataError
 from funnel_torch import FunnelEncoder, FunnelModel
 from parity_cases import Batch, batches, doubles, model_configs, parity_settings, random_tensors
 from parity_models import (

@@ -17,7 +17,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
-from funnel_torch.answering import AnswerConfig
+from funnel_torch.models.question_answering import AnswerConfig
 from hf_oracle import can_compute, hf_model, hf_state
 from parity_cases import batches, model_configs, parity_settings, random_tensors
 from parity_models import (

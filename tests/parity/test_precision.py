@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from funnel_torch import FunnelForSequenceClassification, FunnelModel
 from parity_cases import random_tensors
 from parity_models import filled

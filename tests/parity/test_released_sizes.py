@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from funnel.flops import parameter_count
 from funnel_torch import FunnelEncoder, FunnelModel
 from hf_oracle import hf_config

@@ -9,18 +9,18 @@ from support_tf import import_tensorflow
 tf = import_tensorflow().compat.v1
 
 from funnel.checkpoints.names import expected_shapes
-from funnel.config import ModelConfig
-from funnel.head_config import AnswerConfig
-from funnel_tf.answering import squad_head
-from funnel_tf.heads import classification_head, race_head
-from funnel_tf.modeling import ModelInputs
-from funnel_tf.options import GraphOptions
+from funnel.config.heads import AnswerConfig
+from funnel.config.model import ModelConfig
+from funnel_tf.models.heads import classification_head, race_head
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.question_answering import squad_head
 from funnel_torch import (
     FunnelForMultipleChoice,
     FunnelForQuestionAnswering,
     FunnelForSequenceClassification,
 )
-from funnel_torch.answering import AnswerTargets
+from funnel_torch.models.question_answering import AnswerTargets
 from parity_cases import random_tensors
 from parity_models import assert_close, assert_same_tensors, filled, gradients
 from tf_graphs import compute, inputs_of, random_batch

@@ -11,10 +11,10 @@ tf = import_tensorflow().compat.v1
 
 from funnel.checkpoints import load_checkpoint, save_checkpoint
 from funnel.checkpoints.names import expected_shapes
-from funnel.config import ModelConfig
-from funnel.errors import DataError
-from funnel_tf.modeling import ModelInputs, funnel_decoder, funnel_encoder
-from funnel_tf.options import GraphOptions
+from funnel.config.model import ModelConfig
+from funnel.utils.errors import DataError
+from funnel_tf.models.modeling import ModelInputs, funnel_decoder, funnel_encoder
+from funnel_tf.models.options import GraphOptions
 from funnel_torch import FunnelModel
 from parity_cases import random_tensors
 from parity_models import (

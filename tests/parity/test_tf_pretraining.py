@@ -10,21 +10,21 @@ from support_tf import import_tensorflow
 tf = import_tensorflow().compat.v1
 
 from funnel.checkpoints.names import expected_shapes
-from funnel.head_config import PretrainingConfig
-from funnel.optimization import OptimizerConfig, ScheduleConfig
-from funnel_tf.optimization import create_train_op
-from funnel_tf.options import GraphOptions
-from funnel_tf.pretraining import electra_graph, gumbel_noise, mlm_graph
-from funnel_tf.variables import assign_tensors
+from funnel.config.heads import PretrainingConfig
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel_tf.models.electra import electra_graph, gumbel_noise, mlm_graph
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.variables import assign_tensors
+from funnel_tf.training.optimizer import create_train_op
 from funnel_torch import ElectraPretraining, MLMPretraining
-from funnel_torch.optim import (
+from funnel_torch.models.weight_mapping import export_tensors
+from funnel_torch.training.optimizer import (
     build_optimizer,
     clip_gradients,
     scale_gradients,
     set_learning_rate,
 )
-from funnel_torch.pretraining_scores import summarize
-from funnel_torch.state import export_tensors
+from funnel_torch.training.pretraining_metrics import summarize
 from parity_cases import random_tensors
 from parity_models import assert_close, assert_same_tensors, filled, gradients
 from pretraining_cases import CONFIGS, electra_tensors, masked_batch, noise_for

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import house
-from funnel.errors import FunnelError
+from funnel.utils.errors import FunnelError
 
 ROWS = {
     "train": [("files", "open the file and read it")] * 6 + [("network", "send to the host")] * 4,

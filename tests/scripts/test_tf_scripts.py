@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("absl")
 
 import house
-import tf_flags
+from funnel_tf.cli import flags as tf_flags
 
 FOLDER = house.PROGRAM_DIRECTORIES["tensorflow"] / "scripts"
 SETTINGS = {

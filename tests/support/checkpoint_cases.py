@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from funnel.checkpoints import Checkpoint, expected_shapes
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 
 # Head sizes that differ from each other and do not multiply to the width: no shape fits by chance.
 TINY = ModelConfig(

@@ -100,10 +100,10 @@ def curve(model_dir):
 def invoke(program, argv):
     """Run the program in this process; its exit status."""
     before, sys.argv = sys.argv, [program.__name__, *argv]
-    from funnel import cli
+    from funnel.utils.main import run_main
 
     try:
-        cli.run(program.main)
+        run_main(program.main)
     except SystemExit as end:
         return end.code
     finally:
@@ -186,8 +186,9 @@ def kill_after(zygote, argv, model_dir, lines, log):
 
 def _serve(program):
     module = load_program(program)
+    from funnel.utils.main import run_main
+
     _import_what_runs_import_late()
-    from funnel.cli import run
 
     for line in sys.stdin:
         command = json.loads(line)
@@ -196,7 +197,7 @@ def _serve(program):
         else:
             answer = os.fork()
             if answer == 0:
-                _child(module, run, command)
+                _child(module, run_main, command)
         print(json.dumps(answer), flush=True)
 
 

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from funnel.tokenization import Tokenizer, get_tokenizer
-from funnel.wordpiece import WordPieceTokenizer
+from funnel.tokenization.wordpiece import WordPieceTokenizer
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
 # Words of one, two and three tokens, so that positions of tokens and of words differ.

@@ -12,8 +12,8 @@ def main(rank, meeting, output):
     import numpy as np
     import torch
 
-    from funnel.errors import DataError
-    from funnel_torch.distributed import DistributedConfig, FirstProcessFailed, start
+    from funnel.utils.errors import DataError
+    from funnel_torch.training.distributed import DistributedConfig, FirstProcessFailed, start
 
     torch.set_num_threads(1)
     found = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {
     "funnel": ROOT / "common" / "funnel",
+    "funnel_data": ROOT / "data-scripts" / "funnel_data",
     "funnel_torch": ROOT / "pytorch" / "funnel_torch",
     "funnel_tf": ROOT / "tensorflow" / "funnel_tf",
 }
@@ -20,7 +21,7 @@ PROGRAM_DIRECTORIES = {
 
 
 def library_files() -> list[Path]:
-    """Return every module of the three packages."""
+    """Return every module of the four packages."""
     return sorted(path for top in LIBRARIES.values() for path in top.rglob("*.py"))
 
 

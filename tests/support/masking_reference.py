@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.masking import Draws, MaskingConfig
-from funnel.special_symbols import SpecialIds
+from funnel.pretraining.masking import Draws, MaskingConfig
+from funnel.tokenization.special_tokens import SpecialIds
 
 SPECIAL = SpecialIds(
     unk_id=0,

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from reference_funnel import every_layer_sees_a_token, parse_blocks
 
 VOCAB = 23

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from funnel_torch.state import export_tensors, import_tensors
+from funnel_torch.models.weight_mapping import export_tensors, import_tensors
 
 TOLERANCE = 1e-5
 

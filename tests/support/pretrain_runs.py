@@ -6,7 +6,7 @@ import pytest
 
 from classifier_runs import flag_list
 from corpus_cases import random_documents, tiny_tokenizer, write_text
-from funnel.corpus import CorpusConfig, create_records
+from funnel.pretraining.create_records import CorpusConfig, create_records
 
 SEQ_LEN = 16
 CONFIG = {

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 import reference_heads as heads
-from funnel.config import ModelConfig
-from funnel.masking import Masker, MaskingConfig, record_generator
-from funnel.special_symbols import SpecialIds
-from funnel_torch.pretraining import ElectraPretraining, PretrainingBatch, PretrainingConfig
+from funnel.config.model import ModelConfig
+from funnel.pretraining.masking import Masker, MaskingConfig, record_generator
+from funnel.tokenization.special_tokens import SpecialIds
+from funnel_torch.models.electra import ElectraPretraining, PretrainingBatch, PretrainingConfig
 from parity_cases import random_tensors
 from parity_models import filled
 from reference_funnel import parameter_shapes

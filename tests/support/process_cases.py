@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from funnel.errors import DataError
+from funnel.utils.errors import DataError
 
 
 def process_id(_: int) -> int:

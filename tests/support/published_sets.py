@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from funnel.download_sets import GROUPS, DownloadSet
 from funnel.tasks import get_task
-from funnel.tasks.reading import Source
+from funnel.tasks.tables import Source
+from funnel_data.downloads.catalog import GROUPS, DownloadSet
 
 CSV_ROW = '"{label}","A ""quoted"" title","Some text, line {row}."\n'
 

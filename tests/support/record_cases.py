@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from funnel.corpus import RecordSet
-from funnel.masking import Masker, MaskingConfig
-from funnel.special_symbols import SpecialIds
-from funnel.tfrecord import encode_example, read_records, write_records
+from funnel.formats.tfrecord import encode_example, read_records, write_records
+from funnel.pretraining.create_records import RecordSet
+from funnel.pretraining.masking import Masker, MaskingConfig
+from funnel.tokenization.special_tokens import SpecialIds
 
 LENGTH, TARGETS, VOCAB = 12, 2, 5000
 SPECIAL = SpecialIds(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-from funnel.squad_answers import BeamOutputs
+from funnel.features.squad_predictions import BeamOutputs
 from funnel.tasks.squad import Answer, Question, SquadData
 
 CLS, SEP, PAD = 1, 2, 0

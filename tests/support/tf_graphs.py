@@ -11,9 +11,9 @@ from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.modeling import ModelInputs
-from funnel_tf.variables import assign_tensors
-from funnel_torch.pretraining import PretrainingBatch
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.variables import assign_tensors
+from funnel_torch.models.electra import PretrainingBatch
 from parity_cases import Batch
 
 tf.logging.set_verbosity(tf.logging.ERROR)

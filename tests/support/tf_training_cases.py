@@ -8,8 +8,8 @@ tf = import_tensorflow().compat.v1
 
 import numpy as np
 
-from funnel.optimization import OptimizerConfig, ScheduleConfig
-from funnel_tf.estimator import Graph, RunSettings, TrainConfig
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel_tf.training.estimator import Graph, RunSettings, TrainConfig
 
 EXAMPLES, WIDTH = 64, 3
 

@@ -5,8 +5,8 @@ import pytest
 
 from checkpoint_cases import TINY, assert_same, random_checkpoint, with_slots
 from funnel.checkpoints import load_checkpoint, save_checkpoint
-from funnel.errors import CheckpointError
-from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
+from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
+from funnel.utils.errors import CheckpointError
 from support_tf import import_tensorflow
 
 tf = import_tensorflow()

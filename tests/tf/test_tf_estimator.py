@@ -9,12 +9,12 @@ from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-import tf_start
+from funnel_tf.cli.start import silence_tensorflow
 
-from funnel.errors import CheckpointError, ConfigError, RunError
-from funnel.tf_checkpoint import TFCheckpoint, write_tf_checkpoint
-from funnel_tf import starting_point
-from funnel_tf.estimator import (
+from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
+from funnel.utils.errors import CheckpointError, ConfigError, RunError
+from funnel_tf.training import initial_model as starting_point
+from funnel_tf.training.estimator import (
     RunSettings,
     build_estimator,
     evaluate_graph,
@@ -22,8 +22,8 @@ from funnel_tf.estimator import (
     predict_all,
     train,
 )
-from funnel_tf.runs import latest_step
-from funnel_tf.starting_point import InitConfig
+from funnel_tf.training.initial_model import InitConfig
+from funnel_tf.training.run_directory import latest_step
 from tf_training_cases import (
     EXAMPLES,
     Recorder,
@@ -34,7 +34,7 @@ from tf_training_cases import (
     toy_training,
 )
 
-tf_start.quiet()
+silence_tensorflow()
 
 
 def _run(settings, log=None, init=None, input_fn=None, **training):

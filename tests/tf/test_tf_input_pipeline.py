@@ -5,17 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from funnel.errors import DataError
-from funnel.masking import Masker, MaskingConfig
-from funnel.record_sets import RecordCollection, RecordFile
-from funnel.records import FieldSpec, RecordSchema
-from funnel.tfrecord import encode_example, write_records
+from funnel.features.tfrecords import FieldSpec, RecordSchema
+from funnel.formats.tfrecord import encode_example, write_records
+from funnel.pretraining.masking import Masker, MaskingConfig
+from funnel.pretraining.record_index import RecordCollection, RecordFile
+from funnel.utils.errors import DataError
 from masking_reference import SPECIAL, VOCAB_SIZE, random_records
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.input_pipeline import (
+from funnel_tf.data.input_pipeline import (
     InputConfig,
     damage_named,
     finetune_input_fn,

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from funnel.masking import Draws, Masker, MaskingConfig
+from funnel.pretraining.masking import Draws, Masker, MaskingConfig
 from masking_reference import SPECIAL, VOCAB_SIZE, mean_run, random_records
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.masking import GraphDraws, GraphRecords, draw, mask_records
+from funnel_tf.data.masking import GraphDraws, GraphRecords, draw, mask_records
 
 STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 

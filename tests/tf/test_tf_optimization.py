@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from funnel.optimization import OptimizerConfig, ScheduleConfig
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf import optimization
-from funnel_tf.optimization import create_train_op
+from funnel_tf.training import optimizer as optimization
+from funnel_tf.training.optimizer import create_train_op
 
 SHAPES = {
     "model/input/word_embedding/lookup_table": (7, 3),

@@ -13,8 +13,8 @@ import_tensorflow()
 
 import house
 from classifier_runs import write_files
-from funnel.reporting import read_metrics
-from funnel.tf_checkpoint import TFCheckpoint
+from funnel.formats.tensor_bundle import TFCheckpoint
+from funnel.utils.logging import read_metrics
 from tf_program_runs import classifier_flags
 
 # A process can be given logical devices only before TensorFlow has looked at its hardware.

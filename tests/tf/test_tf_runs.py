@@ -6,16 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from funnel.config import ModelConfig
-from funnel.errors import CheckpointError, RunError
-from funnel.reporting import NullLog
-from funnel.tf_checkpoint import write_tf_checkpoint
+from funnel.config.model import ModelConfig
+from funnel.formats.tensor_bundle import write_tf_checkpoint
+from funnel.utils.errors import CheckpointError, RunError
+from funnel.utils.logging import NullLog
 from support_tf import import_tensorflow
 
 import_tensorflow()
 
-from funnel_tf.evaluation import Best, Retention, best_checkpoint, evaluate_all, write_best
-from funnel_tf.runs import RunDirectory, latest_step, saved_steps
+from funnel_tf.training.evaluation import Best, Retention, best_checkpoint, evaluate_all, write_best
+from funnel_tf.training.run_directory import RunDirectory, latest_step, saved_steps
 
 CONFIG = ModelConfig(20, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32)
 

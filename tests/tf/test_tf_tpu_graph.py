@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 
 from funnel.checkpoints.names import expected_shapes
-from funnel.config import ModelConfig
-from funnel.head_config import PretrainingConfig
+from funnel.config.heads import PretrainingConfig
+from funnel.config.model import ModelConfig
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel.optimization import OptimizerConfig, ScheduleConfig
-from funnel_tf.answering import squad_head
-from funnel_tf.heads import classification_head
-from funnel_tf.modeling import ModelInputs
-from funnel_tf.optimization import create_train_op
-from funnel_tf.options import GraphOptions
-from funnel_tf.pretraining import electra_graph, mlm_graph
-from funnel_tf.variables import assign_tensors
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel_tf.models.electra import electra_graph, mlm_graph
+from funnel_tf.models.heads import classification_head
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.question_answering import squad_head
+from funnel_tf.models.variables import assign_tensors
+from funnel_tf.training.optimizer import create_train_op
 
 VOCAB, LENGTH, SIZE, TARGETS = 23, 8, 2, 3
 CONFIG = ModelConfig(

@@ -5,16 +5,16 @@ import random
 import numpy as np
 import pytest
 
-from funnel.corpus import CorpusConfig, create_records
-from funnel.errors import DataError
-from funnel.tfrecord import (
+from funnel.formats.tfrecord import (
     decode_example,
     encode_example,
     read_examples,
     read_records,
     write_records,
 )
+from funnel.pretraining.create_records import CorpusConfig, create_records
 from funnel.tokenization import get_tokenizer
+from funnel.utils.errors import DataError
 from support_tf import import_tensorflow
 
 tf = import_tensorflow()

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from funnel.config import ModelConfig
-from funnel.geometry import bucket_length
+from funnel.config.geometry import bucket_length
+from funnel.config.model import ModelConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

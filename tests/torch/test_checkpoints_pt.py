@@ -11,7 +11,7 @@ from checkpoint_cases import TINY, VARIANTS, assert_same, flip, random_checkpoin
 from funnel.checkpoints import detect, load_checkpoint, save_checkpoint
 from funnel.checkpoints.names import released_names
 from funnel.checkpoints.torch_file import load_torch_file
-from funnel.errors import CheckpointError
+from funnel.utils.errors import CheckpointError
 
 torch = pytest.importorskip("torch")
 

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from funnel.errors import RunError
-from funnel_torch.distributed import DistributedConfig, World, choose_device, start
+from funnel.utils.errors import RunError
+from funnel_torch.training.distributed import DistributedConfig, World, choose_device, start
 
 WORKER = Path(__file__).resolve().parents[1] / "support" / "distributed_worker.py"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from funnel.config import ModelConfig
-from funnel.errors import ConfigError, ExportError
-from funnel.files import sha256_file
+from funnel.config.model import ModelConfig
+from funnel.utils.errors import ConfigError, ExportError
+from funnel.utils.files import sha256_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -26,10 +26,10 @@ from funnel_torch import (
     FunnelForSequenceClassification,
     FunnelForTokenClassification,
     FunnelModel,
-    export,
 )
-from funnel_torch.export import TASKS, ExportConfig, export_onnx, find_task, load_model
-from funnel_torch.state import export_tensors
+from funnel_torch.export import onnx as export
+from funnel_torch.export.onnx import TASKS, ExportConfig, export_onnx, find_task, load_model
+from funnel_torch.models.weight_mapping import export_tensors
 
 VOCAB = 40
 SIMPLE_ANSWERS = AnswerConfig(

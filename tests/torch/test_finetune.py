@@ -12,12 +12,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from funnel.checkpoints import Checkpoint
-from funnel.config import ModelConfig
-from funnel.errors import CheckpointError, ConfigError, DataError
-from funnel.features import Features
+from funnel.config.model import ModelConfig
+from funnel.features.classification import Features
 from funnel.tasks import get_task
-from funnel_torch import starting_point
-from funnel_torch.classification import (
+from funnel.utils.errors import CheckpointError, ConfigError, DataError
+from funnel_torch.data.batching import BatchConfig, SequenceSource
+from funnel_torch.models import initial_model as starting_point
+from funnel_torch.models.heads import FunnelForSequenceClassification
+from funnel_torch.models.initial_model import StartConfig, build_model
+from funnel_torch.models.weight_mapping import export_tensors
+from funnel_torch.tasks.classification import (
     DataConfig,
     decisions,
     evaluation_of,
@@ -25,12 +29,8 @@ from funnel_torch.classification import (
     mean_loss,
     write_predictions,
 )
-from funnel_torch.data import BatchConfig, SequenceSource
-from funnel_torch.distributed import World
-from funnel_torch.finetune import Evaluation, FineTuneConfig, evaluate, fine_tune, predict
-from funnel_torch.heads import FunnelForSequenceClassification
-from funnel_torch.starting_point import StartConfig, build_model
-from funnel_torch.state import export_tensors
+from funnel_torch.tasks.finetune import Evaluation, FineTuneConfig, evaluate, fine_tune, predict
+from funnel_torch.training.distributed import World
 
 torch.set_num_threads(1)
 ALONE = World(0, 1, torch.device("cpu"))

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 from funnel.flops import model_cost
 from funnel_torch import FunnelEncoder, FunnelModel
 

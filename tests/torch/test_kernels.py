@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from funnel import ModelConfig
-from funnel_torch import FunnelModel, attention, products
-from funnel_torch.dropout import Dropout, draw_kept, dropout
-from funnel_torch.products import Dense, linear, linear_gelu
-from funnel_torch.softmax_attention import attend
+from funnel_torch import FunnelModel
+from funnel_torch.kernels import linear as products
+from funnel_torch.kernels.attention import attend
+from funnel_torch.kernels.dropout import Dropout, draw_kept, dropout
+from funnel_torch.kernels.linear import Dense, linear, linear_gelu
+from funnel_torch.models import attention
 
 
 @pytest.fixture(autouse=True)

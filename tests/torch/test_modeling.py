@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from funnel.config import ModelConfig
-from funnel.errors import DataError
+from funnel.config.model import ModelConfig
+from funnel.utils.errors import DataError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from checkpoint_cases import TINY, assert_same, random_checkpoint, with_slots
 from funnel.checkpoints import Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
 from funnel_torch import FunnelForPreTraining, FunnelModel
-from funnel_torch.pretraining import ElectraPretraining, MLMPretraining, PretrainingConfig
-from funnel_torch.state import export_tensors, slots
+from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingConfig
+from funnel_torch.models.weight_mapping import export_tensors, slots
 from pretraining_cases import (
     CONFIGS,
     PLAIN,

@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from classifier_runs import arguments, invoke, load_program, refuse, write_files
-from funnel.config import ModelConfig
-from funnel.errors import CheckpointError, ConfigError, RunError
+from funnel.config.model import ModelConfig
+from funnel.utils.errors import CheckpointError, ConfigError, RunError
 from funnel_torch import (
     FunnelEncoder,
     FunnelForMaskedLM,
@@ -21,7 +21,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
-from funnel_torch.quantization import Int8Dense, quantize, quantize_int8
+from funnel_torch.kernels.quantization import Int8Dense, quantize, quantize_int8
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ from funnel.checkpoints.base import Checkpoint
 from funnel.checkpoints.hf import load_hf, save_hf, weight_files
 from funnel.checkpoints.released_pt import SUFFIXES, load_pt, save_pt
 from funnel.checkpoints.tf import load_tf, save_tf
-from funnel.config import HF_CONFIG
-from funnel.errors import CheckpointError
-from funnel.files import settle_directory
-from funnel.tf_checkpoint import STATE_FILE, resolve_prefix
+from funnel.config.model import HF_CONFIG
+from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
+from funnel.utils.errors import CheckpointError
+from funnel.utils.files import settle_directory
 
 _SAVERS: dict[str, Callable[[Checkpoint, Path], list[str]]] = {
     "hf": save_hf,

@@ -18,7 +18,7 @@ from funnel.checkpoints.names import (
     decoder_layer,
     encoder_layer,
 )
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 
 BASE, FULL = "FunnelBaseModel", "FunnelModel"
 PRETRAINING, MASKED_LM = "FunnelForPreTraining", "FunnelForMaskedLM"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from funnel.checkpoints import hf_names
 from funnel.checkpoints.base import Checkpoint
-from funnel.hf_config import expressible
+from funnel.config.hf_keys import expressible
 
 _MARK = "library_name: funnel-transformer"
 _SHOWN = 12

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from funnel.config import ModelConfig
+from funnel.config.model import ModelConfig
 
 Shape = tuple[int, ...]
 

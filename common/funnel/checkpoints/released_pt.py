@@ -33,8 +33,8 @@ from funnel.checkpoints.names import (
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from funnel.checkpoints.torch_file import load_torch_file, save_torch_file
-from funnel.config import NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
-from funnel.errors import CheckpointError
+from funnel.config.model import NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
+from funnel.utils.errors import CheckpointError
 
 FILE = "model.pt"
 SUFFIXES = (".pt", ".pth", ".bin")

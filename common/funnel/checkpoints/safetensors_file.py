@@ -13,10 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from funnel.crc32c import crc32c
-from funnel.errors import CheckpointError
-from funnel.files import atomic_path
-from funnel.tf_checkpoint import bfloat16_to_float32
+from funnel.formats.crc32c import crc32c
+from funnel.formats.tensor_bundle import bfloat16_to_float32
+from funnel.utils.errors import CheckpointError
+from funnel.utils.files import atomic_path
 
 _CHECKSUMS = "crc32c"  # metadata key: a JSON object of tensor names and hexadecimal checksums
 

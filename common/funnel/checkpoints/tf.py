@@ -17,9 +17,9 @@ from funnel.checkpoints.base import (
     write_labels,
 )
 from funnel.checkpoints.names import classifiers, is_optimizer_state, is_weight, shapes_for
-from funnel.config import HF_CONFIG, NET_CONFIG
-from funnel.errors import CheckpointError
-from funnel.tf_checkpoint import OBJECT_GRAPH, TFCheckpoint, write_tf_checkpoint
+from funnel.config.model import HF_CONFIG, NET_CONFIG
+from funnel.formats.tensor_bundle import OBJECT_GRAPH, TFCheckpoint, write_tf_checkpoint
+from funnel.utils.errors import CheckpointError
 
 PREFIX = "model.ckpt"
 
@@ -27,7 +27,8 @@ PREFIX = "model.ckpt"
 def load_tf(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Read the checkpoint that ``path`` means (see :func:`funnel.tf_checkpoint.resolve_prefix`).
+    """Read the checkpoint that ``path`` means (see
+    :func:`funnel.formats.tensor_bundle.resolve_prefix`).
 
     Variables other than the model's (its training's input pipeline, say) are left aside.
     """

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funnel.errors import CheckpointError
-from funnel.files import atomic_path
+from funnel.utils.errors import CheckpointError
+from funnel.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
-from funnel.errors import ConfigError
 from funnel.tasks import glue, textcls
 from funnel.tasks.base import Example, Task
 from funnel.tasks.custom import FORMATS, CustomTaskConfig, custom_task
+from funnel.utils.errors import ConfigError
 
 __all__ = ["CustomTaskConfig", "Example", "Task", "get_task", "task_names"]
 

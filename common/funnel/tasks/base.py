@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from funnel.errors import ConfigError, DataError
-from funnel.tasks.reading import Record, Source, folder_files, header_of, read_records
-from funnel.text import clean_classification_text
+from funnel.tasks.tables import Record, Source, folder_files, header_of, read_records
+from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.text import clean_classification_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ class Task:
         labels: label texts in the order of their ids; ``None`` for regression, and for a custom
             task whose labels have not been read yet (see :meth:`resolve_labels`).
         sources: split name (``train``, ``dev``, ``test``) -> its file and columns.
-        metrics: names of the metrics in :mod:`funnel.metrics`, main one first.
+        metrics: names of the metrics in :mod:`funnel.tasks.metrics`, main one first.
         is_regression: the label is a real number.
         label_range: smallest and largest number allowed in regression.
         skipped_labels: labels that mean "annotators disagree": such lines are left out and counted.
-        clean: texts go through :func:`funnel.text.clean_classification_text`.
+        clean: texts go through :func:`funnel.utils.text.clean_classification_text`.
         submission_file: name of the file with test predictions that the benchmark asks for.
         constant_prediction: class id submitted for every test example, whatever the model says.
         also_submits: task whose test set is predicted and submitted with this one's.
@@ -138,7 +138,7 @@ class Task:
     def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
         """Read the examples of a split in file order.
 
-        Broken lines are logged and counted, see :func:`funnel.tasks.reading.read_records`. In a
+        Broken lines are logged and counted, see :func:`funnel.tasks.tables.read_records`. In a
         split without labels they stay as empty texts, so that predictions keep their place.
 
         Raises:

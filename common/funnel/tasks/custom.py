@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from funnel.errors import ConfigError
 from funnel.tasks.base import Task
-from funnel.tasks.reading import Column, Source
+from funnel.tasks.tables import Column, Source
+from funnel.utils.errors import ConfigError
 
 FORMATS = {"tsv": "\t", "csv": ",", "jsonl": ""}  # format -> default delimiter
 

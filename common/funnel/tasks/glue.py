@@ -7,7 +7,7 @@ file has 12 columns and its development files have 16.
 from __future__ import annotations
 
 from funnel.tasks.base import Task
-from funnel.tasks.reading import Source
+from funnel.tasks.tables import Source
 
 _NLI = ("contradiction", "entailment", "neutral")
 _RTE = ("entailment", "not_entailment")

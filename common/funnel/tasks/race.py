@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from funnel.errors import DataError
-from funnel.tasks.json_reading import JsonNode, read_json
+from funnel.tasks.json_files import JsonNode, read_json
+from funnel.utils.errors import DataError
 
 LEVELS = ("middle", "high")
 OPTIONS = 4

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from funnel.errors import ConfigError, DataError
-from funnel.tasks.json_reading import JsonNode, read_json
+from funnel.tasks.json_files import JsonNode, read_json
+from funnel.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ figures are error rates on it.
 from __future__ import annotations
 
 from funnel.tasks.base import Task
-from funnel.tasks.reading import Source
+from funnel.tasks.tables import Source
 
 _METRICS = ("accuracy", "error_rate")
 

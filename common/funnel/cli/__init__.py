@@ -1,0 +1,1 @@
+"""Command lines that programs of both frameworks share."""

@@ -1,0 +1,1 @@
+"""Model configuration, pooling geometry, and the settings of heads and optimizers."""

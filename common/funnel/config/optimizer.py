@@ -1,0 +1,100 @@
+"""How parameters are updated and the learning rate moves: settings and arithmetic of both trees.
+
+The update rule itself is a matter of the framework: ``funnel_torch.training.optimizer`` and
+``funnel_tf.training.optimizer``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from funnel.utils.errors import ConfigError
+
+OPTIMIZERS = ("adamw", "funnel_adamw")
+DECAY_METHODS = ("poly", "cos")
+LAYER_DECAYS = ("gradient", "lr")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters are updated.
+
+    ``layer_decay_rate`` q scales layer l of L by q^(L-1-l): with ``layer_decay="gradient"`` its
+    clipped gradient (the original's form, which Adam all but undoes), with ``"lr"`` its learning
+    rate. ``clip`` is a bound on the global gradient norm; 0 or less switches it off.
+    """
+
+    name: str = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    use_wd_exclusion: bool = False
+    adam_correction: bool = True
+    layer_decay_rate: float = 1.0
+    layer_decay: str = "gradient"
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.name, OPTIMIZERS)
+        _one_of("layer_decay", self.layer_decay, LAYER_DECAYS)
+        for key in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, key) < 1.0:
+                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 0 and below 1")
+        if self.layer_decay_rate <= 0.0:
+            raise ConfigError(f"lr_layer_decay_rate={self.layer_decay_rate}: must be above 0")
+        if self.name == "adamw" and not self.adam_correction:
+            raise ConfigError("adam_correction=False needs optimizer=funnel_adamw")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear warm-up to ``lr``, then ``poly`` (linear) or ``cos`` decay to ``min_lr``."""
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+    min_lr: float = 0.0
+    decay_method: str = "poly"
+
+    def __post_init__(self) -> None:
+        _one_of("decay_method", self.decay_method, DECAY_METHODS)
+        if self.lr < 0.0 or not 0.0 <= self.min_lr <= max(self.lr, 0.0):
+            raise ConfigError(f"lr={self.lr}, min_lr={self.min_lr}: need 0 <= min_lr <= lr")
+        if self.warmup_steps < 0 or self.total_steps < 0:
+            raise ConfigError(
+                f"warmup_steps={self.warmup_steps}, train_steps={self.total_steps}: "
+                "neither may be negative"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the update that follows ``step`` earlier ones.
+
+        The ramp starts at ``min_lr``: with ``min_lr`` 0 the very first update changes nothing.
+        """
+        if step < self.warmup_steps:
+            share = step / self.warmup_steps
+        else:
+            x = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+            x = min(x, 1.0)
+            share = 1.0 - x if self.decay_method == "poly" else 0.5 * (1.0 + math.cos(math.pi * x))
+        return self.min_lr + (self.lr - self.min_lr) * share
+
+
+def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def layer_factors(layers: Mapping[str, int | None], rate: float) -> dict[str, float]:
+    """Factor q^(L-1-l) of every parameter by its layer l (None: no layer, factor 1); q is ``rate``.
+
+    L counts the layers of the graph at hand: the deepest one has factor 1.
+    """
+    depth = 1 + max((layer for layer in layers.values() if layer is not None), default=0)
+    return {
+        name: 1.0 if layer is None else rate ** (depth - 1 - layer)
+        for name, layer in layers.items()
+    }

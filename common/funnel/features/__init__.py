@@ -1,0 +1,1 @@
+"""Examples to model inputs, and model outputs back to predictions."""

@@ -1,0 +1,95 @@
+"""Sequences ``[CLS] first [SEP] second [SEP]`` whose parts are kept once, however often they occur.
+
+Windows of a SQuAD paragraph overlap and all its questions share them; four options of a RACE
+question share the article. Written out, such a data set is many times its text; here a sequence is
+two ranges of one array of tokens, put together batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from funnel.features.classification import SegmentIds
+
+
+def flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all rows one after another, int32 [total], and where each begins, int64 [n + 1]."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
+
+
+def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return ``begins[i] .. begins[i] + lengths[i] - 1`` for every i in turn, int64 [sum]."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(begins - before, lengths) + np.arange(int(lengths.sum()))
+
+
+@dataclass(frozen=True)
+class PairSequences:
+    """n sequences.
+
+    Attributes:
+        tokens: int32 [total], the texts.
+        first_begins, second_begins: int64 [n], where the parts begin in ``tokens``.
+        first_lengths, second_lengths: int64 [n].
+        cls_id, sep_id: ids of the special symbols.
+        segments: segment ids; ``a`` is the first part's and ``b`` the second's, with their [SEP].
+    """
+
+    tokens: np.ndarray
+    first_begins: np.ndarray
+    first_lengths: np.ndarray
+    second_begins: np.ndarray
+    second_lengths: np.ndarray
+    cls_id: int
+    sep_id: int
+    segments: SegmentIds
+
+    def __len__(self) -> int:
+        return len(self.first_begins)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each sequence, special symbols included, int64 [n]."""
+        return self.first_lengths + self.second_lengths + 3
+
+    def pad(
+        self, indices: Sequence[int] | np.ndarray, length: int, pad_id: int
+    ) -> dict[str, np.ndarray]:
+        """Return the sequences ``indices`` (B of them) padded on the right to ``length`` = L.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (1 = real token), ``token_type_ids``, int64 [B, L].
+
+        Raises:
+            ValueError: a sequence is longer than ``length``.
+        """
+        indices = np.asarray(indices, np.int64)
+        first, second = self.first_lengths[indices], self.second_lengths[indices]
+        longest = int((first + second).max(initial=-3)) + 3
+        if longest > length:
+            raise ValueError(f"a sequence has {longest} tokens, more than the length {length}")
+        input_ids = np.full((len(indices), length), pad_id, np.int64)
+        flat, row = input_ids.reshape(-1), np.arange(len(indices)) * length
+        flat[row] = self.cls_id
+        flat[ranges(row + 1, first)] = self.tokens[ranges(self.first_begins[indices], first)]
+        flat[row + first + 1] = self.sep_id
+        places = ranges(self.second_begins[indices], second)
+        flat[ranges(row + first + 2, second)] = self.tokens[places]
+        flat[row + first + second + 2] = self.sep_id
+
+        position = np.arange(length)
+        is_real = position < (first + second + 3)[:, None]
+        token_type_ids = np.where(is_real, self.segments.b, self.segments.pad)
+        token_type_ids[position < (first + 2)[:, None]] = self.segments.a
+        token_type_ids[:, :1] = self.segments.cls
+        return {
+            "input_ids": input_ids,
+            "attention_mask": is_real.astype(np.int64),
+            "token_type_ids": token_type_ids,
+        }

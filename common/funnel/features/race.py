@@ -1,0 +1,115 @@
+"""RACE questions -> four sequences each: ``[CLS] question with option [SEP] article [SEP]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from funnel.features.classification import SegmentIds
+from funnel.features.pair_sequences import PairSequences, flatten
+from funnel.tasks.race import OPTIONS, RaceData, question_with_option
+from funnel.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from funnel.tokenization import Tokenizer
+
+
+@dataclass(frozen=True)
+class RaceConfig:
+    """How sequences are cut.
+
+    Attributes:
+        max_seq_length: most tokens of a sequence, special symbols included.
+        max_qa_length: a longer question with its option keeps its last tokens.
+        segments: segment ids; question and option are ``a``, the article is ``b``.
+    """
+
+    max_seq_length: int = 512
+    max_qa_length: int = 128
+    segments: SegmentIds = field(default_factory=SegmentIds)
+
+    def __post_init__(self) -> None:
+        if self.max_qa_length < 1:
+            raise ConfigError(f"max_qa_length={self.max_qa_length}: must be at least 1")
+        least = self.max_qa_length + 4
+        if self.max_seq_length < least:
+            raise ConfigError(
+                f"max_seq_length={self.max_seq_length}: at least {least} is needed for "
+                f"max_qa_length={self.max_qa_length}, three special symbols and a token of the "
+                "article"
+            )
+
+
+@dataclass(frozen=True)
+class RaceFeatures:
+    """n encoded questions.
+
+    Attributes:
+        sequences: 4n sequences, the options of a question one after another.
+        labels: int64 [n], the right option, 0 to 3.
+        is_high: bool [n], from a high school examination.
+    """
+
+    sequences: PairSequences
+    labels: np.ndarray
+    is_high: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of the longest option's sequence of each question, int64 [n]."""
+        return self.sequences.lengths.reshape(-1, OPTIONS).max(axis=1)
+
+    def pad(
+        self, indices: Sequence[int] | np.ndarray, length: int, pad_id: int
+    ) -> dict[str, np.ndarray]:
+        """Return the questions ``indices`` (B of them) padded on the right to ``length`` = L.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (1 = real token), ``token_type_ids``, int64 [B, 4, L],
+            and ``labels``, int64 [B].
+
+        Raises:
+            ValueError: a sequence is longer than ``length``.
+        """
+        indices = np.asarray(indices, np.int64)
+        rows = (indices[:, None] * OPTIONS + np.arange(OPTIONS)).reshape(-1)
+        batch = {
+            name: array.reshape(len(indices), OPTIONS, length)
+            for name, array in self.sequences.pad(rows, length, pad_id).items()
+        }
+        return batch | {"labels": self.labels[indices]}
+
+
+def encode_race(
+    data: RaceData, tokenizer: Tokenizer, config: RaceConfig = RaceConfig()
+) -> RaceFeatures:
+    """Encode every question; an article is tokenized once for all of its questions.
+
+    A question with its option keeps its last tokens (the option stands mostly at the end), the
+    article as many of its first ones as then fit.
+    """
+    texts = [question_with_option(q.text, option) for q in data.questions for option in q.options]
+    questions, question_begins = flatten(tokenizer.encode_batch(texts))
+    articles, article_begins = flatten(tokenizer.encode_batch(data.articles))
+    article = np.repeat([question.article for question in data.questions], OPTIONS)
+    kept = np.minimum(np.diff(question_begins), config.max_qa_length)
+    sequences = PairSequences(
+        tokens=np.concatenate([articles, questions]),
+        first_begins=len(articles) + question_begins[1:] - kept,
+        first_lengths=kept,
+        second_begins=article_begins[article],
+        second_lengths=np.minimum(
+            np.diff(article_begins)[article], config.max_seq_length - 3 - kept
+        ),
+        cls_id=tokenizer.special.cls_id,
+        sep_id=tokenizer.special.sep_id,
+        segments=config.segments,
+    )
+    labels = np.array([question.label for question in data.questions], np.int64)
+    return RaceFeatures(sequences, labels, np.array([q.is_high for q in data.questions], bool))

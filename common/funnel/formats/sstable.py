@@ -1,0 +1,163 @@
+"""Sorted string tables in LevelDB's file format, which is what the index of a TF checkpoint is.
+
+A table is a run of blocks and a 48-byte footer. A block holds key-value entries in order of their
+keys, each key as the length it shares with the one before plus the rest; every 16th key is whole
+(a restart) and the block ends with the offsets of the restarts and their number. After each block
+stand one byte (0: not compressed) and a masked CRC-32C. The footer points to the index block, whose
+values point to the data blocks. See ``doc/table_format.md`` in the LevelDB source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from funnel.formats.crc32c import crc32c, mask
+from funnel.formats.protobuf_wire import WireError, read_varint, varint
+from funnel.utils.errors import CheckpointError
+
+_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+_FOOTER_SIZE = 48
+_TRAILER_SIZE = 5
+_BLOCK_SIZE = 1 << 18  # TensorFlow's choice
+_RESTART_INTERVAL = 16
+_SNAPPY = 1
+
+
+def read_table(path: Path) -> dict[bytes, bytes]:
+    """All entries of a table file in order of their keys, every checksum verified.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no table, is truncated or damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(data) < _FOOTER_SIZE or data[-8:] != _MAGIC:
+        raise CheckpointError(
+            f"{path}: is no TensorFlow checkpoint index, or is truncated ({len(data)} bytes, "
+            "the end mark is missing)"
+        )
+    try:
+        return _parse(data)
+    except WireError as error:
+        raise CheckpointError(f"{path}: damaged checkpoint index: it {error}") from None
+
+
+def table_bytes(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The file content of a table with these entries, given in strictly ascending order of keys."""
+    table, index, block = bytearray(), _Block(), _Block()
+    for key, value in items:
+        block.add(key, value)
+        if block.size >= _BLOCK_SIZE:
+            index.add(key, _append(table, block))
+            block = _Block()
+    if block.last is not None:
+        index.add(block.last, _append(table, block))
+    footer = _append(table, _Block()) + _append(table, index)
+    return bytes(table) + footer.ljust(_FOOTER_SIZE - len(_MAGIC), b"\0") + _MAGIC
+
+
+def _parse(data: bytes) -> dict[bytes, bytes]:
+    footer = data[-_FOOTER_SIZE:]
+    meta_index, position = _read_handle(footer, 0)
+    index, _ = _read_handle(footer, position)
+    _read_block(data, meta_index)  # empty in checkpoints; read to find damage
+    entries: dict[bytes, bytes] = {}
+    last: bytes | None = None
+    for handle in _read_block(data, index).values():
+        block = _read_block(data, _read_handle(handle, 0)[0])
+        for key in block:
+            if last is not None and key <= last:
+                raise WireError("has keys out of order")
+            last = key
+        entries |= block
+    return entries
+
+
+def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
+    """(offset, size) of a block, and where the next handle starts."""
+    offset, position = read_varint(data, position)
+    size, position = read_varint(data, position)
+    return (offset, size), position
+
+
+def _read_block(data: bytes, handle: tuple[int, int]) -> dict[bytes, bytes]:
+    offset, size = handle
+    end = offset + size
+    if end + _TRAILER_SIZE > len(data) - _FOOTER_SIZE or size < 4:
+        raise WireError("points outside of the file")
+    stored = int.from_bytes(data[end + 1 : end + _TRAILER_SIZE], "little")
+    if mask(crc32c(data[offset : end + 1])) != stored:
+        raise WireError("has a block whose checksum does not match")
+    if data[end] == _SNAPPY:
+        raise WireError("is compressed with snappy, which TensorFlow does not use for checkpoints")
+    if data[end] != 0:
+        raise WireError(f"has a block of unknown compression {data[end]}")
+    return _read_entries(data[offset:end])
+
+
+def _read_entries(block: bytes) -> dict[bytes, bytes]:
+    restarts = int.from_bytes(block[-4:], "little")
+    limit = len(block) - 4 * (restarts + 1)
+    if limit < 0:
+        raise WireError("has a block shorter than its list of restarts")
+    entries: dict[bytes, bytes] = {}
+    key, position = b"", 0
+    while position < limit:
+        shared, position = read_varint(block, position)
+        rest, position = read_varint(block, position)
+        size, position = read_varint(block, position)
+        if shared > len(key) or rest + size > limit - position:
+            raise WireError("has an entry that runs over its block")
+        key = key[:shared] + block[position : position + rest]
+        position += rest
+        entries[key] = block[position : position + size]
+        position += size
+    return entries
+
+
+class _Block:
+    """A block being written."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._restarts = [0]
+        self._since_restart = 0
+        self.last: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def add(self, key: bytes, value: bytes) -> None:
+        if self.last is not None and key <= self.last:
+            raise ValueError(f"keys must ascend: {key!r} after {self.last!r}")
+        shared = 0
+        if self._since_restart == _RESTART_INTERVAL:
+            self._restarts.append(len(self._data))
+            self._since_restart = 0
+        elif self.last is not None:
+            shared = _shared_length(key, self.last)
+        self._data += varint(shared) + varint(len(key) - shared) + varint(len(value))
+        self._data += key[shared:] + value
+        self._since_restart += 1
+        self.last = key
+
+    def finish(self) -> bytes:
+        numbers = [*self._restarts, len(self._restarts)]
+        return bytes(self._data) + b"".join(number.to_bytes(4, "little") for number in numbers)
+
+
+def _shared_length(one: bytes, other: bytes) -> int:
+    limit = min(len(one), len(other))
+    return next((at for at in range(limit) if one[at] != other[at]), limit)
+
+
+def _append(table: bytearray, block: _Block) -> bytes:
+    """Write a block with its trailer to the end of ``table``; its handle."""
+    content = block.finish()
+    handle = varint(len(table)) + varint(len(content))
+    table += content + b"\0" + mask(crc32c(content + b"\0")).to_bytes(4, "little")
+    return handle

@@ -1,0 +1,340 @@
+"""TensorFlow checkpoints (tensor bundle, "V2") without TensorFlow: read lazily, written whole.
+
+A checkpoint is a prefix, say ``model.ckpt``: ``model.ckpt.index`` is a sorted table from tensor
+name to dtype, shape, place and checksum, ``model.ckpt.data-00000-of-00001`` (or more shards) the
+raw little-endian numbers. A file named ``checkpoint`` in the directory names the newest prefix.
+The messages are ``tensor_bundle.proto`` and ``tensor_shape.proto`` of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from funnel.formats import protobuf_wire as wire
+from funnel.formats.crc32c import masked_crc32c
+from funnel.formats.sstable import read_table, table_bytes
+from funnel.utils.errors import CheckpointError
+from funnel.utils.files import atomic_path, atomic_write_text
+
+STATE_FILE = "checkpoint"
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # marks TensorFlow 2's object-based checkpoints
+_BFLOAT16 = 14
+# types.proto: the number of a type, its name and what numpy calls it
+_DTYPES = {
+    1: ("float32", "<f4"),
+    2: ("float64", "<f8"),
+    3: ("int32", "<i4"),
+    4: ("uint8", "u1"),
+    5: ("int16", "<i2"),
+    6: ("int8", "i1"),
+    9: ("int64", "<i8"),
+    10: ("bool", "?"),
+    _BFLOAT16: ("bfloat16", "<u2"),
+    17: ("uint16", "<u2"),
+    19: ("float16", "<f2"),
+    22: ("uint32", "<u4"),
+    23: ("uint64", "<u8"),
+}
+_CODES = {name: code for code, (name, _) in _DTYPES.items()}
+_SLICE_KEY = b"\0"  # keys of the parts of partitioned variables start with it
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies: ``size`` bytes at ``offset`` of data file number ``shard``."""
+
+    dtype: int = 0
+    shape: tuple[int, ...] = ()
+    shard: int = 0
+    offset: int = 0
+    size: int = 0
+    crc: int = 0
+    is_partitioned: bool = False
+
+    @property
+    def dtype_name(self) -> str:
+        """TensorFlow's name of the type; a number if it is none of the numeric ones."""
+        return _DTYPES[self.dtype][0] if self.dtype in _DTYPES else f"type {self.dtype}"
+
+
+class TFCheckpoint(Mapping[str, np.ndarray]):
+    """A checkpoint opened for reading: a mapping from tensor name to array.
+
+    Opening reads the index alone. Each look-up maps the tensor's bytes, verifies their checksum and
+    returns a read-only view of the file (bfloat16, which numpy lacks, becomes float32).
+
+    Raises:
+        CheckpointError: a file is missing, truncated, damaged or of another kind; a tensor has a
+            type that is not numeric or is cut into partitions.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        self.prefix = resolve_prefix(prefix)
+        self.index_path = Path(f"{self.prefix}.index")
+        table = read_table(self.index_path)
+        try:
+            self._num_shards = _parse_header(table.pop(b"", None))
+            self.entries = {
+                key.decode("utf-8"): _parse_entry(value)
+                for key, value in table.items()
+                if not key.startswith(_SLICE_KEY)
+            }
+        except (wire.WireError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{self.index_path}: no checkpoint index: it {error}") from None
+        self._shards: dict[int, np.ndarray] = {}
+        for name, entry in self.entries.items():
+            self._check_place(name, entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self.entries[name]
+        if entry.is_partitioned:
+            raise CheckpointError(
+                f"{self.prefix}: {name} is a partitioned variable; save the checkpoint again "
+                "without a partitioner"
+            )
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(f"{self.prefix}: {name} holds no numbers ({entry.dtype_name})")
+        raw = self._shard(entry.shard)[entry.offset : entry.offset + entry.size]
+        if masked_crc32c(raw) != entry.crc:
+            raise CheckpointError(
+                f"{self._shard_path(entry.shard)}: damaged: the checksum of {name} does not match"
+            )
+        values = raw.view(_DTYPES[entry.dtype][1]).reshape(entry.shape)
+        if entry.dtype == _BFLOAT16:
+            return bfloat16_to_float32(values)
+        return values if values.flags.aligned else values.copy()
+
+    def _shard_path(self, shard: int) -> Path:
+        return Path(f"{self.prefix}.data-{shard:05d}-of-{self._num_shards:05d}")
+
+    def _shard(self, shard: int) -> np.ndarray:
+        """The bytes of a data file, mapped on first use."""
+        if shard not in self._shards:
+            path = self._shard_path(shard)
+            try:
+                empty = path.stat().st_size == 0
+                data = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
+            except OSError as error:
+                reason = error.strerror or error
+                raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+            self._shards[shard] = data.view(np.ndarray)
+        return self._shards[shard]
+
+    def _check_place(self, name: str, entry: TensorEntry) -> None:
+        """Refuse an entry that does not fit its data file, before anyone relies on it."""
+        if entry.is_partitioned:
+            return
+        if not 0 <= entry.shard < self._num_shards or entry.offset < 0 or entry.size < 0:
+            raise CheckpointError(f"{self.index_path}: damaged: {name} lies in no data file")
+        if entry.dtype in _DTYPES:
+            wanted = np.dtype(_DTYPES[entry.dtype][1]).itemsize
+            for size in entry.shape:
+                wanted *= size
+            if wanted != entry.size or min(entry.shape, default=0) < 0:
+                raise CheckpointError(
+                    f"{self.index_path}: damaged: {name} {list(entry.shape)} of {entry.dtype_name} "
+                    f"cannot take {entry.size} bytes"
+                )
+        length = len(self._shard(entry.shard))
+        if entry.offset + entry.size > length:
+            raise CheckpointError(
+                f"{self._shard_path(entry.shard)}: truncated: {length} bytes, "
+                f"but {name} ends at {entry.offset + entry.size}"
+            )
+
+
+def write_tf_checkpoint(
+    prefix: str | Path, tensors: Mapping[str, np.ndarray], *, update_state: bool = True
+) -> None:
+    """Write ``tensors`` as ``prefix.index`` and one data file, as TensorFlow's Saver would.
+
+    Both files are complete on disk before either takes its name. ``update_state`` also names the
+    prefix in the directory's ``checkpoint`` file, where TensorFlow looks for the newest one.
+
+    Raises:
+        CheckpointError: a tensor of a type that the format lacks.
+        FunnelError: the files cannot be written.
+    """
+    prefix = Path(prefix)
+    table = {b"": _header(num_shards=1)}
+    data_path = Path(f"{prefix}.data-00000-of-00001")
+    # The inner rename comes first: never a new index over old data.
+    with atomic_path(f"{prefix}.index") as index, atomic_path(data_path) as data:
+        with data.open("wb") as stream:
+            offset = 0
+            for name in sorted(tensors, key=str.encode):
+                # ascontiguousarray turns a scalar into [1]; its shape is restored below.
+                values = np.ascontiguousarray(_little_endian(tensors[name]))
+                entry = TensorEntry(
+                    dtype=_dtype_code(name, values),
+                    shape=np.shape(tensors[name]),
+                    offset=offset,
+                    size=values.nbytes,
+                    crc=masked_crc32c(values),
+                )
+                stream.write(memoryview(values).cast("B") if values.nbytes else b"")
+                table[name.encode()] = _encode_entry(entry)
+                offset += values.nbytes
+        index.write_bytes(table_bytes(table.items()))
+    if update_state:
+        write_state(prefix)
+
+
+def resolve_prefix(path: str | Path) -> Path:
+    """The checkpoint prefix that ``path`` means.
+
+    ``path`` may be the prefix, one of its files, a directory (its ``checkpoint`` file names the
+    newest prefix; one without it must hold a single checkpoint) or ``DIRECTORY/latest``.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    path = Path(path)
+    name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
+    if name and path.with_name(f"{name}.index").is_file():
+        return path.with_name(name)
+    if path.is_dir():
+        return _newest_prefix(path)
+    if path.name.endswith("latest") and path.parent.is_dir():
+        return _newest_prefix(path.parent)
+    raise CheckpointError(f"{path}: no TensorFlow checkpoint ({name}.index is missing)")
+
+
+def _newest_prefix(directory: Path) -> Path:
+    state = directory / STATE_FILE
+    if state.is_file():
+        newest = _read_state(state)[0]
+        # A directory that was moved still names where it stood.
+        for prefix in (directory / newest, directory / Path(newest).name):
+            if Path(f"{prefix}.index").is_file():
+                return prefix
+        raise CheckpointError(f"{state}: names {newest}, but {newest}.index does not exist")
+    found = sorted(path.with_suffix("") for path in directory.glob("*.index"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CheckpointError(f"{directory}: holds no TensorFlow checkpoint (no *.index file)")
+    names = ", ".join(path.name for path in found)
+    raise CheckpointError(f"{directory}: holds several checkpoints ({names}); name one of them")
+
+
+def write_state(prefix: Path) -> None:
+    """Name ``prefix`` as the newest checkpoint in its directory's ``checkpoint`` file."""
+    state = prefix.parent / STATE_FILE
+    try:
+        earlier = _read_state(state)[1] if state.is_file() else []
+    except CheckpointError:
+        earlier = []  # an unreadable list is replaced by one that names what was just written
+    paths = [path for path in earlier if path != prefix.name] + [prefix.name]
+    quoted = [path.replace("\\", "\\\\").replace('"', '\\"') for path in paths]
+    lines = [f'model_checkpoint_path: "{quoted[-1]}"']
+    lines += [f'all_model_checkpoint_paths: "{path}"' for path in quoted]
+    atomic_write_text(state, "\n".join(lines) + "\n")
+
+
+def _read_state(state: Path) -> tuple[str, list[str]]:
+    """The newest prefix and all prefixes that a ``checkpoint`` file names."""
+    try:
+        text = state.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{state}: cannot be read ({error})") from None
+    pattern = r'^(all_model_checkpoint_paths|model_checkpoint_path):\s*"((?:[^"\\]|\\.)*)"'
+    found = re.findall(pattern, text, re.MULTILINE)
+    newest = [_unquote(path) for key, path in found if key == "model_checkpoint_path"]
+    if len(newest) != 1:
+        raise CheckpointError(f"{state}: should have one line model_checkpoint_path")
+    return newest[0], [_unquote(path) for key, path in found if key != "model_checkpoint_path"]
+
+
+def _unquote(text: str) -> str:
+    """Undo protocol-buffer text escapes: a backslash before a sign or three octal digits."""
+
+    def plain(match: re.Match[bytes]) -> bytes:
+        code = match.group(1)
+        return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
+
+    return re.sub(rb"\\([0-7]{3}|.)", plain, text.encode()).decode("utf-8", "replace")
+
+
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 numbers, given as uint16 of the same shape, in float32: the upper half of it."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _little_endian(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values).astype(np.asarray(values).dtype.newbyteorder("<"), copy=False)
+
+
+def _dtype_code(name: str, values: np.ndarray) -> int:
+    if values.dtype.name not in _CODES:
+        raise CheckpointError(f"{name}: a TensorFlow checkpoint cannot hold {values.dtype.name}")
+    return _CODES[values.dtype.name]
+
+
+def _header(num_shards: int) -> bytes:
+    version = wire.varint_field(1, 1)
+    return wire.varint_field(1, num_shards) + wire.bytes_field(3, version)
+
+
+def _parse_header(message: bytes | None) -> int:
+    """The number of data files."""
+    if message is None:
+        raise wire.WireError("has no header")
+    num_shards = 0
+    for number, kind, value in wire.read_fields(message):
+        if number == 1 and kind == wire.VARINT:
+            num_shards = value
+        if number == 2 and value != 0:
+            raise wire.WireError("was written on a big-endian machine, which is not supported")
+    if not 0 < num_shards < 100_000:
+        raise wire.WireError(f"names {num_shards} data files")
+    return num_shards
+
+
+def _encode_entry(entry: TensorEntry) -> bytes:
+    shape = b"".join(wire.bytes_field(2, wire.varint_field(1, size)) for size in entry.shape)
+    return (
+        wire.varint_field(1, entry.dtype)
+        + wire.bytes_field(2, shape)
+        + wire.varint_field(4, entry.offset)
+        + wire.varint_field(5, entry.size)
+        + wire.fixed32_field(6, entry.crc)
+    )
+
+
+def _parse_entry(message: bytes) -> TensorEntry:
+    numbers = {1: "dtype", 3: "shard", 4: "offset", 5: "size", 6: "crc"}
+    values: dict[str, int] = {}
+    shape: tuple[int, ...] = ()
+    is_partitioned = False
+    for number, kind, value in wire.read_fields(message):
+        if number in numbers and isinstance(value, int):
+            values[numbers[number]] = wire.signed(value)
+        elif number == 2 and kind == wire.BYTES:
+            shape = _parse_shape(value)
+        elif number == 7:
+            is_partitioned = True
+    return TensorEntry(shape=shape, is_partitioned=is_partitioned, **values)
+
+
+def _parse_shape(message: bytes) -> tuple[int, ...]:
+    sizes = []
+    for number, kind, value in wire.read_fields(message):
+        if number == 2 and kind == wire.BYTES:
+            fields = wire.read_fields(value)
+            sizes.append(sum(wire.signed(size) for at, _, size in fields if at == 1))
+    return tuple(sizes)

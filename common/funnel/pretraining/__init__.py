@@ -1,0 +1,1 @@
+"""Pretraining data: record files, their order, and masking."""

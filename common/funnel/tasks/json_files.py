@@ -1,0 +1,86 @@
+"""JSON files whose every wrong member is named by file and path, as ``a.json: data[3].title``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from funnel.tasks.tables import read_errors_named
+from funnel.utils.errors import DataError
+
+_KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JsonNode:
+    """A value in a JSON file that knows where it stands."""
+
+    file: Path
+    path: str
+    value: Any
+
+    def error(self, problem: str) -> DataError:
+        """Return the error that says what is wrong here; the caller raises it."""
+        return DataError(f"{self.file}: {self.path or 'the whole'} {problem}")
+
+    def checked(self, kind: type) -> JsonNode:
+        """Return this node if its value is of ``kind``: dict, list, str, int or bool.
+
+        Raises:
+            DataError: it is not.
+        """
+        is_disguised_bool = isinstance(self.value, bool) and kind is not bool
+        if not isinstance(self.value, kind) or is_disguised_bool:
+            raise self.error(f"is {json.dumps(self.value)[:60]}, {_KINDS[kind]} is expected")
+        return self
+
+    def has(self, name: str) -> bool:
+        """Whether this object has a member ``name``."""
+        return name in self.value
+
+    def member(self, name: str, kind: type) -> JsonNode:
+        """Return the member ``name`` of this object.
+
+        Raises:
+            DataError: it is missing or not of ``kind``.
+        """
+        path = f"{self.path}.{name}" if self.path else name
+        if name not in self.value:
+            raise DataError(f"{self.file}: {path} is missing, {_KINDS[kind]} is expected")
+        return JsonNode(self.file, path, self.value[name]).checked(kind)
+
+    def members(self, name: str, kind: type) -> Iterator[JsonNode]:
+        """Yield the elements of the list ``name`` of this object, each of ``kind``.
+
+        Raises:
+            DataError: the list is missing or no list, or an element is of another kind.
+        """
+        parent = self.member(name, list)
+        for index, value in enumerate(parent.value):
+            yield JsonNode(self.file, f"{parent.path}[{index}]", value).checked(kind)
+
+
+def read_json(path: Path) -> JsonNode:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        DataError: it is missing, not UTF-8, not JSON or no object.
+    """
+    with read_errors_named(path):
+        raw = path.read_bytes()
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    return JsonNode(path, "", value).checked(dict)

@@ -1,0 +1,124 @@
+"""The metrics of all tasks, as fractions, main metric first.
+
+Every metric is defined for every input of at least one example: where its formula divides zero by
+zero (a model that always predicts one class, say), it is 0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from funnel.tasks.base import Task
+from funnel.utils.errors import DataError
+
+
+def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return every metric of ``task``, main metric first, each a fraction (-1 or 0 to 1).
+
+    Args:
+        task: decides which metrics; the diagnostic set has none.
+        predictions: class ids, or scores for regression, [n].
+        labels: the truth, [n].
+
+    Raises:
+        ValueError: the arrays are empty or of different lengths.
+    """
+    predictions, labels = np.asarray(predictions).reshape(-1), np.asarray(labels).reshape(-1)
+    if len(predictions) != len(labels) or not len(labels):
+        raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels")
+    if task.is_regression:
+        predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
+    with warnings.catch_warnings():
+        # Scikit-learn and scipy warn about constant inputs, for which 0 is what we mean to return.
+        warnings.simplefilter("ignore")
+        return {name: _finite(_METRICS[name](predictions, labels)) for name in task.metrics}
+
+
+def main_metric(task: Task) -> str:
+    """Return the name of the metric by which checkpoints of ``task`` are compared.
+
+    Raises:
+        DataError: the task has no metric because its labels are not public.
+    """
+    if not task.metrics:
+        raise DataError(f"task {task.name} has no labels and so no metric")
+    return task.metrics[0]
+
+
+def _finite(value: float) -> float:
+    return float(value) if np.isfinite(value) else 0.0
+
+
+# Scikit-learn and scipy take seconds to import: they are loaded when the first score is computed.
+
+
+def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(predictions == labels))
+
+
+def _error_rate(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return 1.0 - _accuracy(predictions, labels)
+
+
+def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of class 1 (of two)."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels == 1, predictions == 1, zero_division=0)
+
+
+def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The unweighted mean of the F1 of every class that occurs."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="macro", zero_division=0)
+
+
+def _accuracy_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return (_accuracy(predictions, labels) + _f1(predictions, labels)) / 2
+
+
+def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(labels, predictions)
+
+
+def _correlation_defined(predictions: np.ndarray, labels: np.ndarray) -> bool:
+    return all(np.isfinite(a).all() and np.ptp(a) > 0 for a in (predictions, labels))
+
+
+def _pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    if not _correlation_defined(predictions, labels):
+        return 0.0
+    return pearsonr(predictions, labels).statistic
+
+
+def _spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    if not _correlation_defined(predictions, labels):
+        return 0.0
+    return spearmanr(predictions, labels).statistic
+
+
+def _pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return (_finite(_pearson(predictions, labels)) + _finite(_spearman(predictions, labels))) / 2
+
+
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "error_rate": _error_rate,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "accuracy_f1": _accuracy_f1,
+    "matthews_corr": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "pearson_spearman": _pearson_spearman,
+}

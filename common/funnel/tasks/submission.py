@@ -1,0 +1,92 @@
+"""Test predictions in the form the GLUE server takes: a header, then ``index<tab>prediction``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from funnel.tasks import get_task
+from funnel.tasks.base import Task
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_text
+
+logger = logging.getLogger(__name__)
+
+_FALLBACK_NAME = "predictions.tsv"  # for tasks of which no benchmark asks a file
+
+
+def write_submission(
+    task: Task, predictions: Sequence[float] | np.ndarray, directory: str | os.PathLike[str]
+) -> Path:
+    """Write the predictions for a test set, in its order, and return the file's path.
+
+    Labels are written as text; regression scores are cut to the task's range and rounded to three
+    decimals. WNLI gets its majority class on every line, whatever ``predictions`` says.
+
+    Args:
+        task: decides the file name and how predictions are written.
+        predictions: class ids, or scores for regression, [n].
+        directory: created if needed.
+
+    Raises:
+        DataError: a prediction is not a class of the task or not a number.
+        FunnelError: the file cannot be written.
+    """
+    values = np.asarray(predictions).reshape(-1)
+    if task.constant_prediction is not None:
+        values = np.full(len(values), task.constant_prediction)
+    texts = _score_texts(task, values) if task.is_regression else _label_texts(task, values)
+    path = Path(directory) / (task.submission_file or _FALLBACK_NAME)
+    lines = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
+    atomic_write_text(path, "index\tprediction\n" + "".join(lines))
+    return path
+
+
+def companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, Path] | None:
+    """Return the task whose test set is submitted with ``task``'s, and the directory of its data.
+
+    Only MNLI-matched has one, the diagnostic set (AX). Its file is looked for in ``data_dir``, then
+    where the GLUE download puts it: in a folder ``diagnostic``, ``AX`` or ``MNLI`` beside, or loose
+    in the folder above. ``None``, with a warning, if it is not there.
+    """
+    if task.also_submits is None:
+        return None
+    other = get_task(task.also_submits)
+    here = Path(data_dir)
+    places = [here, *(here.resolve().parent / name for name in ("diagnostic", "AX", "MNLI", ""))]
+    names = other.sources["test"].names
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return other, place
+    logger.warning(
+        "no %s in %s or beside it: %s is not written",
+        " or ".join(names),
+        here,
+        other.submission_file,
+    )
+    return None
+
+
+def _label_texts(task: Task, values: np.ndarray) -> list[str]:
+    if task.labels is None:
+        raise DataError(f"task {task.name}: its labels are unknown until its data is read")
+    wrong = np.flatnonzero(~np.isin(values, np.arange(len(task.labels))))
+    if len(wrong):
+        raise DataError(
+            f"task {task.name}: prediction {wrong[0]} is {values[wrong[0]]}, "
+            f"not a class id from 0 to {len(task.labels) - 1}"
+        )
+    return [task.labels[int(value)] for value in values]
+
+
+def _score_texts(task: Task, values: np.ndarray) -> list[str]:
+    wrong = np.flatnonzero(~np.isfinite(values.astype(np.float64)))
+    if len(wrong):
+        raise DataError(f"task {task.name}: prediction {wrong[0]} is not a number")
+    if task.label_range is not None:
+        values = np.clip(values, *task.label_range)
+    return [f"{value:.3f}" for value in values]

@@ -1,0 +1,384 @@
+"""Reading tables and text folders line by line, so that no line is merged, split or lost.
+
+Every reader yields one :class:`Record` per record of its file. What cannot be read is reported with
+file and line number and counted by :class:`Tally`; more than one per cent of it is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from funnel.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Column = int | str  # 0-based position (-1 = the last), or a name in the header
+
+BROKEN_SHARE = 0.01  # more broken lines than this and the file is not what it should be
+_WARNINGS = 20  # broken lines reported one by one; the numbers of any others share one more line
+_FIELD_LIMIT = min(sys.maxsize, 2**31 - 1)  # csv's limit is a C long, 32 bits wide on Windows
+_FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # how UTF-16 and little-endian UTF-32 files begin
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one split of a task lies and which columns hold what.
+
+    Attributes:
+        names: file (or folder) names below the data directory; the first that exists is read.
+        text_a, text_b, label: columns; ``None`` where the split has none.
+        format: ``tsv`` (no quoting at all), ``csv`` (quotes doubled, no escape character),
+            ``jsonl`` or ``folders`` (one folder of ``*.txt`` files per label).
+        header: whether the first line names the columns.
+        width: number of columns of a file without header; ``None`` takes that of its first line.
+        delimiter: what separates columns in ``tsv`` and ``csv``.
+        label_optional: a missing label column or an empty label means "not labelled".
+    """
+
+    names: tuple[str, ...]
+    text_a: Column = 0
+    text_b: Column | None = None
+    label: Column | None = None
+    format: str = "tsv"
+    header: bool = True
+    width: int | None = None
+    delimiter: str = "\t"
+    label_optional: bool = False
+
+
+class Record(NamedTuple):
+    """One record: where it stands (``file:line``), its texts and its label as written."""
+
+    where: str
+    text_a: str
+    text_b: str | None
+    label: str | None
+
+
+class _Line(NamedTuple):
+    number: int
+    cells: Any  # list[str], or dict for jsonl
+    problem: str | None
+
+
+class _BrokenLineError(Exception):
+    """A record does not hold what its source says it holds."""
+
+
+_Pick = Callable[[Any], tuple[str, str | None, str | None]]
+
+
+@dataclass
+class Tally:
+    """Counts the records of one file and judges the broken ones when it has been read."""
+
+    path: Path
+    total: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def report_broken(self, where: str, problem: str) -> None:
+        """Note that the record at ``where`` (``file:line``) cannot be read."""
+        self.broken.append((where, problem))
+
+    def close(self) -> None:
+        """Log every broken record.
+
+        Raises:
+            DataError: there was no record at all, or more than 1 % of them are broken.
+        """
+        if not self.total:
+            raise DataError(f"{self.path}: empty, at least one line of data is needed")
+        if len(self.broken) > BROKEN_SHARE * self.total:
+            where, problem = self.broken[0]
+            raise DataError(
+                f"{self.path}: {len(self.broken)} of {self.total} lines are broken, more than "
+                f"{BROKEN_SHARE:.0%}; the first is {where}: {problem}"
+            )
+        for where, problem in self.broken[:_WARNINGS]:
+            logger.warning("%s: broken line: %s", where, problem)
+        if rest := self.broken[_WARNINGS:]:
+            logger.warning("more broken lines: %s", ", ".join(where for where, _ in rest))
+        if self.broken:
+            logger.warning(
+                "%s: %d of %d lines are broken", self.path, len(self.broken), self.total
+            )
+
+
+def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> Iterator[Record]:
+    """Yield the records of the file (or folder) ``path`` in order.
+
+    A broken record is left out if the source is labelled. Otherwise it keeps its place with empty
+    texts: predictions are matched to test lines by their position.
+
+    Raises:
+        DataError: the file is empty, not UTF-8, lacks a column, or more than 1 % of it is broken.
+    """
+    if source.format == "folders":
+        yield from _read_folders(path, folder_labels)
+        return
+    lines = _without_trailing_blanks(_READERS[source.format](path, source.delimiter))
+    tally = Tally(path)
+    pick = _pick_members(source) if source.format == "jsonl" else None
+    if pick is None and source.header:
+        pick = _pick_columns(path, source, _read_header(path, lines))
+    for line in lines:
+        tally.total += 1
+        where = f"{path}:{line.number}"
+        try:
+            if line.problem:
+                raise _BrokenLineError(line.problem)
+            if pick is None:
+                pick = _pick_columns(path, source, line.cells)
+            yield Record(where, *pick(line.cells))
+        except _BrokenLineError as broken:
+            tally.report_broken(where, str(broken))
+            if source.label is None or source.label_optional:
+                yield Record(where, "", None if source.text_b is None else "", None)
+    tally.close()
+
+
+def header_of(path: Path, source: Source) -> list[str]:
+    """Return the column names in the first line of ``path``.
+
+    Raises:
+        DataError: the file is empty or its first line cannot be read.
+    """
+    return _read_header(path, _READERS[source.format](path, source.delimiter))
+
+
+def _read_header(path: Path, lines: Iterator[_Line]) -> list[str]:
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{path}: empty, a header and at least one line of data are needed")
+    if first.problem or not first.cells:
+        raise DataError(f"{path}:1: no header: {first.problem or 'the line is blank'}")
+    return first.cells
+
+
+def _pick_columns(path: Path, source: Source, first: list[str]) -> _Pick:
+    """Return the function that takes texts and label from the cells of one line.
+
+    ``first`` is the header, or the first line of a file without one.
+    """
+    width = len(first) if source.header else source.width or len(first)
+    wanted = {"text": source.text_a, "second text": source.text_b, "label": source.label}
+    places = []
+    for role, column in wanted.items():
+        place = _place_of(column, first, width)
+        if place is None and column is not None and not (role == "label" and source.label_optional):
+            raise DataError(_missing_column(path, source, role, first))
+        places.append(place)
+    place_a, place_b, place_label = places
+
+    def pick(cells: list[str]) -> tuple[str, str | None, str | None]:
+        if len(cells) != width:
+            raise _BrokenLineError(f"{len(cells)} columns instead of {width}")
+        return (
+            cells[place_a],
+            None if place_b is None else cells[place_b],
+            None if place_label is None else cells[place_label],
+        )
+
+    return pick
+
+
+def _place_of(column: Column | None, first: list[str], width: int) -> int | None:
+    if column is None:
+        return None
+    if isinstance(column, str):
+        return first.index(column) if column in first else None
+    return column % width if -width <= column < width else None
+
+
+def _missing_column(path: Path, source: Source, role: str, first: list[str]) -> str:
+    column = {"text": source.text_a, "second text": source.text_b, "label": source.label}[role]
+    has = f"has {len(first)} columns: {', '.join(name[:40] for name in first[:20])}"
+    if isinstance(column, str):
+        return f"{path}:1: no column {column!r} for the {role}; the header {has}"
+    return f"{path}:1: no column {column + 1} for the {role}; the line {has}"
+
+
+def _pick_members(source: Source) -> _Pick:
+    """Return the function that takes texts and label from the JSON object of one line."""
+
+    def text_of(members: dict[str, Any], key: Column | None) -> str | None:
+        if key is None:
+            return None
+        if not isinstance(text := members.get(str(key)), str):
+            raise _BrokenLineError(f"{key!r} is missing or not a string")
+        return text
+
+    def label_of(members: dict[str, Any]) -> str | None:
+        value = members.get(str(source.label))
+        if source.label is None or (value is None and source.label_optional):
+            return None
+        if not isinstance(value, str | int | float):
+            raise _BrokenLineError(f"{source.label!r} is missing, or no string or number")
+        return value if isinstance(value, str) else json.dumps(value)
+
+    def pick(members: dict[str, Any]) -> tuple[str, str | None, str | None]:
+        text_a = text_of(members, source.text_a) or ""
+        return text_a, text_of(members, source.text_b), label_of(members)
+
+    return pick
+
+
+@contextlib.contextmanager
+def read_errors_named(path: Path) -> Iterator[None]:
+    """Turn a failed read (no permission, bad disk) into one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+class _Text(NamedTuple):
+    number: int
+    text: str
+    problem: str | None
+
+
+def _text_lines(path: Path) -> Iterator[_Text]:
+    """Yield every line without its line end (LF or CRLF).
+
+    Only LF ends a line: Unicode separators and lone CRs, which other readers split at, occur inside
+    sentences of real data. NUL characters are removed, a UTF-8 byte order mark is skipped.
+    """
+    with read_errors_named(path), path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            if number == 1:
+                if raw.startswith(_FOREIGN_MARKS):
+                    raise DataError(f"{path}: is UTF-16 or UTF-32; save it as UTF-8")
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = raw.removesuffix(b"\n").removesuffix(b"\r").replace(b"\0", b"")
+            try:
+                yield _Text(number, raw.decode("utf-8"), None)
+            except UnicodeDecodeError as error:
+                problem = f"not UTF-8 at byte {error.start + 1} of the line"
+                yield _Text(number, raw.decode("utf-8", errors="replace"), problem)
+
+
+def _tsv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
+    """Split at every delimiter: quotes are text (with quoting, GLUE's RTE test loses 15 rows)."""
+    for number, text, problem in _text_lines(path):
+        yield _Line(number, text.split(delimiter) if text else [], problem)
+
+
+class _Replay:
+    """The lines of a CSV file, some of which can be had again after a record broke."""
+
+    def __init__(self, lines: Iterator[_Text]) -> None:
+        self._lines = lines
+        self._again: deque[_Text] = deque()
+        self.taken: list[_Text] = []
+
+    def __iter__(self) -> _Replay:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.taken.append(line)
+        return line.text + "\n"
+
+    def give_back_all_but_first(self) -> None:
+        self._again.extendleft(reversed(self.taken[1:]))
+
+
+def _csv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
+    """Parse strictly: a stray quote is a broken line, not a record that swallows its followers."""
+    replay = _Replay(_text_lines(path))
+    reader = csv.reader(replay, delimiter=delimiter, strict=True)
+    while True:
+        replay.taken.clear()
+        problem = None
+        # The limit belongs to the whole process: raised for one record, then put back.
+        limit = csv.field_size_limit(_FIELD_LIMIT)
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            cells, problem = [], f"not valid CSV: {error}"
+        finally:
+            csv.field_size_limit(limit)
+        number = replay.taken[0].number
+        if problem:
+            replay.give_back_all_but_first()
+        else:
+            problem = next((line.problem for line in replay.taken if line.problem), None)
+        yield _Line(number, cells, problem)
+
+
+def _json_lines(path: Path, delimiter: str) -> Iterator[_Line]:
+    del delimiter  # part of the signature that all readers share
+    for number, text, problem in _text_lines(path):
+        members: Any = {}
+        if text and not problem:
+            try:
+                members = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                problem = f"not valid JSON: {error}"
+            if not problem and not isinstance(members, dict):
+                problem = f"not a JSON object but {type(members).__name__}"
+        yield _Line(number, members, problem)
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[_Line]]] = {
+    "tsv": _tsv_lines,
+    "csv": _csv_lines,
+    "jsonl": _json_lines,
+}
+
+
+def _without_trailing_blanks(lines: Iterator[_Line]) -> Iterator[_Line]:
+    """Drop the blank lines a file ends with; a blank line before others is a broken line."""
+    blanks: list[_Line] = []
+    for line in lines:
+        if not line.cells and not line.problem:
+            blanks.append(line._replace(problem="blank"))
+            continue
+        yield from blanks
+        blanks.clear()
+        yield line
+
+
+def folder_files(path: Path, labels: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return ``(label, file)`` for every ``path/<label>/*.txt``, sorted within each label.
+
+    Raises:
+        DataError: a label's folder is missing or holds no text file.
+    """
+    found = []
+    for label in labels:
+        files = sorted((path / label).glob("*.txt"))
+        if not files:
+            raise DataError(f"{path / label}: no *.txt files; one folder per label is expected")
+        found += [(label, file) for file in files]
+    return found
+
+
+def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[Record]:
+    tally = Tally(path)
+    for label, file in folder_files(path, labels):
+        tally.total += 1
+        with read_errors_named(file):
+            raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            tally.report_broken(str(file), f"not UTF-8 at byte {error.start + 1}")
+            continue
+        if not text.strip():
+            tally.report_broken(str(file), "empty file")
+            continue
+        yield Record(str(file), text, None, label)
+    tally.close()

@@ -1,0 +1,49 @@
+"""Tokenizers: one function that opens either kind.
+
+    from funnel import get_tokenizer
+    tokenizer = get_tokenizer("word_piece", "vocab.uncased.txt", uncased=True)
+    ids, places = tokenizer.encode_with_offsets("Funnels are useful.")
+"""
+
+from __future__ import annotations
+
+import os
+
+from funnel.tokenization.base import Tokenizer, VocabularyFile
+from funnel.tokenization.special_tokens import SpecialIds
+from funnel.utils.errors import TokenizerError
+
+__all__ = ["TOKENIZER_KINDS", "SpecialIds", "Tokenizer", "get_tokenizer"]
+
+TOKENIZER_KINDS = ("word_piece", "sent_piece")
+
+
+def get_tokenizer(
+    kind: str,
+    path: str | os.PathLike[str],
+    uncased: bool = True,
+    keep_accents: bool = False,
+) -> Tokenizer:
+    """Open a vocabulary.
+
+    Args:
+        kind: ``word_piece`` (``path`` is a text file, one token a line) or ``sent_piece`` (``path``
+            is a SentencePiece model).
+        uncased: lower-case text; word pieces lose their accents with it.
+        keep_accents: SentencePiece only: leave accents and compatibility characters as they are.
+            Word pieces keep accents exactly when they are cased, whatever this says.
+
+    Raises:
+        TokenizerError: unknown kind; the file is missing, damaged, of the other kind, or lacks a
+            required special symbol.
+    """
+    if kind == "word_piece":
+        from funnel.tokenization.wordpiece import WordPieceTokenizer
+
+        return WordPieceTokenizer(VocabularyFile.read(path, uncased))
+    if kind == "sent_piece":
+        from funnel.tokenization.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(VocabularyFile.read(path, uncased, keep_accents))
+    choices = " or ".join(TOKENIZER_KINDS)
+    raise TokenizerError(f"tokenizer type {kind!r} is unknown; it is {choices}")

@@ -1,0 +1,1 @@
+"""Errors, atomic files, logging and program start-up."""

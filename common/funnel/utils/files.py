@@ -1,0 +1,202 @@
+"""Files that are either whole or not there: write beside, flush to disk, rename.
+
+A reader never sees half a file; what stood there before survives a failure, a full disk, a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from funnel.utils.errors import FunnelError
+
+# Writers in native code report a full disk in their own words instead of raising OSError:
+# torch.save raises RuntimeError("... PytorchStreamWriter ..."), safetensors its SafetensorError.
+_NATIVE_WRITE_FAILURES = ("No space left", "File too large", "PytorchStreamWriter")
+_MANY_FILES = 1000
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the body succeeds.
+
+    The temporary name ends in the real one, so writers that look at the suffix behave the same.
+    Parent directories are created. On any failure the temporary file is removed and ``path`` is
+    left as it was.
+
+    Raises:
+        FunnelError: the file cannot be written (full disk, no permission); names ``path``.
+    """
+    target = Path(path)
+    with _write_errors_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        temporary = _temporary_beside(target)
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, target)
+            _flush_to_disk(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8 with the line ends it has; see :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented JSON, keys in the order they have; see :func:`atomic_path`."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty directory beside ``path``; swap it in if the body succeeds.
+
+    What stood at ``path`` is kept until the new directory is complete and on disk. Between the
+    two renames of the swap a kill can leave ``path`` missing and the old one under a hidden name;
+    :func:`settle_directory` puts that right.
+
+    Raises:
+        FunnelError: the directory cannot be written; names ``path``.
+    """
+    target = Path(path)
+    with _write_errors_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        settle_directory(target)
+        _remove_leftovers(target)
+        temporary = _temporary_beside(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _flush_all_to_disk(temporary)
+            _swap_in(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def settle_directory(path: str | os.PathLike[str]) -> None:
+    """Finish a swap of :func:`atomic_directory` that a kill interrupted; otherwise do nothing.
+
+    Call it before reading a directory that such a swap replaces.
+    """
+    target, previous = Path(path), _previous_of(Path(path))
+    if not previous.exists():
+        return
+    if target.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+    else:
+        os.replace(previous, target)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    previous = _previous_of(target)
+    if target.exists():
+        os.replace(target, previous)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        settle_directory(target)
+        raise
+    _flush_to_disk(target.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous_of(target: Path) -> Path:
+    return target.with_name(f".previous-{target.name}")
+
+
+def _temporary_beside(target: Path) -> Path:
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    return target.with_name(f".tmp-{owner}-{uuid4().hex[:8]}-{target.name}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete temporaries of the same target whose process on this machine was killed."""
+    ours = f".tmp-{socket.gethostname()}-"
+    for item in target.parent.iterdir():
+        if not (item.name.startswith(ours) and item.name.endswith(f"-{target.name}")):
+            continue
+        pid = item.name.removeprefix(ours).split("-", 1)[0]
+        if not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if item.is_dir():
+            shutil.rmtree(item, ignore_errors=True)
+        else:
+            item.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush_all_to_disk(folder: Path) -> None:
+    items = sorted(folder.rglob("*"))
+    if len(items) > _MANY_FILES:
+        os.sync()  # one by one, 50,000 small files take minutes
+        return
+    for item in [*items, folder]:
+        _flush_to_disk(item)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, to the disk before a rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _write_errors_named(target: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names ``target``.
+
+    An OSError about another file (one that the body reads, say) passes unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not _is_about(Path(os.fsdecode(error.filename)), target):
+            raise
+        raise FunnelError(f"{target}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        if isinstance(error, FunnelError) or not _is_native_write_failure(error):
+            raise
+        raise FunnelError(f"{target}: cannot be written: {error}") from error
+
+
+def _is_about(named: Path, target: Path) -> bool:
+    if named in (target, target.parent) or named in target.parents:
+        return True
+    return any(part.startswith(".tmp-") and part.endswith(target.name) for part in named.parts)
+
+
+def _is_native_write_failure(error: Exception) -> bool:
+    return any(words in str(error) for words in _NATIVE_WRITE_FAILURES)

@@ -1,0 +1,286 @@
+"""What a run tells: console log, ``metrics.jsonl``, TensorBoard events, progress bars, curves.
+
+``tqdm``, ``tensorboard`` and ``matplotlib`` are imported where they are used: a program that draws
+no curves does not pay for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from funnel.utils.errors import FunnelError
+from funnel.utils.files import atomic_path, atomic_write_text
+
+METRICS_FILE = "metrics.jsonl"
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class RunLog(Protocol):
+    """What a training loop needs of a log; ``MetricsLog`` writes, ``NullLog`` does not."""
+
+    def log(self, step: int, split: str, **scalars: float) -> None:
+        """Record scalars of one split at one step."""
+        ...
+
+    def close(self) -> None:
+        """Finish the files."""
+        ...
+
+
+class NullLog:
+    """The log of every process but the first: takes everything, writes nothing."""
+
+    def log(self, step: int, split: str, **scalars: float) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class MetricsLog:
+    """Appends scalars to ``metrics.jsonl`` and to TensorBoard events in one directory.
+
+    One line is one call: ``{"step": 10, "split": "train", "time": …, "loss": …}``. A value that is
+    not finite is written as ``null``, since JSON has no NaN.
+
+    Args:
+        model_dir: directory of the run; created if absent.
+        resume_step: last step the resumed checkpoint has seen. Lines of later steps belong to work
+            that was lost and will be repeated; they are dropped, as is a line that a kill cut
+            short. None keeps every line.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike[str], resume_step: int | None = None) -> None:
+        self._path = Path(model_dir) / METRICS_FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if resume_step is not None and self._path.exists():
+            kept = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
+            atomic_write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._lines = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._events = _EventFile.open(self._path.parent, resume_step)
+
+    def log(self, step: int, split: str, **scalars: float) -> None:
+        """Write one line and one event per scalar, and flush both.
+
+        Raises:
+            FunnelError: the disk is full or the file is gone.
+        """
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row = {"step": int(step), "split": split, "time": round(time.time(), 3), **finite}
+        try:
+            self._lines.write(json.dumps(row) + "\n")
+            self._lines.flush()
+            if self._events is not None:
+                self._events.add(int(step), {f"{split}/{k}": v for k, v in values.items()})
+        except OSError as error:
+            raise FunnelError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close both files; a second call does nothing."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class _EventFile:
+    """One TensorBoard event file, written with the ``tensorboard`` package alone.
+
+    ``tensorboard.summary.Writer`` would import TensorFlow wherever it is installed (15 s); the
+    record writer underneath it does not.
+    """
+
+    def __init__(self, directory: Path, resume_step: int | None) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # TensorBoard reads the files of a run in the order of their names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._stream = open(directory / name, "ab")  # noqa: SIM115 - closed in close()
+        self._writer = RecordWriter(self._stream)
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        if resume_step is not None:
+            # Tells TensorBoard to forget what earlier files say about this step and later ones.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(
+                self._event(wall_time=time.time(), step=resume_step + 1, session_log=start)
+            )
+
+    @classmethod
+    def open(cls, directory: Path, resume_step: int | None) -> _EventFile | None:
+        """Return a new event file, or None with one line of notice where tensorboard is absent."""
+        try:
+            return cls(directory, resume_step)
+        except ImportError:
+            logger.warning("tensorboard is not installed: no event files, %s only", METRICS_FILE)
+            return None
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
+        summary = self._summary(value=values)
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the rows of a ``metrics.jsonl``; a last line that a kill cut short is left out.
+
+    Raises:
+        FunnelError: another line is not a JSON object with a step; names the file and the line.
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise FunnelError(f"{path}, line {number}: not a JSON object with a step") from error
+        rows.append(row)
+    return rows
+
+
+def configure_logging(verbose: bool = False, rank: int = 0) -> None:
+    """Send log lines to stderr, above any progress bar; for programs only.
+
+    Args:
+        verbose: also show debug lines of this project.
+        rank: process number; all but 0 show warnings only, with the rank in front.
+    """
+    handler = _ConsoleHandler()
+    prefix = "" if rank == 0 else f"rank {rank}: "
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    level = logging.DEBUG if verbose else logging.INFO
+    for name in ("funnel", "funnel_data", "funnel_torch", "funnel_tf", "__main__"):
+        logging.getLogger(name).setLevel(level if rank == 0 else logging.WARNING)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes through tqdm, which moves its bars out of the way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def progress(
+    iterable: Iterable[T], desc: str, total: int | None = None, disable: bool | None = None
+) -> Iterable[T]:
+    """Wrap an iterable in a progress bar; silent where stderr is not a terminal.
+
+    Args:
+        disable: True never shows a bar, False always; None asks the terminal.
+    """
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=desc, total=total, disable=disable, leave=False, dynamic_ncols=True)
+
+
+def plot_curves(
+    runs: Mapping[str, str | os.PathLike[str]],
+    output_png: str | os.PathLike[str],
+    metric: str | None = None,
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Draw training loss (left) and an evaluation metric (right) over steps, one colour per run.
+
+    Args:
+        runs: label -> ``metrics.jsonl``.
+        output_png: file to write; replaced atomically.
+        metric: name of the metric; by default the first one, other than a loss, that an evaluation
+            line carries.
+        levels: label -> value of that metric to compare with, drawn as horizontal lines.
+
+    Raises:
+        FunnelError: a file is missing or no run holds a training loss.
+    """
+    from matplotlib.figure import Figure  # no pyplot: it would keep global state and pick a screen
+
+    rows = {label: _existing_rows(path) for label, path in runs.items()}
+    metric = metric or _first_metric(rows.values())
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for colour, (label, entries) in enumerate(rows.items()):
+        loss = _series(entries, "train", "loss")
+        if not loss:
+            raise FunnelError(f"{runs[label]}: holds no training loss to draw")
+        left.plot(*zip(*loss, strict=True), color=f"C{colour}", alpha=0.25, linewidth=0.8)
+        left.plot(*zip(*_smoothed(loss), strict=True), color=f"C{colour}", label=label)
+        for split in dict.fromkeys(row["split"] for row in entries if row["split"] != "train"):
+            points = _series(entries, split, metric)
+            if points:
+                name = f"{label}, {split}"
+                right.plot(*zip(*points, strict=True), "o-", color=f"C{colour}", label=name)
+    for number, (label, level) in enumerate((levels or {}).items()):
+        right.axhline(level, color="0.4", linestyle=(0, (1 + 3 * number, 2)), label=label)
+    for axes, title in ((left, "training loss"), (right, metric or "no evaluation")):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=8)
+    with atomic_path(output_png) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def _existing_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    if not Path(path).is_file():
+        raise FunnelError(f"{path}: no such metrics file")
+    return read_metrics(path)
+
+
+def _first_metric(runs: Iterable[list[dict[str, Any]]]) -> str | None:
+    plain = {"step", "split", "time", "epoch"}
+    for rows in runs:
+        for row in rows:
+            if row["split"] == "train":
+                continue
+            for name in row:
+                if name not in plain and "loss" not in name:
+                    return name
+    return None
+
+
+def _series(
+    rows: list[dict[str, Any]], split: str, name: str | None
+) -> list[tuple[int, float]]:
+    return [(r["step"], r[name]) for r in rows if r["split"] == split and r.get(name) is not None]
+
+
+def _smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Mean over a window centred on each point, about a twentieth of the curve wide."""
+    reach = max(1, len(points) // 40)
+    sums = [0.0, *accumulate(value for _, value in points)]
+    smooth = []
+    for index, (step, _) in enumerate(points):
+        first, last = max(0, index - reach), min(len(points), index + reach + 1)
+        smooth.append((step, (sums[last] - sums[first]) / (last - first)))
+    return smooth

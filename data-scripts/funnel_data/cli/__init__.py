@@ -1,0 +1,1 @@
+"""Command lines shared by the programs in ``data-scripts/``."""

@@ -1,0 +1,1 @@
+"""Raw corpora to text files of one sentence per line."""

@@ -1,0 +1,1 @@
+"""Flags and start-up of the PyTorch programs."""

@@ -1,0 +1,1 @@
+"""Batches for fine-tuning and pretraining."""

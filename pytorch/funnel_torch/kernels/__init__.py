@@ -1,0 +1,1 @@
+"""Fast linear layers, dropout, attention and 8-bit products behind plain interfaces."""

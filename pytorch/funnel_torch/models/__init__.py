@@ -1,0 +1,1 @@
+"""The Funnel-Transformer, its task heads, and loading and saving."""

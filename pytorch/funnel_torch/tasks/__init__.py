@@ -1,0 +1,1 @@
+"""Fine-tuning tasks and pretraining on top of the training loop."""

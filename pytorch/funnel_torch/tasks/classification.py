@@ -1,0 +1,125 @@
+"""Classification and regression tasks: features, scores and prediction files for the fine-tuner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from funnel.config.model import ModelConfig
+from funnel.features.classification import Features, SegmentIds, load_or_build
+from funnel.tasks import Task
+from funnel.tasks.metrics import compute
+from funnel.tokenization import Tokenizer
+from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.files import atomic_write_text
+from funnel_torch.data.batching import SequenceSource
+from funnel_torch.tasks.finetune import Evaluation, Outputs
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where a task's files lie and how they become sequences.
+
+    ``cache_dir`` empty means the texts are encoded anew each time. ``length_step`` is that of
+    :class:`~funnel_torch.data.batching.SequenceSource`.
+    """
+
+    data_dir: str
+    cache_dir: str = ""
+    max_length: int = 128
+    overwrite: bool = False
+    segments: SegmentIds = field(default_factory=SegmentIds)
+    length_step: int = 1
+
+
+def load_splits(
+    task: Task, splits: Iterable[str], config: DataConfig, tokenizer: Tokenizer
+) -> dict[str, Features]:
+    """The encoded examples of every split, from the cache where it fits.
+
+    Raises:
+        DataError: a file is missing or malformed; then no cache has been started.
+    """
+    splits = list(splits)
+    if config.cache_dir and not Path(config.cache_dir).exists():
+        for split in splits:
+            task.load(config.data_dir, split)
+    features = {
+        split: load_or_build(
+            config.cache_dir or None,
+            task,
+            split,
+            config.data_dir,
+            tokenizer,
+            config.max_length,
+            overwrite=config.overwrite,
+            segments=config.segments,
+        )
+        for split in splits
+    }
+    for split in ("train", *task.eval_splits):
+        if split in features and features[split].labels is None:
+            raise DataError(f"{task.path(config.data_dir, split)}: some examples have no label")
+    return features
+
+
+def source_of(
+    features: Features, model_config: ModelConfig, config: DataConfig, tokenizer: Tokenizer
+) -> SequenceSource:
+    """Encoded examples as batches for a model."""
+    return SequenceSource(
+        features,
+        model_config,
+        config.max_length,
+        pad_id=tokenizer.special.pad_id,
+        segment_pad=config.segments.pad,
+        length_step=config.length_step,
+    )
+
+
+def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Class ids (or, in regression, scores) of logits [n, num_labels]."""
+    return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+
+
+def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The training loss of logits [n, num_labels], in float64."""
+    if task.is_regression:
+        return float(np.mean((logits[:, 0].astype(np.float64) - labels) ** 2))
+    return mean_cross_entropy(logits, labels)
+
+
+def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The cross entropy of logits [n, C] for class ids [n], in float64."""
+    logits = logits.astype(np.float64)
+    highest = logits.max(axis=1)
+    total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    return float(np.mean(total - logits[np.arange(len(labels)), labels]))
+
+
+def evaluation_of(task: Task, split: str, source: SequenceSource, batch_size: int) -> Evaluation:
+    """The evaluation of a labelled split: the task's metrics, then the loss."""
+    labels = source.features.labels
+    if labels is None:
+        raise ConfigError(f"split {split} of task {task.name} has no labels to score against")
+
+    def score(outputs: Outputs) -> dict[str, float]:
+        logits = outputs["logits"]
+        metrics = compute(task, decisions(task, logits), labels)
+        return {**metrics, "loss": mean_loss(task, logits, labels)}
+
+    return Evaluation(split, source, score, batch_size=batch_size)
+
+
+def write_predictions(task: Task, logits: np.ndarray, path: Path) -> None:
+    """Write ``index<tab>prediction`` lines: label texts, or scores as the model gives them."""
+    values = decisions(task, logits)
+    if task.is_regression:
+        texts = [f"{value:.6f}" for value in values]
+    else:
+        texts = [(task.labels or ())[value] for value in values]
+    lines = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
+    atomic_write_text(path, "index\tprediction\n" + "".join(lines))

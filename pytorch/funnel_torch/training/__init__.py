@@ -1,0 +1,1 @@
+"""The training loop, optimizers, distribution and run directories."""

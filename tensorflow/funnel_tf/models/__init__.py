@@ -1,0 +1,1 @@
+"""Graph functions of the Funnel-Transformer and its task heads."""

@@ -1,0 +1,1 @@
+"""TPUEstimator set-up, optimizer, evaluation and run directories."""

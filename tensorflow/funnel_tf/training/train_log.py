@@ -1,0 +1,116 @@
+"""What training says as it goes: through a hook off TPUs, as host-call summaries on them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow.compat.v1 as tf
+
+from funnel.utils.errors import RunError
+from funnel.utils.logging import RunLog
+
+logger = logging.getLogger(__name__)
+
+# With skip_nan_grad: so many steps in a row without a finite gradient are divergence.
+_MAX_SKIPS_IN_A_ROW = 50
+
+
+class TrainLogHook(tf.train.SessionRunHook):
+    """Logs every ``every`` steps, and after the last one: the mean loss since, other scalars as is.
+
+    ``scalars`` are tensors by name; ``loss`` must be among them. ``examples`` is the number of
+    examples a step sees.
+    """
+
+    def __init__(
+        self,
+        scalars: Mapping[str, tf.Tensor],
+        log: RunLog,
+        *,
+        every: int,
+        total_steps: int,
+        examples: int,
+    ) -> None:
+        self._scalars, self._log = dict(scalars), log
+        self._every, self._total, self._examples = max(1, every), total_steps, examples
+        self._step, self._skips_in_a_row = 0, 0
+        self._skipped: float | None = None
+        self._losses: list[float] = []
+        self._since = (0, 0.0)
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Take up the count where the checkpoint stands."""
+        self._step = int(session.run(tf.train.get_global_step(session.graph)))
+        self._since = (self._step, time.perf_counter())
+        self._skipped = None
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Ask for the scalars."""
+        return tf.train.SessionRunArgs(self._scalars)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Count the step, and report if it is time to."""
+        values = {name: float(value) for name, value in run_values.results.items()}
+        self._step += 1
+        self._count(values)
+        if self._step % self._every == 0 or self._step == self._total:
+            self._report(values)
+
+    def _count(self, values: dict[str, float]) -> None:
+        skipped = values.get("skipped", 0.0)
+        is_skipped = self._skipped is not None and skipped > self._skipped
+        self._skips_in_a_row = self._skips_in_a_row + 1 if is_skipped else 0
+        self._skipped = skipped
+        if math.isfinite(values["loss"]):
+            self._losses.append(values["loss"])
+        if self._skips_in_a_row >= _MAX_SKIPS_IN_A_ROW:
+            raise RunError(
+                f"step {self._step}: gradients of {self._skips_in_a_row} steps in a row were not "
+                "finite; try a lower --learning_rate"
+            )
+
+    def _report(self, values: dict[str, float]) -> None:
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        self._losses = []
+        (step, since), now = self._since, time.perf_counter()
+        self._since = (self._step, now)
+        seconds = max(now - since, 1e-9) / max(1, self._step - step)
+        rate = self._examples / seconds
+        scalars = values | {"loss": loss, "examples_per_second": round(rate, 2)}
+        self._log.log(self._step, "train", **scalars)
+        shown = [f"{name} {value:.4g}" for name, value in scalars.items() if name in values]
+        left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._total - self._step)))
+        logger.info(
+            "step %d/%d | %s | %.1f ex/s | left %s",
+            *(self._step, self._total, " | ".join(shown), rate, left),
+        )
+
+
+HostCall = tuple[Callable[..., Any], dict[str, tf.Tensor]]
+
+
+def summary_host_call(
+    step: tf.Tensor, scalars: Mapping[str, tf.Tensor], model_dir: str | Path, every: int
+) -> HostCall:
+    """The scalars of a TPU's ``step`` as TensorBoard summaries, every ``every`` steps.
+
+    They leave the TPU as [1] of each core and are averaged on the host.
+    """
+    tensors = {"global_step": tf.reshape(step, [1])}
+    tensors |= {name: tf.reshape(value, [1]) for name, value in scalars.items()}
+
+    def write(global_step: tf.Tensor, **values: tf.Tensor) -> list[tf.Operation]:
+        number = global_step[0]
+        summary = tf.compat.v2.summary
+        writer = summary.create_file_writer(str(model_dir), max_queue=1000)
+        with writer.as_default(), summary.record_if(tf.equal(number % max(1, every), 0)):
+            for name, value in values.items():
+                summary.scalar(f"train/{name}", tf.reduce_mean(value), step=number)
+            return tf.summary.all_v2_summary_ops()
+
+    return write, tensors

@@ -1,0 +1,116 @@
+"""SQuAD files: what they hold, in both versions, and what is said of broken ones."""
+
+import json
+import logging
+
+import pytest
+
+from funnel.tasks.squad import Answer, read_squad
+from funnel.utils.errors import ConfigError, DataError
+from squad_cases import qa, squad_file, squad_json
+
+CONTEXT = "Funnels are narrow at one end."
+ANSWERABLE = qa("a", "Where?", ("at one end", 19), ("one end", 22), is_impossible=False)
+UNANSWERABLE = qa("b", "Why?", is_impossible=True)
+
+
+def test_questions_keep_order_ids_and_places(tmp_path):
+    content = squad_json((CONTEXT, ANSWERABLE), ("Other.", UNANSWERABLE))
+    data = read_squad(squad_file(tmp_path, content))
+    assert data.paragraphs == (CONTEXT, "Other.")
+    first, second = data.questions
+    assert (first.id, first.text, first.paragraph) == ("a", "Where?", 0)
+    assert first.answers == (Answer("at one end", 19), Answer("one end", 22))
+    assert (second.paragraph, second.answers) == (1, ())
+    assert second.where == "data[0].paragraphs[1].qas[0]"
+
+
+def test_v1_leaves_unanswerable_questions_out(tmp_path, caplog):
+    path = squad_file(tmp_path, squad_json((CONTEXT, ANSWERABLE, UNANSWERABLE)))
+    with caplog.at_level(logging.INFO):
+        assert [question.id for question in read_squad(path, "v1").questions] == ["a"]
+    assert "leaves out 1 unanswerable" in caplog.text
+    with pytest.raises(DataError, match="no answerable question"):
+        read_squad(squad_file(tmp_path, squad_json((CONTEXT, UNANSWERABLE))), "v1")
+    with pytest.raises(ConfigError, match="'v3' is unknown; it is v1 or v2"):
+        read_squad(path, "v3")
+
+
+def test_a_file_of_version_1_and_one_without_answers(tmp_path):
+    old = squad_json((CONTEXT, qa("a", "Where?", ("end", 26))))
+    for version in ("v1", "v2"):
+        assert read_squad(squad_file(tmp_path, old), version).questions[0].answers
+    unlabelled = {"id": "a", "question": "Where?"}
+    data = read_squad(squad_file(tmp_path, squad_json((CONTEXT, unlabelled))))
+    assert data.questions[0].answers is None
+
+
+def test_byte_order_mark_and_lone_surrogate(tmp_path):
+    content = squad_json(("\ud800 x", qa("a", "?", ("x", 2))))
+    path = squad_file(tmp_path, "\ufeff" + json.dumps(content))
+    assert read_squad(path).questions[0].answers == (Answer("x", 2),)
+
+
+BROKEN = [
+    ("{", "not valid JSON"),
+    ("[]", "the whole is [], an object is expected"),
+    ({}, "data is missing, a list is expected"),
+    ({"data": []}, "holds no question"),
+    ({"data": {"a": 1}}, 'data is {"a": 1}, a list is expected'),
+    ({"data": [{"title": "t"}]}, "data[0].paragraphs is missing"),
+    ({"data": [{"paragraphs": [3]}]}, "data[0].paragraphs[0] is 3, an object is expected"),
+    ({"data": [{"paragraphs": [{"qas": []}]}]}, "data[0].paragraphs[0].context is missing"),
+    (squad_json((CONTEXT, {"question": "?"})), "data[0].paragraphs[0].qas[0].id is missing"),
+    (squad_json((CONTEXT, {"id": 7, "question": "?"})), "qas[0].id is 7, a string is expected"),
+    (squad_json((CONTEXT, {"id": "a"})), "qas[0].question is missing, a string"),
+    (
+        squad_json((CONTEXT, {"id": "a", "question": "?", "answers": [{"text": "end"}]})),
+        "data[0].paragraphs[0].qas[0].answers[0].answer_start is missing, a whole number",
+    ),
+    (
+        squad_json((CONTEXT, qa("a", "?", ("end", True)))),
+        "answers[0].answer_start is true, a whole number is expected",
+    ),
+    (squad_json((CONTEXT, qa("a", "?", ("  ", 1)))), "answers[0] has an empty text"),
+    (
+        squad_json((CONTEXT, qa("a", "?", ("end", 26), is_impossible=True))),
+        "qas[0] says is_impossible=true but has 1 answers",
+    ),
+    (squad_json((CONTEXT, qa("a", "?", is_impossible=False))), "is_impossible=false but has 0"),
+    (
+        squad_json((CONTEXT, qa("a", "?"), qa("b", "?"), qa("a", "?"))),
+        "data[0].paragraphs[0].qas[0].id 'a' occurs 2 times",
+    ),
+    (
+        squad_json((CONTEXT, qa("a", "?", ("end", 25)))),
+        "1 of 1 answers do not stand at their answer_start",
+    ),
+]
+
+
+@pytest.mark.parametrize("content, message", BROKEN, ids=[case[1][:40] for case in BROKEN])
+def test_broken_files_are_named_with_the_place(content, message, tmp_path):
+    path = squad_file(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_squad(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(DataError, match="nothing.json: cannot be read"):
+        read_squad(tmp_path / "nothing.json")
+    (tmp_path / "binary.json").write_bytes(b"\x80\x81")
+    with pytest.raises(DataError, match="not UTF-8 at byte 1"):
+        read_squad(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("start", [-4, 99, 0])
+def test_a_few_misplaced_answers_are_logged_and_kept(start, tmp_path, caplog):
+    good = [qa(f"q{i}", "?", ("end", 26)) for i in range(100)]
+    path = squad_file(tmp_path, squad_json((CONTEXT, *good, qa("bad", "?", ("end", start)))))
+    data = read_squad(path)
+    assert data.questions[-1].answers == (Answer("end", None),)
+    assert "data[0].paragraphs[0].qas[100].answers[0] does not stand" in caplog.text
+    assert "1 of 101 answers are misplaced" in caplog.text

@@ -1,0 +1,165 @@
+"""One file from servers that do what servers do: whatever happens, it is whole or not there."""
+
+import gzip
+import shutil
+
+import pytest
+
+import faulty_server
+from funnel.utils.errors import ConfigError, FunnelError
+from funnel_data.downloads.fetch import DownloadConfig, fetch_file, mirrored
+from funnel_data.downloads.transport import TRANSPORTS, choose_transport
+
+PATH = "/data/a.json"
+WHOLE = b'{"a": "' + b"0123456789" * 40_000 + b'"}'
+
+
+class Silent:
+    def __init__(self):
+        self.notes = []
+
+    def update(self, name, done, total):
+        assert 0 < done <= (total or done), name
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def site():
+    with faulty_server.serve(faulty_server.Site({PATH: WHOLE})) as running:
+        yield running
+
+
+@pytest.fixture(params=TRANSPORTS)
+def config(request):
+    if request.param != "python" and not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    return DownloadConfig(request.param, attempts=3, stall_seconds=0.4, first_pause=0.01)
+
+
+def fetch(site, config, target, path=PATH):
+    return fetch_file(site.address + path, target, config, Silent())
+
+
+# What goes wrong -> which requests ask for the rest only, of the first few.
+MENDED = {
+    "": [False],
+    "cut": [False, True],
+    "cut, cut": [False, True, True],
+    "stall": [False, True],
+    "drip": [False, True],
+    "503, 429": [False, False],
+    "redirect /data/a.json": [False, False],
+    "cut, no range": [False, True],
+    "cut, wrong range": [False, True],
+    "no validator": [False, False],
+    "says more": [False],
+    "no length": [False],
+}
+
+
+@pytest.mark.parametrize("faults", MENDED)
+def test_the_file_arrives(site, config, tmp_path, faults):
+    site.faults[PATH] = [fault for fault in faults.split(", ") if fault]
+    target = tmp_path / "a.json"
+    fetch(site, config, target)
+    assert target.read_bytes() == WHOLE
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    asked = [asked is not None for asked in site.ranges(PATH)]
+    assert asked[: len(MENDED[faults])] == MENDED[faults]
+
+
+def test_the_rest_is_asked_for_to_the_byte(site, config, tmp_path):
+    site.faults[PATH] = ["cut", "cut"]
+    fetch(site, config, tmp_path / "a.json")
+    half, quarter = len(WHOLE) // 2, (len(WHOLE) - len(WHOLE) // 2) // 2
+    assert site.ranges(PATH) == [None, f"bytes={half}-", f"bytes={half + quarter}-"]
+
+
+REFUSED = {
+    "404": ("the server answers 404", 1),
+    "403": ("the server answers 403", 1),
+    "500": ("given up after 3 attempts: the server answers 500", 3),
+    "page": ("text/html instead of the file|a web page", 1),
+    "page as data": ("sends a web page instead of the file", 1),
+    "stall": ("given up after 3 attempts", 3),
+    "says more": ("given up after 3 attempts", 3),
+    "redirect /data/a.json": ("the server answers 302", None),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_the_file_does_not_arrive(site, config, tmp_path, fault):
+    site.always[PATH] = fault
+    message, requests = REFUSED[fault]
+    with pytest.raises(FunnelError, match=message) as caught:
+        fetch(site, config, tmp_path / "a.json")
+    assert site.address + PATH in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "a.json").exists()
+    assert requests is None or len(site.seen) == requests
+
+
+def test_what_is_no_archive_is_refused(site, config, tmp_path):
+    site.files |= {"/a.zip": WHOLE, "/b.tgz": gzip.compress(WHOLE), "/empty.json": b""}
+    for path, fault, message in (
+        ("/a.zip", "", "not those of a .zip file"),
+        ("/b.tgz", "json type", "sends application/json instead"),
+        ("/empty.json", "", "is empty"),
+    ):
+        site.always[path] = fault
+        with pytest.raises(FunnelError, match=message):
+            fetch(site, config, tmp_path / "x", path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_meanwhile_is_not_a_mixture(site, config, tmp_path):
+    site.faults[PATH] = ["cut", "404"]
+    target, other = tmp_path / "a.json", b'{"b": "' + b"abcdefghij" * 40_000 + b'"}'
+    with pytest.raises(FunnelError):
+        fetch(site, config, target)
+    assert (tmp_path / "a.json.part").stat().st_size == len(WHOLE) // 2
+    site.files[PATH] = other
+    assert fetch(site, config, target)
+    assert target.read_bytes() == other
+
+
+def test_a_note_that_is_damaged_is_worth_nothing(site, config, tmp_path):
+    (tmp_path / "a.json.part").write_bytes(b"x" * 100)
+    (tmp_path / "a.json.part.json").write_text("{")
+    fetch(site, config, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_bytes() == WHOLE
+    assert site.ranges(PATH) == [None]
+
+
+def test_no_server(config, tmp_path):
+    with pytest.raises(FunnelError, match="given up after 3 attempts"):
+        fetch_file("http://127.0.0.1:9/a.json", tmp_path / "a.json", config, Silent())
+
+
+def test_full_disk_is_noticed_before_anything_is_written(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
+    with pytest.raises(FunnelError, match="are still to come, 0.0 GB are free"):
+        fetch(site, DownloadConfig(), tmp_path / "a.json")
+
+
+def test_mirrors(tmp_path):
+    url = "https://host.org/deep/a%20b.zip?raw=1"
+    assert mirrored(url, None) == mirrored(url, "") == url
+    assert mirrored(url, "http://m/x/") == "http://m/x/host.org/deep/a%20b.zip"
+    deep, flat = tmp_path / "host.org/deep/a b.zip", tmp_path / "a b.zip"
+    assert mirrored(url, str(tmp_path)) == str(deep)
+    flat.touch()
+    assert mirrored(url, str(tmp_path)) == mirrored(url, f"file://{tmp_path}") == str(flat)
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    assert mirrored(url, str(tmp_path)) == str(deep)
+
+
+def test_choice_of_transport(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/wget" if name == "wget" else None)
+    assert choose_transport("auto") == "wget"
+    with pytest.raises(ConfigError, match="'curl': auto, wget or python can be had here"):
+        choose_transport("curl")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert choose_transport("auto") == "python"
