@@ -27,6 +27,7 @@ test: $(ALL)  ## every test, one worker per core
 
 lint: $(ALL)  ## style
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 
 # glibc returns large blocks to the system after every call by default; these thresholds keep them,
 # for everything measured alike.

@@ -93,9 +93,7 @@ def our_epoch(
     """An epoch as classifier.py trains it, and the mean number of positions per text."""
     model = FunnelForSequenceClassification(config, num_labels=contestants.CLASSES)
     source = SequenceSource(features, config, args.max_length, tokenizer.special.pad_id)
-    settings = FineTuneConfig(
-        BatchConfig(args.batch_size), lr=contestants.LEARNING_RATE, epochs=1
-    )
+    settings = FineTuneConfig(BatchConfig(args.batch_size), lr=contestants.LEARNING_RATE, epochs=1)
     plan = TrainBatches(source, settings.batches).plan(0)
     positions = sum(source.collate(step)["input_ids"].size for step in plan)
 

@@ -115,9 +115,7 @@ def input_step(args: argparse.Namespace, folder: Path) -> Callable[[], object]:
     data, config = texts.find_data(args.data_dir), model_config(args)
     size = int(1e6 * args.megabytes)
     records, tokenizer = texts.write_records(data, args.vocab_size, args.seq_len, size, folder)
-    masking = MaskingConfig(
-        args.seq_len, targets(args), truncate_stride=truncation_stride(config)
-    )
+    masking = MaskingConfig(args.seq_len, targets(args), truncate_stride=truncation_stride(config))
     masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
     with tf.Graph().as_default():
         input_fn = pretrain_input_fn(records, masker, InputConfig(is_training=True))

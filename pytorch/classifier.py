@@ -39,7 +39,7 @@ from funnel_torch.tasks.classification import (
     write_predictions,
 )
 from funnel_torch.tasks.finetune import predict
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ _COMPANION = "companion"
 
 
 @dataclass(frozen=True)
-class Job:
+class RunInputs:
     """Everything a run needs, checked before anything is written."""
 
     task: Task
     tokenizer: Tokenizer
     features: Mapping[str, Features]
-    claim: runs.Claim
-    plan: runs.ModelPlan[FunnelForSequenceClassification]
+    run: runs.RunContext
+    plan: runs.ModelFactory[FunnelForSequenceClassification]
     model: FunnelForSequenceClassification
 
 
@@ -87,51 +87,51 @@ def _exists(args: argparse.Namespace, task: Task, split: str) -> bool:
         return False
 
 
-def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
+def prepare(args: argparse.Namespace, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; writes nothing but the cache of encoded texts."""
     flags.check_classifier_flags(args)
     task = get_task(args.dataset, custom=flags.custom_task_config(args))
     task = task.resolve_labels(args.data_dir)
     trains = not args.test_only
     tokenizer = runs.load_tokenizer(args, trains=trains)
-    settings = flags.deciding_settings(args)
+    settings = flags.result_affecting_config(args)
     settings |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     settings["vocabulary"] = tokenizer.fingerprint
-    claim = runs.claim(args, settings, seed, trains=trains)
+    run = runs.open_run(args, settings, seed, trains=trains)
     arguments = {"num_labels": task.num_labels, "regression": task.is_regression}
     arguments["cls_scope"] = task.name
-    plan = runs.ModelPlan(FunnelForSequenceClassification, tokenizer, arguments, task.labels)
-    model = plan.load(args, claim.checkpoint)
-    return Job(task, tokenizer, load_features(args, task, tokenizer), claim, plan, model)
+    plan = runs.ModelFactory(FunnelForSequenceClassification, tokenizer, arguments, task.labels)
+    model = plan.load(args, run.checkpoint)
+    return RunInputs(task, tokenizer, load_features(args, task, tokenizer), run, plan, model)
 
 
 def train(
-    args: argparse.Namespace, job: Job, world: World
+    args: argparse.Namespace, inputs: RunInputs, world: DistributedContext
 ) -> tuple[FunnelForSequenceClassification, Scores]:
     """Fine-tune; returns the best model (with --debug: the final one) and its dev scores."""
-    task, model = job.task, job.model.to(world.device)
+    task, model = inputs.task, inputs.model.to(world.device)
     data = flags.data_config(args)
     sources = {
-        split: source_of(features, model.config, data, job.tokenizer)
-        for split, features in job.features.items()
+        split: source_of(features, model.config, data, inputs.tokenizer)
+        for split, features in inputs.features.items()
     }
     evaluations = [evaluation_of(task, s, sources[s], args.valid_bsz) for s in task.eval_splits]
-    return runs.train(args, job.claim, job.plan, model, sources["train"], evaluations, world)
+    return runs.train(args, inputs.run, inputs.plan, model, sources["train"], evaluations, world)
 
 
 def finish(
     args: argparse.Namespace,
-    job: Job,
+    inputs: RunInputs,
     model: FunnelForSequenceClassification,
     known: Scores,
-    world: World,
+    world: DistributedContext,
 ) -> None:
     """Predict and score what is not ``known`` or is to be written; write what was asked for."""
-    task, scores, predictions = job.task, dict(known), {}
-    for split, features in job.features.items():
+    task, scores, predictions = inputs.task, dict(known), {}
+    for split, features in inputs.features.items():
         if split == "train" or (split in known and not args.write_prediction):
             continue
-        source = source_of(features, model.config, flags.data_config(args), job.tokenizer)
+        source = source_of(features, model.config, flags.data_config(args), inputs.tokenizer)
         size = args.valid_bsz if split in task.eval_splits else args.test_bsz
         precision = flags.precision(args)
         outputs = predict(model, source, ["logits"], world, batch_size=size, precision=precision)
@@ -139,7 +139,7 @@ def finish(
         if features.labels is not None and task.metrics:
             scores[split] = evaluation_of(task, split, source, size).score(outputs)
             runs.log_scores(split, scores[split])
-    world.in_first(lambda: write_results(args, task, scores, predictions))
+    world.on_rank_zero(lambda: write_results(args, task, scores, predictions))
 
 
 def write_results(
@@ -164,14 +164,14 @@ def write_results(
         logger.info("submission: %s", ", ".join(str(path) for path in written))
 
 
-def work(args: argparse.Namespace, world: World) -> None:
+def work(args: argparse.Namespace, world: DistributedContext) -> None:
     """The whole program in one process of ``world``."""
     seed = runs.common_seed(args, world)
-    job = world.first_then_rest(lambda: prepare(args, world, seed))
-    model, scores = job.model.to(world.device), {}
+    inputs = world.rank_zero_first(lambda: prepare(args, world, seed))
+    model, scores = inputs.model.to(world.device), {}
     if not args.test_only:
-        model, scores = train(args, job, world)
-    finish(args, job, model, scores, world)
+        model, scores = train(args, inputs, world)
+    finish(args, inputs, model, scores, world)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from funnel_torch.tasks.pretrain import (
     make_meter,
     make_trainer,
 )
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.mfu import peak_tflops
 from funnel_torch.training.optimizer_import import global_step, read_moments
@@ -48,11 +48,13 @@ logger = logging.getLogger("funnel_torch.pretrain")
 HEADS = {"mlm": MLMPretraining, "electra": ElectraPretraining}
 
 
-def open_records(args: argparse.Namespace, split: str, world: World) -> RecordCollection:
+def open_records(
+    args: argparse.Namespace, split: str, world: DistributedContext
+) -> RecordCollection:
     """The record files of a split, found and checked."""
     found = (args.record_dir, split, args.max_length, not args.cased)
     passes = args.num_passes if split == "train" else 1
-    records = world.first_then_rest(lambda: find_records(*found, num_passes=passes))
+    records = world.rank_zero_first(lambda: find_records(*found, num_passes=passes))
     count = len(records.files)
     logger.info("%s: %d records of %d tokens, %d files", split, *_sizes(records, args), count)
     return records
@@ -65,7 +67,9 @@ def _sizes(records: RecordCollection, args: argparse.Namespace) -> tuple[int, in
 class Evaluator:
     """Scores a model on the held-out records."""
 
-    def __init__(self, args: argparse.Namespace, masker: Masker, seed: int, world: World) -> None:
+    def __init__(
+        self, args: argparse.Namespace, masker: Masker, seed: int, world: DistributedContext
+    ) -> None:
         self.split, self._masker, self._world = args.eval_split, masker, world
         self._records = open_records(args, args.eval_split, world)
         on_gpu = world.device.type == "cuda"
@@ -111,13 +115,13 @@ def find_continuation(args: argparse.Namespace, model: PretrainingModel) -> Cont
 
 def train(
     args: argparse.Namespace,
-    granted: runs.Claim,
-    plan: runs.ModelPlan,
+    run_context: runs.RunContext,
+    plan: runs.ModelFactory,
     model: PretrainingModel,
-    world: World,
+    world: DistributedContext,
 ) -> None:
     """Train to the last step, from the first or where the run's newest checkpoint stands."""
-    resumes = granted.directory is not None and granted.directory.can_resume
+    resumes = run_context.directory is not None and run_context.directory.can_resume
     begin = None if resumes else find_continuation(args, model)
     model.to(world.device)
     if args.recompute_layers:
@@ -133,27 +137,27 @@ def train(
     batches = PretrainBatches(
         open_records(args, "train", world),
         masker,
-        pretrain_flags.batch_config(args, granted.seed, pin_memory=on_gpu),
+        pretrain_flags.batch_config(args, run_context.seed, pin_memory=on_gpu),
         world.rank,
         world.size,
     )
-    evaluator = Evaluator(args, masker, granted.seed, world) if args.eval_split else None
+    evaluator = Evaluator(args, masker, run_context.seed, world) if args.eval_split else None
 
     precision = flags.precision(args)
     peak = args.peak_tflops or peak_tflops(world.device, precision)
     lengths = (args.max_length, args.num_predict)
     output = runs.open_output(
-        granted,
+        run_context,
         model.config,
         lambda folder: plan.save(sharded.twin if sharded else model, folder),
         world,
         before_save=sharded.collect if sharded else lambda: None,
         meter=make_meter(model, batches, world, lengths, peak),
     )
-    config = pretrain_flags.pretrain_config(args, granted.seed)
+    config = pretrain_flags.pretrain_config(args, run_context.seed)
     trainer = make_trainer(model, batches, config, world, output, begin)
     if resumes:
-        trainer.restore(granted.directory.load_state())
+        trainer.restore(run_context.directory.load_state())
         logger.info("resumed at step %d", trainer.progress.step)
     logger.info(
         "%d steps of %d records (%.1f epochs) in %d processes on %s, %s",
@@ -165,23 +169,23 @@ def train(
     output.log.close()
 
 
-def work(args: argparse.Namespace, world: World) -> None:
+def work(args: argparse.Namespace, world: DistributedContext) -> None:
     """The run, in this process of perhaps several."""
     pretrain_flags.check_flags(args)
     trains = not args.eval_only
     tokenizer = runs.load_tokenizer(args, trains=trains)
-    settings = flags.deciding_settings(args)
-    granted = runs.claim(args, settings, runs.common_seed(args, world), trains=trains)
+    settings = flags.result_affecting_config(args)
+    run_context = runs.open_run(args, settings, runs.common_seed(args, world), trains=trains)
     arguments = {"pretraining": pretrain_flags.pretraining_config(args)}
-    plan = runs.ModelPlan(HEADS[args.loss_type], tokenizer, arguments)
-    model = plan.load(args, granted.checkpoint)
+    plan = runs.ModelFactory(HEADS[args.loss_type], tokenizer, arguments)
+    model = plan.load(args, run_context.checkpoint)
     if trains:
-        train(args, granted, plan, model, world)
+        train(args, run_context, plan, model, world)
         return
     masking = pretrain_flags.masking_config(args, model.config)
     masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
-    scores = Evaluator(args, masker, granted.seed, world)(model.to(world.device))
-    if world.is_first:
+    scores = Evaluator(args, masker, run_context.seed, world)(model.to(world.device))
+    if world.is_rank_zero:
         print(json.dumps(scores))
 
 

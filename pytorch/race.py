@@ -29,16 +29,16 @@ from funnel_torch.cli import flags, runs
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import Evaluation, evaluate
 from funnel_torch.tasks.race import evaluation_of
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
-class Job:
+class RunInputs:
     """Everything a run needs, checked before anything is written."""
 
     features: dict[str, RaceFeatures]
-    claim: runs.Claim
-    plan: runs.ModelPlan[FunnelForMultipleChoice]
+    run: runs.RunContext
+    plan: runs.ModelFactory[FunnelForMultipleChoice]
     model: FunnelForMultipleChoice
 
 
@@ -94,60 +94,60 @@ def check_flags(args: argparse.Namespace) -> RaceConfig:
     return RaceConfig(args.max_length, args.max_qa_length, flags.segment_ids(args))
 
 
-def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
+def prepare(args: argparse.Namespace, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; writes nothing."""
     args = with_evaluated_run(args)
     config = check_flags(args)
     tokenizer = runs.load_tokenizer(args, trains=args.do_train)
-    settings = flags.deciding_settings(args)
+    settings = flags.result_affecting_config(args)
     settings |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
-    claim = runs.claim(args, settings, seed, trains=args.do_train)
-    plan = runs.ModelPlan(FunnelForMultipleChoice, tokenizer, {})
-    model = plan.load(args, claim.checkpoint)
+    run = runs.open_run(args, settings, seed, trains=args.do_train)
+    plan = runs.ModelFactory(FunnelForMultipleChoice, tokenizer, {})
+    model = plan.load(args, run.checkpoint)
     splits = {"train", "dev"} if args.do_train else set()
     splits |= {args.eval_split} if args.do_eval else set()
     features = {
         split: encode_race(read_race(args.data_dir, split), tokenizer, config)
         for split in sorted(splits)
     }
-    return Job(features, claim, plan, model)
+    return RunInputs(features, run, plan, model)
 
 
-def source_of(args: argparse.Namespace, job: Job, split: str) -> PaddedSource:
+def source_of(args: argparse.Namespace, inputs: RunInputs, split: str) -> PaddedSource:
     """The batches of a split."""
     return PaddedSource(
-        job.features[split],
-        job.model.config,
+        inputs.features[split],
+        inputs.model.config,
         args.max_length,
-        job.plan.tokenizer.special.pad_id,
+        inputs.plan.tokenizer.special.pad_id,
         flags.length_step(args),
     )
 
 
-def evaluation(args: argparse.Namespace, job: Job, split: str) -> Evaluation:
+def evaluation(args: argparse.Namespace, inputs: RunInputs, split: str) -> Evaluation:
     size = args.valid_bsz if split == "dev" else args.test_bsz
-    return evaluation_of(job.features[split], source_of(args, job, split), split, size)
+    return evaluation_of(inputs.features[split], source_of(args, inputs, split), split, size)
 
 
-def work(args: argparse.Namespace, world: World) -> None:
+def work(args: argparse.Namespace, world: DistributedContext) -> None:
     """The whole program in one process of ``world``."""
     seed = runs.common_seed(args, world)
-    job = world.first_then_rest(lambda: prepare(args, world, seed))
-    model, scores = job.model.to(world.device), {}
+    inputs = world.rank_zero_first(lambda: prepare(args, world, seed))
+    model, scores = inputs.model.to(world.device), {}
     if args.do_train:
-        source, evaluations = source_of(args, job, "train"), [evaluation(args, job, "dev")]
-        known = runs.train(args, job.claim, job.plan, model, source, evaluations, world)
+        source, evaluations = source_of(args, inputs, "train"), [evaluation(args, inputs, "dev")]
+        known = runs.train(args, inputs.run, inputs.plan, model, source, evaluations, world)
         model, scores = known[0], dict(known[1])
     if args.do_eval and args.eval_split not in scores:
         split = args.eval_split
         scores[split] = evaluate(
-            model, evaluation(args, job, split), world, flags.precision(args)
+            model, evaluation(args, inputs, split), world, flags.precision(args)
         )
     for split, values in scores.items():
         runs.log_scores(split, values)
     if args.model_dir and not args.debug:
         path = Path(args.model_dir) / "final_scores.json"
-        world.in_first(lambda: atomic_write_json(path, scores))
+        world.on_rank_zero(lambda: atomic_write_json(path, scores))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """``classifier.py`` under the name that the original's documentation gave it.
 
-    python pytorch/run_classifier.py --dataset=CoLA ...
+python pytorch/run_classifier.py --dataset=CoLA ...
 """
 
 import _paths  # noqa: F401

@@ -1,6 +1,6 @@
 """``race.py`` under the name that the original's documentation gave it.
 
-    python pytorch/run_race.py --do_train --data_dir=RACE ...
+python pytorch/run_race.py --do_train --data_dir=RACE ...
 """
 
 import _paths  # noqa: F401

@@ -41,21 +41,21 @@ from funnel_torch.tasks.squad import (
     TrainableQuestionAnswering,
     read_questions,
 )
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
 
-Plan = runs.ModelPlan[TrainableQuestionAnswering]
+Plan = runs.ModelFactory[TrainableQuestionAnswering]
 
 
 @dataclass(frozen=True)
-class Job:
+class RunInputs:
     """Everything a run needs, checked before anything is written."""
 
     train: SquadWindows | None
     scorer: SquadScorer | None
-    claim: runs.Claim
+    run: runs.RunContext
     plan: Plan
     model: TrainableQuestionAnswering
 
@@ -65,7 +65,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     trains = args.do_train or bool(args.prepro_split)
     tokenizer = runs.load_tokenizer(args, trains=trains, keep_accents=args.keep_accents)
     arguments = {"answers": squad_flags.answer_config(args)}
-    return runs.ModelPlan(TrainableQuestionAnswering, tokenizer, arguments)
+    return runs.ModelFactory(TrainableQuestionAnswering, tokenizer, arguments)
 
 
 def questions_of(
@@ -84,14 +84,14 @@ def scorer_of(args: argparse.Namespace, tokenizer: Tokenizer) -> SquadScorer:
     return SquadScorer(data, windows, settings, version, target)
 
 
-def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
+def prepare(args: argparse.Namespace, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; writes nothing but the cache of tokenized files."""
     squad_flags.check(args)
     plan = plan_of(args)
     settings = squad_flags.run_settings(args)
     settings |= {"processes": world.size, "vocabulary": plan.tokenizer.fingerprint}
-    claim = runs.claim(args, settings, seed, trains=args.do_train)
-    model = plan.load(args, claim.checkpoint)
+    run = runs.open_run(args, settings, seed, trains=args.do_train)
+    model = plan.load(args, run.checkpoint)
     scorer = scorer_of(args, plan.tokenizer) if args.predict_file else None
     train = None
     if args.do_train:
@@ -101,7 +101,7 @@ def prepare(args: argparse.Namespace, world: World, seed: int) -> Job:
                 f"{args.predict_file}: has no answers to choose the best model by; "
                 "train without it, then --do_predict"
             )
-    return Job(train, scorer, claim, plan, model)
+    return RunInputs(train, scorer, run, plan, model)
 
 
 def source_of(
@@ -115,16 +115,16 @@ def source_of(
 
 
 def train(
-    args: argparse.Namespace, job: Job, windows: SquadWindows, world: World
+    args: argparse.Namespace, inputs: RunInputs, windows: SquadWindows, world: DistributedContext
 ) -> tuple[TrainableQuestionAnswering, Scores]:
     """Fine-tune; returns the best model (without --predict_file: the final one), its scores."""
-    model, pad_id = job.model.to(world.device), job.plan.tokenizer.special.pad_id
+    model, pad_id = inputs.model.to(world.device), inputs.plan.tokenizer.special.pad_id
     evaluations = []
-    if job.scorer is not None:
-        source = source_of(args, model, job.scorer.windows, pad_id)
-        evaluations = [job.scorer.evaluation(source, args.valid_bsz)]
+    if inputs.scorer is not None:
+        source = source_of(args, model, inputs.scorer.windows, pad_id)
+        evaluations = [inputs.scorer.evaluation(source, args.valid_bsz)]
     source = source_of(args, model, windows, pad_id)
-    return runs.train(args, job.claim, job.plan, model, source, evaluations, world)
+    return runs.train(args, inputs.run, inputs.plan, model, source, evaluations, world)
 
 
 def answers_of(
@@ -132,7 +132,7 @@ def answers_of(
     model: TrainableQuestionAnswering,
     scorer: SquadScorer,
     pad_id: int,
-    world: World,
+    world: DistributedContext,
 ) -> SquadAnswers:
     """What a model answers, in every process."""
     source = source_of(args, model, scorer.windows, pad_id)
@@ -144,17 +144,19 @@ def answers_of(
 
 def finish(
     args: argparse.Namespace,
-    job: Job,
+    inputs: RunInputs,
     model: TrainableQuestionAnswering,
     known: Scores,
-    world: World,
+    world: DistributedContext,
 ) -> None:
     """Predict if asked to; write answers and scores."""
     scores, answers = dict(known), None
-    if args.do_predict and job.scorer is not None:
-        answers = answers_of(args, model, job.scorer, job.plan.tokenizer.special.pad_id, world)
-        if job.scorer.has_gold:
-            scores["dev"] = job.scorer.score(answers)
+    if args.do_predict and inputs.scorer is not None:
+        answers = answers_of(
+            args, model, inputs.scorer, inputs.plan.tokenizer.special.pad_id, world
+        )
+        if inputs.scorer.has_gold:
+            scores["dev"] = inputs.scorer.score(answers)
         else:
             logger.info("%s: has no answers, so there are no scores", args.predict_file)
     for split, values in scores.items():
@@ -169,10 +171,10 @@ def finish(
         if scores:
             atomic_write_json(Path(folder) / "final_scores.json", scores)
 
-    world.in_first(write)
+    world.on_rank_zero(write)
 
 
-def ensemble(args: argparse.Namespace, world: World) -> None:
+def ensemble(args: argparse.Namespace, world: DistributedContext) -> None:
     """Let several checkpoints answer together; write their answers above the threshold."""
 
     def prepare_ensemble() -> tuple[list[argparse.Namespace], Plan, SquadScorer]:
@@ -181,7 +183,7 @@ def ensemble(args: argparse.Namespace, world: World) -> None:
         plan = plan_of(members[0])
         return members, plan, scorer_of(args, plan.tokenizer)
 
-    members, plan, scorer = world.first_then_rest(prepare_ensemble)
+    members, plan, scorer = world.rank_zero_first(prepare_ensemble)
     opinions = []
     for member in members:
         model = plan.load(member, None).to(world.device)
@@ -198,7 +200,7 @@ def ensemble(args: argparse.Namespace, world: World) -> None:
         threshold = scores["best_f1_thresh"] if args.search_threshold else args.na_threshold
         logger.info("no answer where the null odds exceed %.4f", threshold)
         predictions = answers.above(threshold)
-    world.in_first(lambda: atomic_write_json(Path(args.ensemble_output_file), predictions))
+    world.on_rank_zero(lambda: atomic_write_json(Path(args.ensemble_output_file), predictions))
 
 
 def preprocess(args: argparse.Namespace) -> None:
@@ -208,20 +210,20 @@ def preprocess(args: argparse.Namespace) -> None:
     logger.info("%s: %d questions, %d windows", data.path, len(data.questions), len(windows))
 
 
-def work(args: argparse.Namespace, world: World) -> None:
+def work(args: argparse.Namespace, world: DistributedContext) -> None:
     """The whole program in one process of ``world``."""
     if args.prepro_split:
-        world.in_first(lambda: preprocess(args))
+        world.on_rank_zero(lambda: preprocess(args))
         return
     if args.do_ensemble:
         ensemble(args, world)
         return
     seed = runs.common_seed(args, world)
-    job = world.first_then_rest(lambda: prepare(args, world, seed))
-    model, scores = job.model.to(world.device), {}
-    if job.train is not None:
-        model, scores = train(args, job, job.train, world)
-    finish(args, job, model, scores, world)
+    inputs = world.rank_zero_first(lambda: prepare(args, world, seed))
+    model, scores = inputs.model.to(world.device), {}
+    if inputs.train is not None:
+        model, scores = train(args, inputs, inputs.train, world)
+    finish(args, inputs, model, scores, world)
 
 
 def main() -> None:

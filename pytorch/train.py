@@ -1,6 +1,6 @@
 """``pretrain.py`` under the name that the original's documentation gave it.
 
-    python pytorch/train.py --config=configs/B4-4-4H768.json --record_dir=records ...
+python pytorch/train.py --config=configs/B4-4-4H768.json --record_dir=records ...
 """
 
 import _paths  # noqa: F401

@@ -59,7 +59,7 @@ _COMPANION = "companion"
 
 
 @dataclass(frozen=True)
-class Job:
+class RunInputs:
     """Everything a run needs, checked before anything but record files is written."""
 
     task: Task
@@ -94,9 +94,7 @@ def load_files(flags: Flags, task: Task, tokenizer: Tokenizer) -> dict[str, Exam
             place, task, split, data_dir, tokenizer, length, wanted.get(split, options)
         )
 
-    files = {
-        split: records(task, split, flags.data_dir, flags.output_dir) for split in wanted
-    }
+    files = {split: records(task, split, flags.data_dir, flags.output_dir) for split in wanted}
     if flags.do_submit and (found := companion(task, flags.data_dir)):
         other, folder = found
         place = str(Path(flags.output_dir, other.name))
@@ -104,7 +102,7 @@ def load_files(flags: Flags, task: Task, tokenizer: Tokenizer) -> dict[str, Exam
     return files
 
 
-def prepare(flags: Flags) -> Job:
+def prepare(flags: Flags) -> RunInputs:
     """Read and check everything; writes nothing but the record files."""
     tf_flags.check_given(flags, "task_name", "data_dir", "output_dir")
     if not (flags.do_train or flags.do_eval or flags.do_submit or flags.do_predict):
@@ -121,26 +119,26 @@ def prepare(flags: Flags) -> Job:
     directory = None
     if flags.do_train:
         tf_runs.train_config(flags)
-        directory = tf_runs.claim(flags, tokenizer, task_name=task.name, labels=task.labels)
+        directory = tf_runs.open_run(flags, tokenizer, task_name=task.name, labels=task.labels)
     scope = flags.cls_scope or flags.task_name.lower()
     files = load_files(flags, task, tokenizer)
-    return Job(task, tokenizer, config, scope, files, directory)
+    return RunInputs(task, tokenizer, config, scope, files, directory)
 
 
-def graph_of(job: Job) -> BuildGraph:
+def graph_of(inputs: RunInputs) -> BuildGraph:
     """The classifier as a graph."""
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
         ids, mask = features["input_ids"], features["input_mask"]
         head = classification_head(
-            job.config,
+            inputs.config,
             ModelInputs(ids, mask, features["segment_ids"]),
             features["label_ids"],
             features["is_real_example"],
             options,
-            num_labels=job.task.num_labels,
-            regression=job.task.is_regression,
-            scope=job.scope,
+            num_labels=inputs.task.num_labels,
+            regression=inputs.task.is_regression,
+            scope=inputs.scope,
         )
         kept = {"loss": head.per_example_loss, "label_ids": features["label_ids"]}
         return Graph(head.loss, {**head.predictions, **kept})
@@ -153,45 +151,45 @@ def input_of(file: ExampleFile, config: InputConfig) -> InputFn:
     return finetune_input_fn([(str(file.path), file.num_examples)], file.schema, config)
 
 
-def train(flags: Flags, job: Job, directory: RunDirectory) -> int:
+def train(flags: Flags, inputs: RunInputs, directory: RunDirectory) -> int:
     """Fine-tune up to --train_steps; returns the last step."""
-    task, file = job.task, job.files["train"]
+    task, file = inputs.task, inputs.files["train"]
     kind = "regression" if task.is_regression else "single_label_classification"
     metadata = {
-        "vocab_path": str(job.tokenizer.path),
+        "vocab_path": str(inputs.tokenizer.path),
         "labels": None if task.labels is None else list(task.labels),
         "problem_type": kind,
-        "cls_scope": job.scope,
+        "cls_scope": inputs.scope,
     }
     training = tf_runs.TrainingJob(
-        job.config, graph_of(job), lambda order: input_of(file, order), metadata
+        inputs.config, graph_of(inputs), lambda order: input_of(file, order), metadata
     )
     with damage_named([str(file.path)], file.schema):
         return tf_runs.train_model(flags, directory, training)
 
 
 def outputs_of(
-    flags: Flags, job: Job, name: str, checkpoint: Path, batch_size: int
+    flags: Flags, inputs: RunInputs, name: str, checkpoint: Path, batch_size: int
 ) -> dict[str, np.ndarray]:
     """What the model of ``checkpoint`` says of a record file's real examples, in their order."""
-    file, settings = job.files[name], tf_runs.run_settings(flags)
+    file, settings = inputs.files[name], tf_runs.run_settings(flags)
     if not flags.use_tpu:
         settings = replace(settings, num_core_per_host=1)
     settings = replace(settings, predict_batch_size=batch_size)
-    estimator = build_estimator(settings, make_model_fn(graph_of(job), settings))
+    estimator = build_estimator(settings, make_model_fn(graph_of(inputs), settings))
     with damage_named([str(file.path)], file.schema):
         found = predict_all(estimator, input_of(file, InputConfig(is_training=False)), checkpoint)
     return {key: values[: file.num_real_examples] for key, values in found.items()}
 
 
-def evaluate(flags: Flags, job: Job) -> Path:
+def evaluate(flags: Flags, inputs: RunInputs) -> Path:
     """Score all checkpoints on the development data; returns the best one."""
 
     def scores(checkpoint: Path) -> Scores:
         result = {}
-        for split in splits_of(flags, job.task):
-            found = outputs_of(flags, job, split, checkpoint, flags.eval_batch_size)
-            metrics = compute(job.task, found["predictions"], found["label_ids"])
+        for split in splits_of(flags, inputs.task):
+            found = outputs_of(flags, inputs, split, checkpoint, flags.eval_batch_size)
+            metrics = compute(inputs.task, found["predictions"], found["label_ids"])
             result[split] = {**metrics, "loss": float(np.mean(found["loss"], dtype=np.float64))}
         return result
 
@@ -204,20 +202,20 @@ def checkpoint_to_use(flags: Flags) -> Path:
     return best_checkpoint(folder) or saved_steps(folder)[-1].prefix
 
 
-def write_results(flags: Flags, job: Job, checkpoint: Path) -> None:
+def write_results(flags: Flags, inputs: RunInputs, checkpoint: Path) -> None:
     """Write what was asked for: predictions of the test data, submission files."""
-    folder, task = Path(flags.model_dir or flags.eval_model_dir), job.task
+    folder, task = Path(flags.model_dir or flags.eval_model_dir), inputs.task
     size = flags.predict_batch_size
-    test = outputs_of(flags, job, "test", checkpoint, size)["predictions"]
+    test = outputs_of(flags, inputs, "test", checkpoint, size)["predictions"]
     if flags.do_predict:
         write_predictions(task, test, folder / "test_results.txt")
     if not flags.do_submit:
         return
     submit_dir = flags.submit_dir or folder / "submit"
     written = [write_submission(task, test, submit_dir)]
-    if _COMPANION in job.files:
+    if _COMPANION in inputs.files:
         other = get_task(task.also_submits)
-        found = outputs_of(flags, job, _COMPANION, checkpoint, size)
+        found = outputs_of(flags, inputs, _COMPANION, checkpoint, size)
         written.append(write_submission(other, found["predictions"], submit_dir))
     logger.info("%s: submission %s", checkpoint, ", ".join(str(path) for path in written))
 
@@ -233,14 +231,14 @@ def write_predictions(task: Task, values: np.ndarray, path: Path) -> None:
 def main() -> None:
     """Do what the flags ask for."""
     flags = tf_runs.start_program("classifier", __doc__)
-    job, step = prepare(flags), 0
-    if job.directory is not None:
-        step = train(flags, job, job.directory)
-    best = evaluate(flags, job) if flags.do_eval else None
+    inputs, step = prepare(flags), 0
+    if inputs.directory is not None:
+        step = train(flags, inputs, inputs.directory)
+    best = evaluate(flags, inputs) if flags.do_eval else None
     if flags.do_submit or flags.do_predict:
-        write_results(flags, job, best or checkpoint_to_use(flags))
-    if job.directory is not None:
-        job.directory.finish(step, flags.train_steps)
+        write_results(flags, inputs, best or checkpoint_to_use(flags))
+    if inputs.directory is not None:
+        inputs.directory.finish(step, flags.train_steps)
 
 
 if __name__ == "__main__":

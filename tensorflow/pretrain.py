@@ -113,7 +113,7 @@ def train(
     flags: Flags, tokenizer: Tokenizer, config: ModelConfig, masker: Masker
 ) -> Callable[[], None]:
     """Train up to --train_steps from where model_dir stands; call the result when all is done."""
-    directory = tf_runs.claim(flags, tokenizer)
+    directory = tf_runs.open_run(flags, tokenizer)
     collection = records_of(flags, tokenizer, "train")
     job = tf_runs.TrainingJob(
         config,

@@ -48,7 +48,7 @@ from funnel_tf.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Job:
+class RunInputs:
     """Everything a run needs, checked before anything but record files is written."""
 
     tokenizer: Tokenizer
@@ -57,7 +57,7 @@ class Job:
     directory: RunDirectory | None
 
 
-def prepare(flags: Flags) -> Job:
+def prepare(flags: Flags) -> RunInputs:
     """Read and check everything; writes nothing but the record files."""
     if not (flags.do_train or flags.do_eval):
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
@@ -71,7 +71,7 @@ def prepare(flags: Flags) -> Job:
     directory = None
     if flags.do_train:
         tf_runs.train_config(flags)
-        directory = tf_runs.claim(flags, tokenizer)
+        directory = tf_runs.open_run(flags, tokenizer)
     options = RecordOptions(flags.overwrite_data, segments=segments)
     wanted = {"train": replace(options, shuffle_seed=flags.seed or 0)} if flags.do_train else {}
     if flags.do_eval:
@@ -80,18 +80,16 @@ def prepare(flags: Flags) -> Job:
         split: race_records(flags.output_dir, flags.data_dir, split, tokenizer, cut, chosen)
         for split, chosen in wanted.items()
     }
-    return Job(tokenizer, config, files, directory)
+    return RunInputs(tokenizer, config, files, directory)
 
 
-def graph_of(job: Job) -> BuildGraph:
+def graph_of(run_inputs: RunInputs) -> BuildGraph:
     """The multiple-choice model as a graph."""
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
-        inputs = ModelInputs(
-            features["input_ids"], features["input_mask"], features["segment_ids"]
-        )
+        inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
         labels, weights = features["label_ids"], features["is_real_example"]
-        head = race_head(job.config, inputs, labels, weights, options)
+        head = race_head(run_inputs.config, inputs, labels, weights, options)
         kept = {name: features[name] for name in ("label_ids", "is_high_example")}
         return Graph(head.loss, {**head.predictions, "loss": head.per_example_loss, **kept})
 
@@ -103,24 +101,24 @@ def input_of(file: ExampleFile, config: InputConfig) -> InputFn:
     return finetune_input_fn([(str(file.path), file.num_examples)], file.schema, config)
 
 
-def train(flags: Flags, job: Job, directory: RunDirectory) -> int:
+def train(flags: Flags, run_inputs: RunInputs, directory: RunDirectory) -> int:
     """Fine-tune up to --train_steps; returns the last step."""
-    file = job.files["train"]
-    metadata = {"vocab_path": str(job.tokenizer.path)}
+    file = run_inputs.files["train"]
+    metadata = {"vocab_path": str(run_inputs.tokenizer.path)}
     training = tf_runs.TrainingJob(
-        job.config, graph_of(job), lambda order: input_of(file, order), metadata
+        run_inputs.config, graph_of(run_inputs), lambda order: input_of(file, order), metadata
     )
     with damage_named([str(file.path)], file.schema):
         return tf_runs.train_model(flags, directory, training)
 
 
-def evaluate(flags: Flags, job: Job) -> None:
+def evaluate(flags: Flags, run_inputs: RunInputs) -> None:
     """Score all checkpoints on --eval_split."""
-    file, settings = job.files[flags.eval_split], tf_runs.run_settings(flags)
+    file, settings = run_inputs.files[flags.eval_split], tf_runs.run_settings(flags)
     if not flags.use_tpu:
         settings = replace(settings, num_core_per_host=1)
     settings = replace(settings, predict_batch_size=flags.eval_batch_size)
-    estimator = build_estimator(settings, make_model_fn(graph_of(job), settings))
+    estimator = build_estimator(settings, make_model_fn(graph_of(run_inputs), settings))
     input_fn = input_of(file, InputConfig(is_training=False))
 
     def scores(checkpoint: Path) -> Scores:
@@ -138,13 +136,13 @@ def evaluate(flags: Flags, job: Job) -> None:
 def main() -> None:
     """Do what the flags ask for."""
     flags = tf_runs.start_program("race", __doc__)
-    job, step = prepare(flags), 0
-    if job.directory is not None:
-        step = train(flags, job, job.directory)
+    run_inputs, step = prepare(flags), 0
+    if run_inputs.directory is not None:
+        step = train(flags, run_inputs, run_inputs.directory)
     if flags.do_eval:
-        evaluate(flags, job)
-    if job.directory is not None:
-        job.directory.finish(step, flags.train_steps)
+        evaluate(flags, run_inputs)
+    if run_inputs.directory is not None:
+        run_inputs.directory.finish(step, flags.train_steps)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The name that the original's documentation used for ``classifier.py``.
 
-    python tensorflow/run_classifier.py --do_train=True --task_name=rte ...
+python tensorflow/run_classifier.py --do_train=True --task_name=rte ...
 """
 
 import _paths  # noqa: F401

@@ -1,6 +1,6 @@
 """The name that the original's documentation used for ``race.py``.
 
-    python tensorflow/run_race.py --do_train=True --data_dir=RACE ...
+python tensorflow/run_race.py --do_train=True --data_dir=RACE ...
 """
 
 import _paths  # noqa: F401

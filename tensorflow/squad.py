@@ -103,9 +103,7 @@ def graph_of(flags: Flags, config: ModelConfig) -> BuildGraph:
     answers = squad_settings.answer_config(flags)
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
-        inputs = ModelInputs(
-            features["input_ids"], features["input_mask"], features["segment_ids"]
-        )
+        inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
         found = squad_head(config, inputs, features, options, answers)
         return Graph(found.loss, {**found.predictions(), "unique_ids": features["unique_ids"]})
 
@@ -118,9 +116,7 @@ def input_of(files: Sequence[ExampleFile], config: InputConfig) -> InputFn:
     return finetune_input_fn(counted, files[0].schema, config)
 
 
-def train(
-    flags: Flags, tokenizer: Tokenizer, config: ModelConfig, directory: RunDirectory
-) -> int:
+def train(flags: Flags, tokenizer: Tokenizer, config: ModelConfig, directory: RunDirectory) -> int:
     """Fine-tune up to --train_steps; returns the last step."""
     files = train_files(flags, tokenizer)
     metadata = {"vocab_path": str(tokenizer.path)}
@@ -207,7 +203,7 @@ def main() -> None:
         return ensemble(flags)
     tokenizer = tf_flags.load_tokenizer(flags, keep_accents=flags.keep_accents)
     config = tf_flags.model_config(flags, tokenizer)
-    directory = tf_runs.claim(flags, tokenizer) if flags.do_train else None
+    directory = tf_runs.open_run(flags, tokenizer) if flags.do_train else None
     questions = questions_of(flags, tokenizer) if flags.do_predict else None
     step = train(flags, tokenizer, config, directory) if directory is not None else 0
     if questions is not None:

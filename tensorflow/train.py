@@ -1,6 +1,6 @@
 """``pretrain.py`` under the name that the original's documentation gave it.
 
-    python tensorflow/train.py --loss_type=electra --record_dir=DIR ...
+python tensorflow/train.py --loss_type=electra --record_dir=DIR ...
 """
 
 import _paths  # noqa: F401

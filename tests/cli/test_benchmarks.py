@@ -115,13 +115,32 @@ def test_mistakes_are_one_line(tmp_path):
 
 def made_up_rows():
     """What models.py writes of one setting, in which we take 1 s, Funnel 2 s and BERT 1.25 s."""
-    same = {"size": "S", "mode": "training", "batch": 2, "length": 512, "precision": "fp32",
-            "compiled": False, "device": "cpu", "threads": 2, "tokens_per_second": 1024.0}
+    same = {
+        "size": "S",
+        "mode": "training",
+        "batch": 2,
+        "length": 512,
+        "precision": "fp32",
+        "compiled": False,
+        "device": "cpu",
+        "threads": 2,
+        "tokens_per_second": 1024.0,
+    }
     return [
-        same | {"model": model, "ms": 1e3 * seconds, "ratio_to_hf": seconds / 2,
-                "ratio_to_bert": seconds / 1.25, "peak_mib": peak, "gflops": gflops}
-        for model, seconds, peak, gflops in
-        (("ours", 1.0, 30, 9.0), ("hf", 2.0, 40, 9.0), ("bert", 1.25, 60, 10.0))
+        same
+        | {
+            "model": model,
+            "ms": 1e3 * seconds,
+            "ratio_to_hf": seconds / 2,
+            "ratio_to_bert": seconds / 1.25,
+            "peak_mib": peak,
+            "gflops": gflops,
+        }
+        for model, seconds, peak, gflops in (
+            ("ours", 1.0, 30, 9.0),
+            ("hf", 2.0, 40, 9.0),
+            ("bert", 1.25, 60, 10.0),
+        )
     ]
 
 
@@ -162,7 +181,8 @@ def test_make_bench_runs_what_there_is():
     recipe = (house.ROOT / "Makefile").read_text()
     parts = recipe.partition("BENCHMARKS := ")[2].splitlines()[0].split()
     programs = {
-        path.stem for path in (house.ROOT / "benchmarks").glob("*.py")
+        path.stem
+        for path in (house.ROOT / "benchmarks").glob("*.py")
         if "__main__" in path.read_text()
     }
     assert set(parts) == programs and parts[-1] == "report"

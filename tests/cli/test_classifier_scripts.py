@@ -27,9 +27,7 @@ def call(script, *arguments, expected=0, **environment):
         return result.stderr
     program, *flags = result.stdout.split()
     assert os.path.isfile(program)
-    return os.path.basename(program), flags.classifier_parser("").parse_args(
-        flags
-    )
+    return os.path.basename(program), flags.classifier_parser("").parse_args(flags)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

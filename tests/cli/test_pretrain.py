@@ -91,7 +91,7 @@ def test_mlm_from_the_electra_model(electra, folder, program):
 
 @pytest.mark.parametrize("loss_type", ["electra", "mlm"])
 def test_killed_runs_repeat_the_uninterrupted_one(folder, zygote, tmp_path, loss_type):
-    settings = {"loss_type": loss_type, "train_steps": 40, "skip_damaged": None}
+    settings = {"loss_type": loss_type, "train_steps": 40, "skip_corrupt": None}
     whole = arguments(folder, tmp_path / "whole", **settings)
     assert zygote.run(whole, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     killed = arguments(folder, tmp_path / "killed", **settings)
@@ -166,7 +166,7 @@ def test_damaged_records(folder, program, capsys, tmp_path):
     flip(path, path.stat().st_size - 20)
     argv = arguments(folder, None, debug=True, record_dir=tmp_path / "records", train_steps=40)
     refuse(program, capsys, argv, str(path), "record ", "checksum")
-    assert invoke(program, [*argv, "--skip_damaged"]) == 0
+    assert invoke(program, [*argv, "--skip_corrupt"]) == 0
     assert capsys.readouterr().err.count("replaced by the next good record") == 1
 
 
@@ -183,7 +183,7 @@ def test_damaged_records(folder, program, capsys, tmp_path):
         ({"width_shrink": 0}, ["width_shrink"]),
         ({"log_steps": 0}, ["--log_steps=0"]),
         ({"train_steps": 0}, ["train_steps=0"]),
-        ({"shuffle_window": 2}, ["shuffle_window=2"]),
+        ({"shuffle_buffer": 2}, ["shuffle_buffer=2"]),
         ({"fsdp": True}, ["--fsdp", "torchrun"]),
         ({"loss_type": "gan"}, ["loss_type", "gan"]),
         ({"eval_only": True, "eval_split": None}, ["--eval_split is needed"]),
@@ -209,4 +209,3 @@ def test_help_groups_every_flag(program, capsys):
     text = capsys.readouterr().out
     for group in ("what to run", "records", "targets", "large models", "optimizer, in detail"):
         assert group in text
-

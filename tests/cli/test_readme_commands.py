@@ -75,9 +75,7 @@ def test_the_layout_in_the_readme_is_the_repository():
 
 def test_flops_table_runs():
     command = [sys.executable, "-m", "funnel.flops"]
-    done = subprocess.run(
-        command, env=_environment(), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "B10-10-10H1024" in done.stdout
 
@@ -100,9 +98,7 @@ def released(tmp_path):
     symbols = "<unk> <s> </s> <cls> <sep> <pad> <mask> <eod> <eop>"
     vocabulary = f"{symbols} a funnel narrow ##s toward its end .".split()
     sizes = {"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32}
-    config = ModelConfig(
-        vocab_size=len(vocabulary), block_size="1_1_1", decoder_size="1", **sizes
-    )
+    config = ModelConfig(vocab_size=len(vocabulary), block_size="1_1_1", decoder_size="1", **sizes)
     FunnelModel(config).save_pretrained(folder)
     text = "".join(f"{word}\n" for word in vocabulary)
     (folder / "vocab.uncased.txt").write_text(text, encoding="utf-8")

@@ -83,9 +83,7 @@ def test_a_finished_run_says_so_and_can_be_looked_at(program, trained, capsys):
 def test_killed_and_started_again(program, tmp_path):
     write_files(tmp_path, dropout=0.0, dropatt=0.0)
     settings = {"train_steps": 30, "save_steps": 3}
-    whole, killed = (
-        classifier_flags(tmp_path, name, **settings) for name in ("whole", "killed")
-    )
+    whole, killed = (classifier_flags(tmp_path, name, **settings) for name in ("whole", "killed"))
     run, log = tmp_path / "killed", tmp_path / "log"
     is_time = lambda: latest_step(run) >= 6  # noqa: E731
     assert kill_tf_program("classifier", killed, is_time, log) == -signal.SIGKILL, log.read_text()

@@ -138,9 +138,9 @@ def test_optimizer_and_schedule():
 def test_what_decides_a_run():
     one = _parse("classifier", "--learning_rate=1e-4", "--model_dir=a", "--save_steps=5")
     other = _parse("classifier", "--learning_rate=1e-4", "--model_dir=b", "--use_tpu")
-    assert tf_flags.deciding_settings(one) == tf_flags.deciding_settings(other)
+    assert tf_flags.result_affecting_config(one) == tf_flags.result_affecting_config(other)
     other = _parse("classifier", "--learning_rate=2e-4")
-    assert tf_flags.deciding_settings(one) != tf_flags.deciding_settings(other)
+    assert tf_flags.result_affecting_config(one) != tf_flags.result_affecting_config(other)
 
 
 @pytest.mark.parametrize(

@@ -329,8 +329,11 @@ def test_progress_is_for_terminals():
 
 
 def test_shell_scripts_are_clean():
-    scripts = [p for top in ("", "data-scripts", "pytorch/scripts", "tensorflow/scripts")
-               for p in sorted((house.ROOT / top).glob("*.sh"))]
+    scripts = [
+        p
+        for top in ("", "data-scripts", "pytorch/scripts", "tensorflow/scripts")
+        for p in sorted((house.ROOT / top).glob("*.sh"))
+    ]
     assert len(scripts) >= len(SCRIPTS)
     for script in scripts:
         assert os.access(script, os.X_OK), script

@@ -12,10 +12,10 @@ import pytest
 from funnel.utils.errors import ConfigError, DataError
 from funnel_data.corpora.bz2_blocks import check_end, read_blocks
 from funnel_data.corpora.sharding import (
-    Output,
-    Part,
-    Report,
-    claim_folder,
+    ByteRange,
+    OutputConfig,
+    ShardStats,
+    check_manifest,
     plan_shards,
     prepare,
     task_share,
@@ -32,7 +32,7 @@ TEXT = "One. Two.\nThree\n\n\n \nFour\n\nFive\r\nSix\n\n"
 def parts(path, count):
     size = path.stat().st_size
     bounds = [size * n // count for n in range(count + 1)]
-    return [Part(str(path), *bounds[n : n + 2]) for n in range(count)]
+    return [ByteRange(str(path), *bounds[n : n + 2]) for n in range(count)]
 
 
 def documents(reader, pieces):
@@ -184,19 +184,19 @@ def test_a_folder_keeps_to_its_settings_and_only_what_is_missing_is_made(tmp_pat
     source = tmp_path / "a.txt"
     source.write_text("Ann.\n\nBob. Ann. Bob.\n\nBob. Cid.\n\n" * 9)
     shards = plan_shards([str(source)], "t", 105, can_cut=lambda _: True)
-    output = Output(str(tmp_path / "out"), min_characters=5, unique_lines=True)
+    output = OutputConfig(str(tmp_path / "out"), min_characters=5, unique_lines=True)
     reader = TextReader(TextOptions())
-    claim_folder(output.folder, {"lines": "x"}, shards)
+    check_manifest(output.folder, {"lines": "x"}, shards)
     first, *others = prepare(shards, reader, output, 1)
-    assert isinstance(first, Report) and len(others) == 2
+    assert isinstance(first, ShardStats) and len(others) == 2
     made = Path(first.path)
     assert made.read_text() == "Bob.\nAnn.\n\n" and (first.documents, first.left_out) == (1, 9)
     made.unlink()
-    claim_folder(output.folder, {"lines": "x"}, shards)
+    check_manifest(output.folder, {"lines": "x"}, shards)
     assert [report.path for report in prepare(shards, reader, output, 1)] == [str(made)]
     with pytest.raises(DataError, match="made with lines 'x', not 'y'"):
-        claim_folder(output.folder, {"lines": "y"}, shards)
+        check_manifest(output.folder, {"lines": "y"}, shards)
     with pytest.raises(DataError, match="made with shards 3, not 2"):
-        claim_folder(output.folder, {"lines": "x"}, shards[:2])
+        check_manifest(output.folder, {"lines": "x"}, shards[:2])
     settings = json.loads((tmp_path / "out/prepared.json").read_text())
     assert settings["lines"] == "x" and settings["shards"] == 3

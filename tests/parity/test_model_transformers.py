@@ -38,9 +38,7 @@ SUMMARY, BINARY = "model/sequnece_summary/summary", "model/binary_proj/dense"
 
 def draw_case(data, decoder):
     """A config that the port can express, and an unpadded batch with segments."""
-    config = data.draw(model_configs(oracle="transformers")).replace(
-        rel_attn_type=data.draw(FORMS)
-    )
+    config = data.draw(model_configs(oracle="transformers")).replace(rel_attn_type=data.draw(FORMS))
     if decoder and len(parse_blocks(config.block_size)) == 1:
         config = config.replace(block_size=config.block_size + "_1", decoder_size="1")
     batch = data.draw(batches(config, masks=False, segments=False))

@@ -28,15 +28,15 @@ def main(rank, meeting, output):
         model(torch.tensor([[rank + 1.0]])).sum().backward()
         found["gradient"] = model.module.weight.grad.item()
         order = []
-        world.first_then_rest(lambda: order.append(rank))
-        world.in_first(lambda: order.append("first"))
+        world.rank_zero_first(lambda: order.append(rank))
+        world.on_rank_zero(lambda: order.append("first"))
         found["order"] = order
 
         def fail():
             raise DataError("wrong data")
 
         try:
-            world.first_then_rest(fail)
+            world.rank_zero_first(fail)
         except (DataError, FirstProcessFailed) as error:
             found["failure"] = type(error).__name__
         world.barrier()

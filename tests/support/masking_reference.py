@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.pretraining.masking import Draws, MaskingConfig
+from funnel.pretraining.masking import MaskingConfig, MaskingRandoms
 from funnel.tokenization.special_tokens import SpecialIds
 
 SPECIAL = SpecialIds(
@@ -41,12 +41,12 @@ def random_records(rng, count, length, tokens_per_word=1.2, padded=False, vocab=
     return inputs, segments, boundaries
 
 
-def row_of(draws: Draws, row: int) -> Draws:
+def row_of(draws: MaskingRandoms, row: int) -> MaskingRandoms:
     """Return what was drawn for one record, as lists of numbers."""
-    return Draws(*(part[row].tolist() for part in draws))
+    return MaskingRandoms(*(part[row].tolist() for part in draws))
 
 
-def reference_masking(ids, boundary, config: MaskingConfig, draws: Draws):
+def reference_masking(ids, boundary, config: MaskingConfig, draws: MaskingRandoms):
     """Return (truncated ids, masked ids, sorted target positions) of one record, as lists."""
     ids, boundary = [int(i) for i in ids], [int(i) for i in boundary]
     stop = config.seq_len - config.truncate_stride
@@ -83,7 +83,7 @@ def reference_masking(ids, boundary, config: MaskingConfig, draws: Draws):
     return origin, masked, targets
 
 
-def _spans_in_order(stop, words, config: MaskingConfig, draws: Draws):
+def _spans_in_order(stop, words, config: MaskingConfig, draws: MaskingRandoms):
     """Return (begin, end) in tokens of what the strategy picks, in the order of the walk."""
     strategy, count = config.sample_strategy, config.num_predict
     if strategy == "single_token":

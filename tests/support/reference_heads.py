@@ -52,8 +52,7 @@ def head_shapes(config: Any, head: str, classes: int = 2) -> dict[str, tuple[int
             "model/classification/logit/kernel": (wide, classes),
             "model/classification/logit/bias": (classes,),
         },
-        "race": summary
-        | {"model/race/logits/kernel": (wide, 1), "model/race/logits/bias": (1,)},
+        "race": summary | {"model/race/logits/kernel": (wide, 1), "model/race/logits/bias": (1,)},
         "mlm": {
             "model/lm_proj/dense/kernel": (wide, embed),
             "model/lm_proj/dense/bias": (embed,),
@@ -81,9 +80,7 @@ def summary(params: Params, encoder: Tensor) -> Tensor:
     return torch.tanh(dense(params, "model/sequnece_summary/summary", encoder[:, 0]))
 
 
-def classification_logits(
-    params: Params, encoder: Tensor, scope: str = "classification"
-) -> Tensor:
+def classification_logits(params: Params, encoder: Tensor, scope: str = "classification") -> Tensor:
     """Class logits, or one score for a regression: [B, T, D] -> [B, classes]."""
     return dense(params, f"model/{scope}/logit", summary(params, encoder))
 
@@ -231,9 +228,7 @@ def answer_logits(params: Params, hidden: Tensor, start: Tensor, cls_index: Tens
     return dense(params, "model/answer_class/dense_1", x)[..., 0]
 
 
-def squad_cls_logits(
-    params: Params, hidden: Tensor, start: Tensor, cls_index: Tensor
-) -> Tensor:
+def squad_cls_logits(params: Params, hidden: Tensor, start: Tensor, cls_index: Tensor) -> Tensor:
     """``cls_logits`` [B]: the answer class if there is one, else the start log-prob of [CLS]."""
     if "model/answer_class/dense_0/kernel" in params:
         return answer_logits(params, hidden, start, cls_index)

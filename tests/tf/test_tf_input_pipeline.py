@@ -38,8 +38,7 @@ def _files(folder, counts):
     for index, count in enumerate(counts):
         same = {"weights": np.ones(3), "is_real_example": np.ones(1, int)}
         records = [
-            encode_example({"number": np.array([i]), **same})
-            for i in range(number, number + count)
+            encode_example({"number": np.array([i]), **same}) for i in range(number, number + count)
         ]
         path = folder / f"data-{index}"
         write_records(path, records)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from funnel.pretraining.masking import Draws, Masker, MaskingConfig
+from funnel.pretraining.masking import Masker, MaskingConfig, MaskingRandoms
 from masking_reference import SPECIAL, VOCAB_SIZE, mean_run, random_records
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.data.masking import GraphDraws, GraphRecords, draw, mask_records
+from funnel_tf.data.masking import GraphMaskingRandoms, GraphRecords, mask_records, sample_randoms
 
 STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 
@@ -23,7 +23,7 @@ def _run(masker, inputs, segments, boundaries, seed):
     with tf.Graph().as_default(), tf.Session() as session:
         arrays = (np.asarray(a, np.int32) for a in (inputs, segments, edges))
         records = GraphRecords(*(tf.constant(a) for a in arrays))
-        draws = draw(masker.config, len(inputs), tf.constant(seed, tf.int64))
+        draws = sample_randoms(masker.config, len(inputs), tf.constant(seed, tf.int64))
         batch = mask_records(masker, records, draws)
         for name, tensor in batch.items():
             wide = [length] if "target" not in name or name == "is_target" else None
@@ -41,7 +41,7 @@ def test_a_graph_masks_as_numpy_does(strategy, length, count, padded, stride):
     masker = Masker(config, SPECIAL, VOCAB_SIZE)
     records = random_records(np.random.default_rng(length), 300, length, padded=padded)
     found, draws = _run(masker, *records, seed=[3, 5])
-    expected = masker.apply(*records, Draws(*draws))._asdict()
+    expected = masker.apply(*records, MaskingRandoms(*draws))._asdict()
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
@@ -84,8 +84,8 @@ def test_the_seed_decides_and_another_batch_number_masks_anew():
 def test_draws_are_uniform_and_independent_between_kinds():
     config = MaskingConfig(16, 4)
     with tf.Graph().as_default(), tf.Session() as session:
-        draws = session.run(draw(config, 2000, tf.constant([7, 0], tf.int64)))
-    assert isinstance(draws, GraphDraws)
+        draws = session.run(sample_randoms(config, 2000, tf.constant([7, 0], tf.int64)))
+    assert isinstance(draws, GraphMaskingRandoms)
     for values in draws:
         assert values.min() >= 0 and values.max() < 1 and abs(values.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(draws.token.ravel(), draws.order.ravel())[0, 1]) < 0.02

@@ -49,8 +49,7 @@ def test_two_devices_train_to_the_losses_of_one(tmp_path):
     """With weight decay, which the original refused there, layer decay and clipping."""
     write_files(tmp_path, dropout=0.0, dropatt=0.0)
     one, two = (
-        classifier_flags(tmp_path, name, num_core_per_host=int(name), **_SETTINGS)
-        for name in "12"
+        classifier_flags(tmp_path, name, num_core_per_host=int(name), **_SETTINGS) for name in "12"
     )
     roots = ("common", "tensorflow", "tests/support")
     path = ":".join(str(house.ROOT / root) for root in roots)

@@ -91,9 +91,7 @@ def test_a_list_of_weights_and_optimizer_is_read_safely(tmp_path, optimizer, zip
     trained = getattr(torch.optim, optimizer)([parameter], lr=0.1)
     parameter.sum().backward()
     trained.step()
-    path = _save(
-        tmp_path, [_released(checkpoint), trained], _use_new_zipfile_serialization=zipped
-    )
+    path = _save(tmp_path, [_released(checkpoint), trained], _use_new_zipfile_serialization=zipped)
     assert_same(load_checkpoint(path).tensors, checkpoint.tensors)
 
 

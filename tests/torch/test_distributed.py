@@ -10,7 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from funnel.utils.errors import RunError
-from funnel_torch.training.distributed import DistributedConfig, World, choose_device, start
+from funnel_torch.training.distributed import (
+    DistributedConfig,
+    DistributedContext,
+    choose_device,
+    start,
+)
 
 WORKER = Path(__file__).resolve().parents[1] / "support" / "distributed_worker.py"
 
@@ -18,15 +23,15 @@ WORKER = Path(__file__).resolve().parents[1] / "support" / "distributed_worker.p
 def test_alone_everything_is_the_identity():
     with start(DistributedConfig(device_id=-1)) as world:
         assert not torch.distributed.is_initialized()
-        assert (world.rank, world.size, world.is_first) == (0, 1, True)
+        assert (world.rank, world.size, world.is_rank_zero) == (0, 1, True)
         model = torch.nn.Linear(1, 1)
         assert world.wrap(model) is model
         assert world.sum(torch.tensor(2.0)).item() == 2.0
         assert world.gather("a") == ["a"]
         assert world.broadcast(3) == 3
-        assert world.first_then_rest(lambda: 4) == 4
+        assert world.rank_zero_first(lambda: 4) == 4
         done = []
-        world.in_first(lambda: done.append(1))
+        world.on_rank_zero(lambda: done.append(1))
         world.barrier()
         assert done == [1]
 
@@ -76,4 +81,4 @@ def test_device(monkeypatch, caplog):
 
 
 def test_first_process_is_rank_0():
-    assert not World(1, 2, torch.device("cpu")).is_first
+    assert not DistributedContext(1, 2, torch.device("cpu")).is_rank_zero

@@ -115,9 +115,7 @@ def test_mlm_equals_the_reference(all_double, config, hide_masked):
     hidden_keys = batch.input_mask if hide_masked else batch.pad_mask
     decoder = run_model(config, leaves, batch.masked_input, ~hidden_keys, batch.seg_id).decoder
     slots_of = (batch.target_positions, batch.target, batch.target_mask)
-    check_against(
-        model, leaves, output.loss, heads.mlm_loss(config, leaves, decoder, slots_of)
-    )
+    check_against(model, leaves, output.loss, heads.mlm_loss(config, leaves, decoder, slots_of))
 
 
 def test_masked_positions_are_hidden_by_default_in_mlm_alone():

@@ -19,7 +19,7 @@ from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource
 from funnel_torch.models import initial_model as starting_point
 from funnel_torch.models.heads import FunnelForSequenceClassification
-from funnel_torch.models.initial_model import StartConfig, build_model
+from funnel_torch.models.initial_model import InitConfig, build_model
 from funnel_torch.models.weight_mapping import export_tensors
 from funnel_torch.tasks.classification import (
     DataConfig,
@@ -30,10 +30,10 @@ from funnel_torch.tasks.classification import (
     write_predictions,
 )
 from funnel_torch.tasks.finetune import Evaluation, FineTuneConfig, evaluate, fine_tune, predict
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 
 torch.set_num_threads(1)
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 CONFIG = ModelConfig(
     vocab_size=20,
     d_model=16,
@@ -183,20 +183,18 @@ def saved(monkeypatch, metadata=(), **arguments):
 
 
 def build(start, tokenizer, max_length=16, **arguments):
-    return build_model(
-        FunnelForSequenceClassification, start, tokenizer, max_length, **arguments
-    )
+    return build_model(FunnelForSequenceClassification, start, tokenizer, max_length, **arguments)
 
 
 def test_from_scratch_takes_flags_or_file(tmp_path):
     tokenizer = vocabulary(tmp_path, 20)
-    start = StartConfig(fallback=CONFIG, attn_type="factorized", truncate_seq=False)
+    start = InitConfig(fallback=CONFIG, attn_type="factorized", truncate_seq=False)
     model = build(start, tokenizer, num_labels=3)
     assert model.config == CONFIG.replace(rel_attn_type="factorized", truncate_seq=False)
     assert model.num_labels == 3
     path = tmp_path / "net_config.json"
     CONFIG.replace(d_inner=64, dropact=0.3).save_net_config(path)
-    start = StartConfig(config_path=str(path), fallback=CONFIG, overwrite=("dropact",))
+    start = InitConfig(config_path=str(path), fallback=CONFIG, overwrite=("dropact",))
     config = build(start, tokenizer).config
     assert (config.d_inner, config.dropact) == (64, 0.0)
     with pytest.raises(ConfigError, match="'depth' is no setting"):
@@ -206,7 +204,7 @@ def test_from_scratch_takes_flags_or_file(tmp_path):
 def test_null_attention_is_never_replaced_and_limits_the_length(tmp_path):
     path = tmp_path / "net_config.json"
     CONFIG.replace(rel_attn_type="null", block_size="2").save_net_config(path)
-    start, tokenizer = StartConfig(config_path=str(path), fallback=CONFIG), vocabulary(tmp_path, 20)
+    start, tokenizer = InitConfig(config_path=str(path), fallback=CONFIG), vocabulary(tmp_path, 20)
     assert build(start, tokenizer, max_length=512).config.rel_attn_type == "null"
     with pytest.raises(ConfigError, match="512 positions"):
         build(start, tokenizer, max_length=513)
@@ -214,7 +212,7 @@ def test_null_attention_is_never_replaced_and_limits_the_length(tmp_path):
 
 def test_weights_come_from_the_checkpoint(tmp_path, monkeypatch):
     trained = saved(monkeypatch, num_labels=3, seed=4)
-    start = StartConfig("ckpt", fallback=CONFIG.replace(dropout=0.4), overwrite=("dropout",))
+    start = InitConfig("ckpt", fallback=CONFIG.replace(dropout=0.4), overwrite=("dropout",))
     model = build(start, vocabulary(tmp_path, 20), num_labels=3)
     assert model.config.dropout == 0.4
     for name, value in trained.state_dict().items():
@@ -225,9 +223,9 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
     trained = saved(monkeypatch, num_labels=3, seed=4)
     tokenizer = vocabulary(tmp_path, 20)
     with pytest.raises(CheckpointError, match="has 3 outputs, the task needs 2; --new_head"):
-        build(StartConfig("ckpt", fallback=CONFIG), tokenizer, num_labels=2)
+        build(InitConfig("ckpt", fallback=CONFIG), tokenizer, num_labels=2)
     with caplog.at_level(logging.WARNING):
-        start = StartConfig("ckpt", fallback=CONFIG, new_head=True)
+        start = InitConfig("ckpt", fallback=CONFIG, new_head=True)
         model = build(start, tokenizer, num_labels=2)
     assert "logit/kernel" in caplog.text  # what starts from random weights is named
     encoder = model.funnel.state_dict()
@@ -236,13 +234,13 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
 
 
 def test_vocabulary_must_fit(tmp_path, monkeypatch):
-    scratch = StartConfig(fallback=CONFIG)
+    scratch = InitConfig(fallback=CONFIG)
     with pytest.raises(ConfigError, match="holds 21 tokens.*--overwrite_keys=vocab_size"):
         build(scratch, vocabulary(tmp_path, 21))
     build(scratch, vocabulary(tmp_path, 19))  # room for more is fine in a fresh model
     beside = vocabulary(tmp_path, 19, "beside.txt")
     saved(monkeypatch, {"vocab_path": beside.path})
-    trained = StartConfig("ckpt", fallback=CONFIG)
+    trained = InitConfig("ckpt", fallback=CONFIG)
     with pytest.raises(ConfigError, match="it was trained with"):
         build(trained, vocabulary(tmp_path, 19, "other.txt"))
     with pytest.raises(ConfigError, match="holds 21 tokens"):

@@ -137,9 +137,7 @@ def test_dropout_follows_the_seed() -> None:
 
 def _heads(*, bias_shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
     shapes = ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 5), bias_shape)
-    return [
-        _random(*shape, seed=k, dtype=dtype).requires_grad_() for k, shape in enumerate(shapes)
-    ]
+    return [_random(*shape, seed=k, dtype=dtype).requires_grad_() for k, shape in enumerate(shapes)]
 
 
 @pytest.mark.parametrize("bias_shape", [(2, 3, 4, 6), (3, 1, 6), ()])

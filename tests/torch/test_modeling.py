@@ -61,8 +61,11 @@ def test_training_after_inference_mode(model):
     with torch.inference_mode():
         model(ids_of(1, 9))
     model(ids_of(1, 9))[0].sum().backward()
-    assert all(p.grad is not None for p in model.encoder.parameters() if p.requires_grad and
-               p.shape != (2, 2, 8) and p.shape != (2, 8))  # no segment ids: no segment gradients
+    assert all(
+        p.grad is not None
+        for p in model.encoder.parameters()
+        if p.requires_grad and p.shape != (2, 2, 8) and p.shape != (2, 8)
+    )  # no segment ids: no segment gradients
 
 
 def test_copies_and_pickles_compute_the_same(model):

@@ -28,7 +28,7 @@ def collection(tmp_path):
 
 
 def _config(batch_size, grad_accum=1, num_workers=0, **stream):
-    stream = StreamConfig(**{"shuffle_window": 8, "interleave": 2} | stream)
+    stream = StreamConfig(**{"shuffle_buffer": 8, "interleave": 2} | stream)
     return PretrainBatchConfig(batch_size, grad_accum, num_workers, stream=stream)
 
 
@@ -104,7 +104,7 @@ def test_damage_ends_the_run_in_one_line_or_is_replaced(collection, num_workers,
     damage(path, 3, 30)
     with pytest.raises(DataError, match=rf"\A{path}, record 3 \(byte \d+\): damaged.*\Z"):
         _steps(collection, _config(TOTAL, num_workers=num_workers), 1)
-    config = _config(TOTAL, num_workers=num_workers, skip_damaged=True)
+    config = _config(TOTAL, num_workers=num_workers, skip_corrupt=True)
     batches = PretrainBatches(collection, masker(), config)
     with caplog.at_level(logging.WARNING):
         steps = list(itertools.islice(batches.stream(), 3))

@@ -14,14 +14,14 @@ from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError, ConfigError, FunnelError, RunError
 from funnel_torch.data.batching import BatchConfig, TrainBatches
 from funnel_torch.models.heads import HeadOutput
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import ScheduleConfig
 from funnel_torch.training.rng import capture_random_state, restore_random_state, seed_everything
 from funnel_torch.training.run_directory import RunDirectory, load_training_state
 from funnel_torch.training.trainer import RunOutput, Trainer, TrainerConfig
 
 torch.set_num_threads(1)
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 CONFIG = ModelConfig(vocab_size=10)
 
 

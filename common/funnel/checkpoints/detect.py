@@ -12,7 +12,7 @@ from funnel.checkpoints.tf import load_tf, save_tf
 from funnel.config.model import HF_CONFIG
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError
-from funnel.utils.files import settle_directory
+from funnel.utils.files import recover_swap
 
 _SAVERS: dict[str, Callable[[Checkpoint, Path], list[str]]] = {
     "hf": save_hf,
@@ -44,7 +44,7 @@ def detect(path: str | Path) -> tuple[str, Path]:
             f"{path}: no known checkpoint; should be *.pt, *.safetensors or a TensorFlow prefix"
         )
     if not path.exists():
-        settle_directory(path)
+        recover_swap(path)
         if path.is_dir():
             return _detect_in(path)
     try:

@@ -301,5 +301,3 @@ def _write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-

@@ -129,9 +129,7 @@ def core_names(config: ModelConfig, decoder: bool, prefix: str) -> dict[str, Ent
     index = 0
     for block, spec in enumerate(config.blocks):
         for layer in range(spec.params):
-            names |= _layer_names(
-                config, f"encoder.blocks.{block}.{layer}", encoder_layer(index)
-            )
+            names |= _layer_names(config, f"encoder.blocks.{block}.{layer}", encoder_layer(index))
             index += 1
     for layer in range(config.num_decoder_params if decoder else 0):
         names |= _layer_names(config, f"decoder.layers.{layer}", decoder_layer(config, layer))

@@ -70,9 +70,7 @@ def load_pt(
     return checkpoint
 
 
-def save_pt(
-    checkpoint: Checkpoint, path: Path, config_path: str | Path | None = None
-) -> list[str]:
+def save_pt(checkpoint: Checkpoint, path: Path, config_path: str | Path | None = None) -> list[str]:
     """Write the file ``path``, or ``model.pt`` in the directory ``path``.
 
     Its config (or at ``config_path``), labels and vocabulary go beside.

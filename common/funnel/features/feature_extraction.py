@@ -56,8 +56,11 @@ class ModelInputs:
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """The arrays that are there, by name."""
-        return {name: array for name, array in self.rows(0, len(self.input_ids)).items()
-                if array is not None}
+        return {
+            name: array
+            for name, array in self.rows(0, len(self.input_ids)).items()
+            if array is not None
+        }
 
 
 def parts_of(checkpoint: Checkpoint) -> ModelParts:

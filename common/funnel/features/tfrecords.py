@@ -134,7 +134,7 @@ def _labelled(size: int, labels: Mapping[str, FieldSpec]) -> RecordSchema:
     return RecordSchema({**sequence, **labels, "is_real_example": FieldSpec(())})
 
 
-def filler(schema: RecordSchema) -> dict[str, np.ndarray]:
+def padding_example(schema: RecordSchema) -> dict[str, np.ndarray]:
     """A fake example: no token, label 0, not real. It fills up a batch and counts nowhere."""
     values = {}
     for name, spec in schema.fields.items():
@@ -276,7 +276,9 @@ def load_or_write(
             for row in range(len(next(iter(columns.values())))):
                 yield encode_example({name: c[row] for name, c in columns.items()})
                 real += 1
-        fake = encode_example({name: value.ravel() for name, value in filler(schema).items()})
+        fake = encode_example(
+            {name: value.ravel() for name, value in padding_example(schema).items()}
+        )
         yield from [fake] * (-real % options.multiple)
 
     with atomic_path(path) as temporary:

@@ -40,14 +40,14 @@ class IndexedRecords:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], num_example: int, skip_damaged: bool = False
+        self, path: str | os.PathLike[str], num_example: int, skip_corrupt: bool = False
     ) -> None:
         """Open a file.
 
         Args:
             path: the file.
             num_example: how many records it should hold.
-            skip_damaged: that record lengths are damaged is no error: only asking for a record
+            skip_corrupt: that record lengths are damaged is no error: only asking for a record
                 which therefore cannot be found is one.
 
         Raises:
@@ -57,7 +57,7 @@ class IndexedRecords:
         self._path = Path(path)
         offsets = _walk(self._path)
         if offsets is None:
-            offsets = _search(self._path, num_example, skip_damaged)
+            offsets = _search(self._path, num_example, skip_corrupt)
         if len(offsets) != num_example:
             raise DataError(
                 f"{path}: it holds {len(offsets)} records, its description says {num_example}; "
@@ -95,8 +95,8 @@ class IndexedRecords:
 class OpenFiles:
     """The files in use last; opening one more closes the one that was not used for longest."""
 
-    def __init__(self, limit: int, skip_damaged: bool = False) -> None:
-        self._limit, self._skip_damaged = limit, skip_damaged
+    def __init__(self, limit: int, skip_corrupt: bool = False) -> None:
+        self._limit, self._skip_corrupt = limit, skip_corrupt
         self._files: OrderedDict[Path, IndexedRecords] = OrderedDict()
 
     def __len__(self) -> int:
@@ -104,14 +104,14 @@ class OpenFiles:
 
     def __reduce__(self) -> tuple[type[OpenFiles], tuple[int, bool]]:
         # Another process opens its own: a file's handle means nothing there.
-        return OpenFiles, (self._limit, self._skip_damaged)
+        return OpenFiles, (self._limit, self._skip_corrupt)
 
     def get(self, path: Path, num_example: int) -> IndexedRecords:
         """The file, opened if it is not. See :class:`IndexedRecords`."""
         if path not in self._files:
             while len(self._files) >= self._limit:
                 self._files.popitem(last=False)[1].close()
-            self._files[path] = IndexedRecords(path, num_example, self._skip_damaged)
+            self._files[path] = IndexedRecords(path, num_example, self._skip_corrupt)
         self._files.move_to_end(path)
         return self._files[path]
 
@@ -139,11 +139,11 @@ def _walk(path: Path) -> np.ndarray | None:
     return np.frombuffer(offsets, np.int64) if position == size and offsets else None
 
 
-def _search(path: Path, num_example: int, skip_damaged: bool) -> np.ndarray:
+def _search(path: Path, num_example: int, skip_corrupt: bool) -> np.ndarray:
     """As :func:`_walk`, for a file with damaged lengths: what lies behind one may be lost."""
     offsets = np.full(num_example, _LOST, np.int64)
     errors: list[DataError] = []
-    for record in read_records(path, on_damage=errors.append if skip_damaged else None):
+    for record in read_records(path, on_damage=errors.append if skip_corrupt else None):
         if record.index >= num_example:
             break
         offsets[record.index] = record.offset

@@ -149,7 +149,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shard:
+class RecordShard:
     """What one task wrote, and from how much text."""
 
     path: Path
@@ -162,7 +162,7 @@ class Shard:
 
 def create_all_records(
     config: CorpusConfig, tasks: Sequence[int], tokenizer: Tokenizer, num_proc: int = 1
-) -> Iterator[Shard]:
+) -> Iterator[RecordShard]:
     """Run :func:`create_records` for several tasks, ``num_proc`` at a time; yield as they end.
 
     That every task has files is checked before the first one starts. When one fails the others are
@@ -183,7 +183,7 @@ def create_all_records(
 
 def create_records(
     config: CorpusConfig, task: int, tokenizer: Tokenizer, show_progress: bool = True
-) -> Shard:
+) -> RecordShard:
     """Write the record file of one task, and its description when that is complete.
 
     Both files are atomic, and an old description is gone before its records are replaced. The
@@ -219,7 +219,7 @@ def create_records(
         meta.unlink(missing_ok=True)
     atomic_write_json(meta, {"filenames": [data.name], "num_example": count})
     text_bytes = sum(os.path.getsize(path) for path in files)
-    return Shard(data, count, documents, left_out, len(stream.tokens), text_bytes)
+    return RecordShard(data, count, documents, left_out, len(stream.tokens), text_bytes)
 
 
 def task_files(pattern: str, task: int, num_task: int) -> list[str]:

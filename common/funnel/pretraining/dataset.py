@@ -5,7 +5,7 @@ epoch, whoever asks. So nothing of it belongs into a checkpoint but the number o
 number of processes and workers see one stream, and only the records that are asked for are read.
 
 Within an epoch the files, in random order and from a random record on, are cut into ``interleave``
-lanes of equal length. A window is a stretch of ``shuffle_window`` records, an equal part from every
+lanes of equal length. A window is a stretch of ``shuffle_buffer`` records, an equal part from every
 lane, and is permuted. So a batch mixes distant texts while the disk is read lane by lane.
 """
 
@@ -36,31 +36,31 @@ class StreamConfig:
     Attributes:
         seed: of the order and of the masks.
         shuffle: False reads the files in their order, each epoch anew.
-        shuffle_window: records that are permuted together.
+        shuffle_buffer: records that are permuted together.
         interleave: distant places of the files that a window is taken from.
-        skip_damaged: a damaged record is replaced by the next good one of the stream, so that
+        skip_corrupt: a damaged record is replaced by the next good one of the stream, so that
             every batch is full; it is an error otherwise.
     """
 
     seed: int = 0
     shuffle: bool = True
-    shuffle_window: int = 8192
+    shuffle_buffer: int = 8192
     interleave: int = 16
-    skip_damaged: bool = False
+    skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
         if self.interleave < 1:
             raise ConfigError(f"interleave={self.interleave}: must be at least 1")
-        if self.shuffle_window < self.interleave:
+        if self.shuffle_buffer < self.interleave:
             raise ConfigError(
-                f"shuffle_window={self.shuffle_window}: must be at least interleave, "
+                f"shuffle_buffer={self.shuffle_buffer}: must be at least interleave, "
                 f"{self.interleave}"
             )
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: must not be negative")
 
 
-class Places(NamedTuple):
+class RecordLocations(NamedTuple):
     """Where the records of n positions lie, int64 [n] each.
 
     Attributes:
@@ -89,7 +89,7 @@ class RecordOrder:
         if not self._size:
             raise DataError("the record files hold no records")
         self._config = config
-        self._part = config.shuffle_window // config.interleave  # of a lane in each window
+        self._part = config.shuffle_buffer // config.interleave  # of a lane in each window
         # Batches are asked for in order, so what was computed for the last one is of use again.
         self._window = lru_cache(maxsize=2)(self._window_numbers)
         self._epoch = lru_cache(maxsize=2)(self._epoch_order)
@@ -100,7 +100,7 @@ class RecordOrder:
     def __reduce__(self) -> tuple[type[RecordOrder], tuple[np.ndarray, StreamConfig]]:
         return RecordOrder, (self._counts, self._config)  # without what is cached
 
-    def places(self, positions: np.ndarray) -> Places:
+    def places(self, positions: np.ndarray) -> RecordLocations:
         """The records at some positions of the stream, int64 [n], in any order."""
         epoch, rest = np.divmod(np.asarray(positions, np.int64), self._size)
         number = rest.copy()
@@ -111,7 +111,7 @@ class RecordOrder:
                 number[here] = self._window(*key)[within[here]]
         file = np.searchsorted(self._ends, number, side="right")
         index = number - (self._ends - self._counts)[file]
-        return Places(epoch, file, index, number)
+        return RecordLocations(epoch, file, index, number)
 
     def _window_numbers(self, epoch: int, window: int) -> np.ndarray:
         """The numbers of the records of a window in the order of the stream, int64 [w].
@@ -169,16 +169,14 @@ class MaskedStream:
     Masks and noise depend on seed, epoch and record alone.
     """
 
-    def __init__(
-        self, collection: RecordCollection, masker: Masker, config: StreamConfig
-    ) -> None:
+    def __init__(self, collection: RecordCollection, masker: Masker, config: StreamConfig) -> None:
         if masker.config.seq_len != collection.seq_len:
             raise ConfigError(
                 f"seq_len={masker.config.seq_len}: the records have {collection.seq_len} tokens"
             )
         self._collection, self._masker, self._config = collection, masker, config
         self._order = RecordOrder(collection.counts, config)
-        self._files = OpenFiles(_OPEN_FILES, config.skip_damaged)
+        self._files = OpenFiles(_OPEN_FILES, config.skip_corrupt)
         self._names = ("input", "seg_id", "boundary")[: 3 if masker.config.by_words else 2]
 
     def __len__(self) -> int:
@@ -230,7 +228,7 @@ class MaskedStream:
                 raise DataError(f"{example.name}: {error}") from None
 
     def _good_example(
-        self, places: Places, row: int, position: int, damaged: list[str]
+        self, places: RecordLocations, row: int, position: int, damaged: list[str]
     ) -> _Example:
         """The example at a place or, if damaged ones may be skipped, the next good one."""
         for following in range(position + 1, position + 1 + _DAMAGED_IN_A_ROW):
@@ -240,7 +238,7 @@ class MaskedStream:
             try:
                 return self._decode(f"{path}, record {index}", records.read(index))
             except DataError as error:
-                if not self._config.skip_damaged:
+                if not self._config.skip_corrupt:
                     raise
                 damaged.append(str(error))
             places, row = self._order.places(np.array([following])), 0

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from funnel.config.model import ModelConfig
-from funnel.pretraining.spans import span_lengths, spread, walk, word_edges
+from funnel.pretraining.spans import place_spans, select_spans, span_lengths, word_edges
 from funnel.tokenization.special_tokens import SpecialIds
 from funnel.utils.errors import ConfigError, DataError
 
@@ -118,7 +118,7 @@ class MaskedBatch(NamedTuple):
     pad_mask: np.ndarray
 
 
-class Draws(NamedTuple):
+class MaskingRandoms(NamedTuple):
     """All chance in the masking of B records: uniform numbers in [0, 1), float64.
 
     Attributes:
@@ -176,13 +176,15 @@ def target_mapping(positions: np.ndarray, mask: np.ndarray, length: int) -> np.n
     return ((positions[..., None] == np.arange(length)) & mask[..., None]).astype(np.float32)
 
 
-def draw(config: MaskingConfig, generators: Sequence[np.random.Generator]) -> Draws:
+def sample_randoms(
+    config: MaskingConfig, generators: Sequence[np.random.Generator]
+) -> MaskingRandoms:
     """Draw what the masking of ``len(generators)`` records needs, one row from each of them."""
     sizes = (config.seq_len,) * 2 + (config.num_predict,) * 4
     numbers = np.empty((len(generators), sum(sizes)))
     for row, generator in zip(numbers, generators, strict=True):
         generator.random(out=row)
-    return Draws(*np.split(numbers, np.cumsum(sizes)[:-1], axis=1))
+    return MaskingRandoms(*np.split(numbers, np.cumsum(sizes)[:-1], axis=1))
 
 
 class Masker:
@@ -230,14 +232,14 @@ class Masker:
             DataError: records of another length than ``seq_len``, ids outside the vocabulary, or
                 boundaries that are none.
         """
-        return self.apply(inputs, seg_id, boundaries, draw(self.config, generators))
+        return self.apply(inputs, seg_id, boundaries, sample_randoms(self.config, generators))
 
     def apply(
         self,
         inputs: np.ndarray,
         seg_id: np.ndarray,
         boundaries: Sequence[np.ndarray] | None,
-        draws: Draws,
+        draws: MaskingRandoms,
     ) -> MaskedBatch:
         """Do what :meth:`mask` does with the numbers that were drawn for it."""
         origin = self._checked(inputs)
@@ -305,7 +307,7 @@ class Masker:
         is_text: np.ndarray,
         usable: np.ndarray,
         boundaries: Sequence[np.ndarray] | None,
-        draws: Draws,
+        draws: MaskingRandoms,
     ) -> np.ndarray | None:
         """What the strategy picks, bool [B, T], at most P of a record; None: nothing."""
         config = self.config
@@ -313,19 +315,19 @@ class Masker:
             return None
         if config.sample_strategy == "token_span":
             lengths = span_lengths(draws.length, config.min_tok, config.max_tok)
-            begin, end = spread(lengths, draws.left, usable / config.num_predict, usable)
-            return walk(begin, end, draws.order, is_text, config.num_predict)
+            begin, end = place_spans(lengths, draws.left, usable / config.num_predict, usable)
+            return select_spans(begin, end, draws.order, is_text, config.num_predict)
         edges, num_words = word_edges(boundaries, usable, config.seq_len)
         if config.sample_strategy == "whole_word":
             begin, end = edges[:, :-1], edges[:, 1:]
         else:
             lengths = span_lengths(draws.length, config.min_word, config.max_word)
             per_word = usable / config.num_predict / TOKENS_PER_WORD
-            spans = spread(lengths, draws.left, per_word, num_words)
+            spans = place_spans(lengths, draws.left, per_word, num_words)
             begin, end = (np.take_along_axis(edges, words, 1) for words in spans)
-        return walk(begin, end, draws.order, is_text, config.num_predict)
+        return select_spans(begin, end, draws.order, is_text, config.num_predict)
 
-    def _replacements(self, target: np.ndarray, draws: Draws) -> np.ndarray:
+    def _replacements(self, target: np.ndarray, draws: MaskingRandoms) -> np.ndarray:
         """What stands in the input in place of each target, int64 [B, P]."""
         leak, rand = self.config.leak_ratio, self.config.rand_ratio
         random_ids = self.random_ids[(draws.random_id * len(self.random_ids)).astype(np.int64)]

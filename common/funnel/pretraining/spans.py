@@ -42,7 +42,7 @@ def word_edges(
     return edges, num_words
 
 
-def spread(
+def place_spans(
     lengths: np.ndarray, left: np.ndarray, alpha: np.ndarray, stop: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lay out spans one after another, each in a slot ``alpha`` times as long as itself.
@@ -68,7 +68,7 @@ def spread(
     return np.where(fits, begin, 0).clip(min=0), np.where(fits, end, 0).clip(min=0)
 
 
-def walk(
+def select_spans(
     begin: np.ndarray, end: np.ndarray, order: np.ndarray, is_text: np.ndarray, most: int
 ) -> np.ndarray:
     """Visit spans in a random order and mark the first ``most`` text tokens met: bool [B, T].

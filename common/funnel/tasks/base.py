@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from funnel.tasks.tables import Record, Source, folder_files, header_of, read_records
+from funnel.tasks.tables import Source, TableRow, folder_files, header_of, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.text import clean_classification_text
 
@@ -100,9 +100,7 @@ class Task:
             DataError: the task has no such split, or no file of the expected name exists.
         """
         if split not in self.sources:
-            raise DataError(
-                f"task {self.name} has no {split} split, only {', '.join(self.splits)}"
-            )
+            raise DataError(f"task {self.name} has no {split} split, only {', '.join(self.splits)}")
         names, directory = self.sources[split].names, Path(data_dir)
         right_kind = Path.is_dir if self.sources[split].format == "folders" else Path.is_file
         if not directory.is_dir():
@@ -166,7 +164,7 @@ class Task:
             raise DataError(f"{path}: no line with a label that task {self.name} uses")
         return examples
 
-    def _records(self, data_dir: str | os.PathLike[str], split: str) -> Iterator[Record]:
+    def _records(self, data_dir: str | os.PathLike[str], split: str) -> Iterator[TableRow]:
         return read_records(self.path(data_dir, split), self.sources[split], self.labels or ())
 
     def _check_header(self, data_dir: str | os.PathLike[str], split: str) -> None:
@@ -182,7 +180,7 @@ class Task:
         if cell in (self.labels or ()) or (self.is_regression and _number(cell) is not None):
             raise DataError(f"{path}:1: holds data, but task {self.name} expects a header there")
 
-    def _label_of(self, record: Record, ids: Mapping[str, int], split: str) -> int | float | None:
+    def _label_of(self, record: TableRow, ids: Mapping[str, int], split: str) -> int | float | None:
         source = self.sources[split]
         if record.label is None or (source.label_optional and not record.label):
             return None
@@ -214,7 +212,7 @@ def _listed(labels: tuple[str, ...] | None) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _written_label(record: Record) -> str:
+def _written_label(record: TableRow) -> str:
     label = record.label or ""
     if not label.strip() or "\t" in label or "\n" in label:
         raise DataError(f"{record.where}: label {label!r} is empty or holds a tab or line end")

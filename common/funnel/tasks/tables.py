@@ -1,7 +1,7 @@
 """Reading tables and text folders line by line, so that no line is merged, split or lost.
 
-Every reader yields one :class:`Record` per record of its file. What cannot be read is reported with
-file and line number and counted by :class:`Tally`; more than one per cent of it is an error.
+Every reader yields one :class:`TableRow` per record of its file. What cannot be read is reported
+with file and line number and counted by :class:`Tally`; more than one per cent of it is an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Source:
     label_optional: bool = False
 
 
-class Record(NamedTuple):
+class TableRow(NamedTuple):
     """One record: where it stands (``file:line``), its texts and its label as written."""
 
     where: str
@@ -108,12 +108,10 @@ class Tally:
         if rest := self.broken[_WARNINGS:]:
             logger.warning("more broken lines: %s", ", ".join(where for where, _ in rest))
         if self.broken:
-            logger.warning(
-                "%s: %d of %d lines are broken", self.path, len(self.broken), self.total
-            )
+            logger.warning("%s: %d of %d lines are broken", self.path, len(self.broken), self.total)
 
 
-def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> Iterator[Record]:
+def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> Iterator[TableRow]:
     """Yield the records of the file (or folder) ``path`` in order.
 
     A broken record is left out if the source is labelled. Otherwise it keeps its place with empty
@@ -138,11 +136,11 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
                 raise _BrokenLineError(line.problem)
             if pick is None:
                 pick = _pick_columns(path, source, line.cells)
-            yield Record(where, *pick(line.cells))
+            yield TableRow(where, *pick(line.cells))
         except _BrokenLineError as broken:
             tally.report_broken(where, str(broken))
             if source.label is None or source.label_optional:
-                yield Record(where, "", None if source.text_b is None else "", None)
+                yield TableRow(where, "", None if source.text_b is None else "", None)
     tally.close()
 
 
@@ -366,7 +364,7 @@ def folder_files(path: Path, labels: tuple[str, ...]) -> list[tuple[str, Path]]:
     return found
 
 
-def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[Record]:
+def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[TableRow]:
     tally = Tally(path)
     for label, file in folder_files(path, labels):
         tally.total += 1
@@ -380,5 +378,5 @@ def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[Record]:
         if not text.strip():
             tally.report_broken(str(file), "empty file")
             continue
-        yield Record(str(file), text, None, label)
+        yield TableRow(str(file), text, None, label)
     tally.close()

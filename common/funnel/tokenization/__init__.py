@@ -1,8 +1,8 @@
 """Tokenizers: one function that opens either kind.
 
-    from funnel import get_tokenizer
-    tokenizer = get_tokenizer("word_piece", "vocab.uncased.txt", uncased=True)
-    ids, places = tokenizer.encode_with_offsets("Funnels are useful.")
+from funnel import get_tokenizer
+tokenizer = get_tokenizer("word_piece", "vocab.uncased.txt", uncased=True)
+ids, places = tokenizer.encode_with_offsets("Funnels are useful.")
 """
 
 from __future__ import annotations

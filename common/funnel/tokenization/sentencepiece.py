@@ -109,9 +109,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _pieces_of(self, normalised: str) -> list[_Piece]:
         found = self._processor.encode(normalised, out_type="offset_mapping")
         pieces = []
-        for text, index, span in zip(
-            found["pieces"], found["ids"], found["offsets"], strict=True
-        ):
+        for text, index, span in zip(found["pieces"], found["ids"], found["offsets"], strict=True):
             piece = _Piece(text, index, *span)
             if _ends_in_digit_comma(text) and index not in self._functional:
                 pieces.extend(self._without_comma(piece, normalised))

@@ -66,7 +66,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     What stood at ``path`` is kept until the new directory is complete and on disk. Between the
     two renames of the swap a kill can leave ``path`` missing and the old one under a hidden name;
-    :func:`settle_directory` puts that right.
+    :func:`recover_swap` puts that right.
 
     Raises:
         FunnelError: the directory cannot be written; names ``path``.
@@ -74,7 +74,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with _write_errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        settle_directory(target)
+        recover_swap(target)
         _remove_leftovers(target)
         temporary = _temporary_beside(target)
         temporary.mkdir()
@@ -86,7 +86,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def settle_directory(path: str | os.PathLike[str]) -> None:
+def recover_swap(path: str | os.PathLike[str]) -> None:
     """Finish a swap of :func:`atomic_directory` that a kill interrupted; otherwise do nothing.
 
     Call it before reading a directory that such a swap replaces.
@@ -116,7 +116,7 @@ def _swap_in(temporary: Path, target: Path) -> None:
     try:
         os.replace(temporary, target)
     except OSError:
-        settle_directory(target)
+        recover_swap(target)
         raise
     _flush_to_disk(target.parent)
     shutil.rmtree(previous, ignore_errors=True)

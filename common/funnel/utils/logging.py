@@ -114,9 +114,7 @@ class _EventFile:
         if resume_step is not None:
             # Tells TensorBoard to forget what earlier files say about this step and later ones.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(
-                self._event(wall_time=time.time(), step=resume_step + 1, session_log=start)
-            )
+            self._write(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     @classmethod
     def open(cls, directory: Path, resume_step: int | None) -> _EventFile | None:
@@ -269,9 +267,7 @@ def _first_metric(runs: Iterable[list[dict[str, Any]]]) -> str | None:
     return None
 
 
-def _series(
-    rows: list[dict[str, Any]], split: str, name: str | None
-) -> list[tuple[int, float]]:
+def _series(rows: list[dict[str, Any]], split: str, name: str | None) -> list[tuple[int, float]]:
     return [(r["step"], r[name]) for r in rows if r["split"] == split and r.get(name) is not None]
 
 

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import progress
-from funnel_data.corpora.sharding import Output, Reader, Shard, claim_folder, prepare, task_share
+from funnel_data.corpora.sharding import (
+    OutputConfig,
+    Reader,
+    TextShard,
+    check_manifest,
+    prepare,
+    task_share,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +42,16 @@ def shard_bytes(flags: argparse.Namespace) -> int:
 
 
 def run_shards(
-    shards: Sequence[Shard], reader: Reader, settings: dict[str, object], flags: argparse.Namespace
+    shards: Sequence[TextShard],
+    reader: Reader,
+    settings: dict[str, object],
+    flags: argparse.Namespace,
 ) -> None:
     """Write the files of this task that are missing, and say what came of them."""
-    output = Output(flags.output_dir, flags.min_characters, flags.unique_lines)
+    output = OutputConfig(flags.output_dir, flags.min_characters, flags.unique_lines)
     settings |= {"min_characters": output.min_characters, "unique_lines": output.unique_lines}
     share = task_share(shards, flags.task, flags.num_task)
-    claim_folder(output.folder, settings, shards)
+    check_manifest(output.folder, settings, shards)
     begin = time.perf_counter()
     reports = []
     work = prepare(share, reader, output, flags.num_proc)

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 
 _CLOSING = "\"'”’»)\\]}"
 # CJK marks end a sentence without a blank behind them, all others need one.
-_END = re.compile(
-    rf"[.!?…‽؟۔।॥።።]+[{_CLOSING}]*(?=\s)|[。！？｡]+[{_CLOSING}」』）】》]*(?!$)"
-)
+_END = re.compile(rf"[.!?…‽؟۔।॥።።]+[{_CLOSING}]*(?=\s)|[。！？｡]+[{_CLOSING}」』）】》]*(?!$)")
 _OPENING = "\"'“‘„«([{¿¡—–- \t"
 
 _ABBREVIATIONS = """
@@ -59,8 +57,10 @@ def _ends(text: str) -> Iterator[int]:
         following = text[end : end + 40].lstrip(_OPENING)
         if following[:1].islower():
             continue
-        if match[0][0] != "." or match[0].startswith("..") or _ends_at_stop(
-            text[max(0, match.start() - 40) : match.start()], following
+        if (
+            match[0][0] != "."
+            or match[0].startswith("..")
+            or _ends_at_stop(text[max(0, match.start() - 40) : match.start()], following)
         ):
             yield end
 

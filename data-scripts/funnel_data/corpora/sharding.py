@@ -30,7 +30,7 @@ SETTINGS_NAME = "prepared.json"
 
 
 @dataclass(frozen=True)
-class Part:
+class ByteRange:
     """Bytes ``start`` to ``end`` (exclusive) of a file."""
 
     path: str
@@ -39,22 +39,22 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Shard:
+class TextShard:
     """What becomes one file of text, and that file's name."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[ByteRange, ...]
 
 
 class Reader(Protocol):
     """Where documents come from. Must be picklable."""
 
-    def documents(self, part: Part) -> Iterator[list[str]]:
+    def documents(self, part: ByteRange) -> Iterator[list[str]]:
         """Yield the documents that begin in a part, each a list of sentences."""
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputConfig:
     """Where text goes and what of it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Report:
+class ShardStats:
     """What came of one shard."""
 
     path: str
@@ -83,34 +83,36 @@ class Report:
 
 def plan_shards(
     files: Sequence[str], name: str, shard_bytes: int, can_cut: Callable[[str], bool]
-) -> list[Shard]:
+) -> list[TextShard]:
     """Divide files into shards of about ``shard_bytes``, in their order.
 
     Small files share a shard; a large one is cut where ``can_cut`` allows. Shards are called
     ``{name}.00000-of-00012.txt`` and so on.
     """
-    groups: list[list[Part]] = [[]]
+    groups: list[list[ByteRange]] = [[]]
     room = shard_bytes
     for path in files:
         size = os.path.getsize(path)
         if size > shard_bytes and can_cut(path):
             count = math.ceil(size / shard_bytes)
             bounds = [size * number // count for number in range(count + 1)]
-            groups += [[Part(path, a, b)] for a, b in pairwise(bounds)]
+            groups += [[ByteRange(path, a, b)] for a, b in pairwise(bounds)]
             groups.append([])
             room = shard_bytes
             continue
         if size > room:
             groups.append([])
             room = shard_bytes
-        groups[-1].append(Part(path, 0, size))
+        groups[-1].append(ByteRange(path, 0, size))
         room -= size
     filled = [tuple(group) for group in groups if group]
     total = len(filled)
-    return [Shard(f"{name}.{i:05d}-of-{total:05d}.txt", group) for i, group in enumerate(filled)]
+    return [
+        TextShard(f"{name}.{i:05d}-of-{total:05d}.txt", group) for i, group in enumerate(filled)
+    ]
 
 
-def claim_folder(folder: str, settings: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+def check_manifest(folder: str, settings: Mapping[str, Any], shards: Sequence[TextShard]) -> None:
     """Write down what the files of a folder are made of, or check that it is the same as before.
 
     Raises:
@@ -139,7 +141,7 @@ def claim_folder(folder: str, settings: Mapping[str, Any], shards: Sequence[Shar
     atomic_write_json(path, ours)
 
 
-def task_share(shards: Sequence[Shard], task: int, num_task: int) -> Sequence[Shard]:
+def task_share(shards: Sequence[TextShard], task: int, num_task: int) -> Sequence[TextShard]:
     """The shards of one task of an array job; none, if there are more tasks than shards.
 
     Raises:
@@ -151,8 +153,8 @@ def task_share(shards: Sequence[Shard], task: int, num_task: int) -> Sequence[Sh
 
 
 def prepare(
-    shards: Sequence[Shard], reader: Reader, output: Output, num_proc: int
-) -> Iterator[Report]:
+    shards: Sequence[TextShard], reader: Reader, output: OutputConfig, num_proc: int
+) -> Iterator[ShardStats]:
     """Write those shards that are not there yet, ``num_proc`` at a time; yield as they end.
 
     Raises:
@@ -169,7 +171,7 @@ def prepare(
         yield from run_in_processes(write_shard, calls, num_proc)
 
 
-def write_shard(shard: Shard, reader: Reader, output: Output) -> Report:
+def write_shard(shard: TextShard, reader: Reader, output: OutputConfig) -> ShardStats:
     """Write one file; it appears when it is complete."""
     begin = time.perf_counter()
     path = Path(output.folder, shard.name)
@@ -181,11 +183,11 @@ def write_shard(shard: Shard, reader: Reader, output: Output) -> Report:
         text_bytes = temporary.stat().st_size
     input_bytes = sum(part.end - part.start for part in shard.parts)
     seconds = time.perf_counter() - begin
-    return Report(str(path), kept, left_out, sentences, text_bytes, input_bytes, seconds)
+    return ShardStats(str(path), kept, left_out, sentences, text_bytes, input_bytes, seconds)
 
 
 def _write_documents(
-    file: TextIO, documents: Iterable[list[str]], output: Output
+    file: TextIO, documents: Iterable[list[str]], output: OutputConfig
 ) -> tuple[int, int, int]:
     """Write documents. Returns how many, how many were left out, and the number of sentences."""
     kept = left_out = count = 0

@@ -22,7 +22,7 @@ from typing import IO, cast
 
 from funnel.utils.errors import DataError
 from funnel_data.corpora.sentences import split_sentences
-from funnel_data.corpora.sharding import Part
+from funnel_data.corpora.sharding import ByteRange
 
 FORMATS = ("auto", "txt", "jsonl", "wet", "gigaword")
 DOCUMENTS = ("blank_line", "line", "file")
@@ -89,7 +89,7 @@ class TextReader:
 
     options: TextOptions
 
-    def documents(self, part: Part) -> Iterator[list[str]]:
+    def documents(self, part: ByteRange) -> Iterator[list[str]]:
         """Yield the documents that begin in a part.
 
         Raises:
@@ -110,7 +110,7 @@ class TextReader:
     def _sentences(self, lines: Iterable[str]) -> list[str]:
         return _sentences(lines, self.options.lines)
 
-    def _lines(self, stream: IO[bytes], part: Part) -> Iterator[tuple[int, str]]:
+    def _lines(self, stream: IO[bytes], part: ByteRange) -> Iterator[tuple[int, str]]:
         """Yield (position, line) from the first line that begins in the part to the file's end."""
         position = part.start
         if position:
@@ -127,7 +127,7 @@ class TextReader:
             yield position, line if position else line.removeprefix("\ufeff")
             position += len(raw)
 
-    def _plain_documents(self, stream: IO[bytes], part: Part) -> Iterator[list[str]]:
+    def _plain_documents(self, stream: IO[bytes], part: ByteRange) -> Iterator[list[str]]:
         """A document belongs to the part in which the empty line before it begins."""
         lines = self._lines(stream, part)
         if self.options.documents == "file":
@@ -151,7 +151,7 @@ class TextReader:
         if document:
             yield document
 
-    def _json_texts(self, stream: IO[bytes], part: Part) -> Iterator[list[str]]:
+    def _json_texts(self, stream: IO[bytes], part: ByteRange) -> Iterator[list[str]]:
         key = self.options.text_key
         for position, line in _of_part(self._lines(stream, part), part):
             if not line.strip():
@@ -167,14 +167,14 @@ class TextReader:
             yield text.splitlines()
 
 
-def _of_part(lines: Iterable[tuple[int, str]], part: Part) -> Iterator[tuple[int, str]]:
+def _of_part(lines: Iterable[tuple[int, str]], part: ByteRange) -> Iterator[tuple[int, str]]:
     for position, line in lines:
         if _is_after(position, part):
             return
         yield position, line
 
 
-def _is_after(position: int, part: Part) -> bool:
+def _is_after(position: int, part: ByteRange) -> bool:
     """Whether a line is behind a part; positions in a packed file, always whole, mean nothing."""
     return position >= part.end and Path(part.path).suffix not in PACKED
 

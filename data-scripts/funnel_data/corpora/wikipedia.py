@@ -15,7 +15,7 @@ from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
 from funnel_data.corpora.bz2_blocks import SIGNATURE, check_end, read_blocks
 from funnel_data.corpora.sentences import split_sentences
-from funnel_data.corpora.sharding import Part
+from funnel_data.corpora.sharding import ByteRange
 from funnel_data.corpora.wikitext import NO_TEXT, WikitextOptions, clean_wikitext
 
 _READ = 1 << 20
@@ -41,7 +41,7 @@ class WikipediaReader:
 
     options: WikitextOptions
 
-    def documents(self, part: Part) -> Iterator[list[str]]:
+    def documents(self, part: ByteRange) -> Iterator[list[str]]:
         """Yield the articles that begin in a part, without their titles."""
         for article in read_articles(Path(part.path), part.start, part.end):
             paragraphs = clean_wikitext(article.text, self.options)

@@ -282,9 +282,7 @@ def _version(address: str, response: Response) -> _Version:
     return _Version(address, headers.get("etag"), headers.get("last-modified"), total)
 
 
-def _continues(
-    response: Response, version: _Version | None, found: _Version, start: int
-) -> bool:
+def _continues(response: Response, version: _Version | None, found: _Version, start: int) -> bool:
     """Whether a 206 answer is the rest of the version that is there, from where it stops."""
     sent = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
     if version is None or sent is None or int(sent[1]) != start:

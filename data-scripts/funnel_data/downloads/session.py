@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from funnel.utils.errors import DataError, FunnelError
-from funnel.utils.files import atomic_directory, atomic_write_json, settle_directory, sha256_file
+from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap, sha256_file
 from funnel_data.downloads.catalog import DownloadSet
 from funnel_data.downloads.fetch import DownloadConfig, Progress, fetch_file, file_name
 from funnel_data.downloads.recipes import build, compare, count
@@ -97,7 +97,7 @@ def provide(chosen: DownloadSet, config: SessionConfig, progress: Progress) -> s
     manifest = Manifest(config.manifest or config.dest / MANIFEST_NAME)
     work.mkdir(parents=True, exist_ok=True)
     with _lock(work):
-        settle_directory(folder)
+        recover_swap(folder)
         is_there = folder.is_dir() and any(folder.iterdir())
         if is_there and not _is_replaced(chosen, config, manifest):
             state = "there already"
@@ -164,9 +164,7 @@ def _download_and_build(
             progress.note(f"{error}; a part was left from before: once more from the start")
 
 
-def _build_folder(
-    chosen: DownloadSet, files: Sequence[Path], folder: Path, any_size: bool
-) -> None:
+def _build_folder(chosen: DownloadSet, files: Sequence[Path], folder: Path, any_size: bool) -> None:
     with atomic_directory(folder) as temporary:
         try:
             build(chosen, files, temporary)
@@ -175,9 +173,7 @@ def _build_folder(
             raise type(error)(str(error).replace(str(temporary), str(folder))) from error
 
 
-def _check(
-    chosen: DownloadSet, folder: Path, any_size: bool, shown: Path | None = None
-) -> None:
+def _check(chosen: DownloadSet, folder: Path, any_size: bool, shown: Path | None = None) -> None:
     """Read the whole set; ``shown`` is what messages call its folder."""
     differences = compare(chosen, shown or folder, count(chosen, folder))
     if differences and not any_size:

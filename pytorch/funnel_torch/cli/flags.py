@@ -18,7 +18,7 @@ from funnel.features.classification import SegmentIds
 from funnel.tasks import CustomTaskConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.data.batching import BatchConfig
-from funnel_torch.models.initial_model import StartConfig
+from funnel_torch.models.initial_model import InitConfig
 from funnel_torch.tasks.classification import DataConfig
 from funnel_torch.tasks.finetune import FineTuneConfig
 from funnel_torch.training.distributed import DistributedConfig
@@ -27,7 +27,7 @@ from funnel_torch.training.optimizer import DECAY_METHODS, LAYER_DECAYS, OPTIMIZ
 logger = logging.getLogger(__name__)
 
 # Flags that change how or where a run happens, but not what comes out: they may differ on resuming.
-_NEUTRAL = frozenset(
+RUNTIME_FLAGS = frozenset(
     (
         *("model_dir", "output_dir", "overwrite_data", "submit_dir", "log_path", "tokenizer_path"),
         *("resume", "overwrite", "test_only", "write_prediction", "do_submit", "debug", "verbose"),
@@ -37,7 +37,7 @@ _NEUTRAL = frozenset(
         *("do_train", "do_eval", "do_predict", "eval_split", "predict_dir"),
         *("do_ensemble", "ensemble_ckpts", "ensemble_output_file"),
         *("na_threshold", "search_threshold"),
-        *("eval_only", "log_steps", "recompute_layers", "fsdp", "peak_tflops", "skip_damaged"),
+        *("eval_only", "log_steps", "recompute_layers", "fsdp", "peak_tflops", "skip_corrupt"),
     )
 )
 
@@ -316,12 +316,12 @@ def check_directory(args: argparse.Namespace, *, trains: bool, only: str) -> Non
         raise ConfigError(f"{only}: no model in {args.model_dir}/best and no --init_ckpt")
 
 
-def deciding_settings(args: argparse.Namespace, files: Sequence[str] = ()) -> dict[str, Any]:
+def result_affecting_config(args: argparse.Namespace, files: Sequence[str] = ()) -> dict[str, Any]:
     """The flags that decide what comes out of a run: two runs are the same if these are.
 
     ``files`` are flags that name files, besides those of every program.
     """
-    settings = {key: value for key, value in vars(args).items() if key not in _NEUTRAL}
+    settings = {key: value for key, value in vars(args).items() if key not in RUNTIME_FLAGS}
     for key in ("data_dir", "init_ckpt", "init_ckpt_config", *files):
         if key in settings:
             settings[key] = str(Path(settings[key]).resolve()) if settings[key] else ""
@@ -415,10 +415,10 @@ def precision(args: argparse.Namespace) -> str:
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
-def start_config(args: argparse.Namespace, vocab_size: int) -> StartConfig:
+def start_config(args: argparse.Namespace, vocab_size: int) -> InitConfig:
     """Where the model comes from; ``vocab_size`` is the tokenizer's."""
     keys = tuple(key.strip() for key in args.overwrite_keys.split(",") if key.strip())
-    return StartConfig(
+    return InitConfig(
         checkpoint=args.init_ckpt,
         config_path=args.init_ckpt_config,
         fallback=_model_config(args, vocab_size),

@@ -60,8 +60,19 @@ def _add_record_flags(parser: argparse.ArgumentParser) -> None:
     flag("--tokenizer_type", default="word_piece", choices=TOKENIZER_KINDS, help="kind")
     flag("--tokenizer_path", help="vocab.txt or SentencePiece model; default: init_ckpt's")
     flag("--cased", action="store_true", help="the records were made from cased text")
-    flag("--shuffle_window", type=int, default=8192, help="records among which order is random")
-    flag("--skip_damaged", action="store_true", help="leave out damaged records, with a warning")
+    flag(
+        "--shuffle_buffer",
+        "--shuffle_window",
+        type=int,
+        default=8192,
+        help="records among which order is random",
+    )
+    flag(
+        "--skip_corrupt",
+        "--skip_damaged",
+        action="store_true",
+        help="skip corrupt records, with a warning",
+    )
 
 
 def _add_masking_flags(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +164,7 @@ def pretraining_config(args: argparse.Namespace) -> PretrainingConfig:
 def batch_config(args: argparse.Namespace, seed: int, pin_memory: bool) -> PretrainBatchConfig:
     """The grouping and order of training records."""
     stream = StreamConfig(
-        seed=seed, shuffle_window=args.shuffle_window, skip_damaged=args.skip_damaged
+        seed=seed, shuffle_buffer=args.shuffle_buffer, skip_corrupt=args.skip_corrupt
     )
     return PretrainBatchConfig(
         args.train_bsz, args.grad_accum, args.num_workers, pin_memory=pin_memory, stream=stream

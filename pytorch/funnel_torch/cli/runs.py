@@ -29,7 +29,7 @@ from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.models.initial_model import build_model
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune
-from funnel_torch.training.distributed import FirstProcessFailed, World, start
+from funnel_torch.training.distributed import DistributedContext, FirstProcessFailed, start
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.run_directory import RunDirectory, SaveModel
 from funnel_torch.training.trainer import RunOutput, Scores
@@ -40,7 +40,7 @@ Model = TypeVar("Model", bound=PretrainedModel)
 
 
 @dataclass(frozen=True)
-class Claim:
+class RunContext:
     """What a run has been granted.
 
     ``directory`` is None where nothing is kept. ``checkpoint`` is the run's own model to go on
@@ -53,7 +53,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class ModelPlan(Generic[Model]):
+class ModelFactory(Generic[Model]):
     """How a run's models are built and saved: the head, its arguments and what goes beside it."""
 
     head: type[Model]
@@ -93,9 +93,9 @@ def load_tokenizer(args: argparse.Namespace, *, trains: bool, **options: Any) ->
     return get_tokenizer(args.tokenizer_type, str(path), uncased=not args.cased, **options)
 
 
-def claim(
+def open_run(
     args: argparse.Namespace, settings: Mapping[str, Any], seed: int, *, trains: bool
-) -> Claim:
+) -> RunContext:
     """The run's directory, if it may have it, and its seed, set; nothing is written yet.
 
     ``settings`` decide what comes out of the run; ``seed`` is for a run that has not begun.
@@ -111,39 +111,43 @@ def claim(
     elif not trains and not args.init_ckpt:
         checkpoint = Path(args.model_dir) / "best"
     seed_everything(seed)
-    return Claim(directory, seed, checkpoint)
+    return RunContext(directory, seed, checkpoint)
 
 
 def open_output(
-    granted: Claim, config: ModelConfig, save_model: SaveModel, world: World, **more: Any
+    run_context: RunContext,
+    config: ModelConfig,
+    save_model: SaveModel,
+    world: DistributedContext,
+    **more: Any,
 ) -> RunOutput:
     """Begin the run's directory and its log; ``more`` as in :class:`RunOutput`."""
-    directory = granted.directory
+    directory = run_context.directory
     if directory is None:
         return RunOutput(**more)
-    information = {"seed": granted.seed, "command": sys.argv}
+    information = {"seed": run_context.seed, "command": sys.argv}
     # A process that is still looking at the directory must not find what this run writes.
     world.barrier()
-    world.in_first(lambda: directory.create(config, information))
+    world.on_rank_zero(lambda: directory.create(config, information))
     step = directory.resume_step
-    log = MetricsLog(directory.path, resume_step=step) if world.is_first else NullLog()
+    log = MetricsLog(directory.path, resume_step=step) if world.is_rank_zero else NullLog()
     return RunOutput(directory, log, save_model, **more)
 
 
 def train(
     args: argparse.Namespace,
-    granted: Claim,
-    plan: ModelPlan[Model],
+    run_context: RunContext,
+    plan: ModelFactory[Model],
     model: Model,
     source: ExampleSource,
     evaluations: Sequence[Evaluation],
-    world: World,
+    world: DistributedContext,
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; returns the best model (with --debug: the final one) and its scores."""
-    directory = granted.directory
+    directory = run_context.directory
     resume = directory is not None and directory.can_resume
-    output = open_output(granted, model.config, lambda folder: plan.save(model, folder), world)
-    config = flags.fine_tune_config(args, granted.seed)
+    output = open_output(run_context, model.config, lambda folder: plan.save(model, folder), world)
+    config = flags.fine_tune_config(args, run_context.seed)
     progress = fine_tune(model, source, evaluations, config, world, output, resume)
     output.log.close()
     is_best = progress.best_step == progress.step
@@ -152,7 +156,7 @@ def train(
     return plan.load(args, directory.best).to(world.device), progress.best
 
 
-def common_seed(args: argparse.Namespace, world: World) -> int:
+def common_seed(args: argparse.Namespace, world: DistributedContext) -> int:
     """The seed asked for, else one that all processes draw together."""
     return world.broadcast(secrets.randbelow(2**31) if args.seed is None else args.seed)
 
@@ -164,7 +168,7 @@ def log_scores(split: str, scores: Mapping[str, float]) -> None:
 
 
 def start_program(
-    parser: flags.FlagParser, work: Callable[[argparse.Namespace, World], None]
+    parser: flags.FlagParser, work: Callable[[argparse.Namespace, DistributedContext], None]
 ) -> None:
     """Read the command line and do the ``work`` in this process of perhaps several."""
     args = parser.parse_args()

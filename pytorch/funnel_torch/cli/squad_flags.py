@@ -15,7 +15,7 @@ from funnel_torch.models.question_answering import AnswerConfig
 
 _AT_LEAST_1 = ("start_n_top", "end_n_top", "n_best_size", "max_answer_length", "num_proc")
 # Flags of this program that may differ when a run is resumed.
-_NEUTRAL = ("prepro_split", "num_proc")
+RUNTIME_FLAGS = ("prepro_split", "num_proc")
 _DEBUG_QUESTIONS = 100
 _FILES = {"train": "train_file", "eval": "predict_file"}
 
@@ -119,8 +119,8 @@ def members(args: argparse.Namespace) -> list[argparse.Namespace]:
 
 def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What decides the result of a run."""
-    settings = flags.deciding_settings(args, tuple(_FILES.values()))
-    return {name: value for name, value in settings.items() if name not in _NEUTRAL}
+    settings = flags.result_affecting_config(args, tuple(_FILES.values()))
+    return {name: value for name, value in settings.items() if name not in RUNTIME_FLAGS}
 
 
 def window_config(args: argparse.Namespace) -> WindowConfig:

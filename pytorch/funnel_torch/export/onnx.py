@@ -98,9 +98,7 @@ TASKS = {
         FunnelForPreTraining, "model/binary_loss/weight", {"logits": _TOKENS}
     ),
     "mlm": ExportTask(FunnelForMaskedLM, "model/lm_loss/bias", {"logits": _TOKENS}),
-    "model": ExportTask(
-        FunnelModel, "model/decoder/.+", {"last_hidden_state": _TOKENS} | _ENCODER
-    ),
+    "model": ExportTask(FunnelModel, "model/decoder/.+", {"last_hidden_state": _TOKENS} | _ENCODER),
     "encoder": ExportTask(FunnelEncoder, "model/encoder/.+", _ENCODER),
 }
 

@@ -136,9 +136,7 @@ class ContextBuilder:
         lengths = (query.geometry.length, key.geometry.length)
         return AttentionContext(*lengths, device, shift, table, waves, same, bias)
 
-    def _distances(
-        self, shift: RelativeRange, device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
+    def _distances(self, shift: RelativeRange, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Sinusoids of the distances of ``shift``, [R, D]."""
         width = self._config.d_model
         if torch.compiler.is_compiling() or torch.jit.is_tracing():

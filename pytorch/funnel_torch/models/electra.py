@@ -240,9 +240,7 @@ class ElectraPretraining(PretrainedModel):
         mlm_loss = mlm_sum / divisors.targets
         disc_loss = disc_sum / divisors.tokens
         loss = mlm_loss + self.pretraining.disc_coeff * disc_loss
-        return PretrainingOutput(
-            loss, mlm_loss, disc_loss, sums, disc_logits.detach(), is_replaced
-        )
+        return PretrainingOutput(loss, mlm_loss, disc_loss, sums, disc_logits.detach(), is_replaced)
 
 
 def gumbel_noise(
@@ -298,9 +296,7 @@ def _at_targets(hidden: Tensor, batch: PretrainingBatch) -> Tensor:
     return hidden.gather(1, index)
 
 
-def _score_predictions(
-    logits: Tensor, batch: PretrainingBatch
-) -> tuple[Tensor, PretrainingSums]:
+def _score_predictions(logits: Tensor, batch: PretrainingBatch) -> tuple[Tensor, PretrainingSums]:
     """Summed cross entropy of [B, P, V] logits, with gradient, and the statistics."""
     filled = batch.target_mask.bool()
     labels = batch.target.masked_fill(~filled, IGNORED).flatten()

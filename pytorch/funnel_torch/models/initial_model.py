@@ -29,7 +29,7 @@ _HEAD_PARTS = (
 
 
 @dataclass(frozen=True)
-class StartConfig:
+class InitConfig:
     """Where weights and configuration come from.
 
     ``checkpoint`` is any path :func:`funnel.checkpoints.load_checkpoint` takes, empty for fresh
@@ -52,7 +52,7 @@ class StartConfig:
 
 def build_model(
     head: type[Model],
-    start: StartConfig,
+    start: InitConfig,
     tokenizer: Tokenizer,
     max_length: int,
     **arguments: Any,
@@ -84,7 +84,7 @@ def build_model(
     return head.from_checkpoint(checkpoint, **config.to_dict(), **arguments)
 
 
-def final_config(start: StartConfig, found: ModelConfig | None) -> ModelConfig:
+def final_config(start: InitConfig, found: ModelConfig | None) -> ModelConfig:
     """The configuration of the run; ``found`` is the checkpoint's, None without one.
 
     Raises:

@@ -19,9 +19,7 @@ _is_filling: ContextVar[bool] = ContextVar("is_filling", default=True)
 
 
 @torch.no_grad()
-def initialize(
-    module: nn.Module, config: ModelConfig, only: Collection[str] | None = None
-) -> None:
+def initialize(module: nn.Module, config: ModelConfig, only: Collection[str] | None = None) -> None:
     """Fill the parameters of ``module``, or those named in ``only``; inside :func:`unfilled`, none.
 
     Biases are 0 and normalisation gains 1. Every other parameter is drawn as ``config.init``

@@ -25,7 +25,7 @@ from funnel_torch.data.batching import (
     evaluation_plan,
     to_device,
 )
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.trainer import Progress, RunOutput, Trainer, TrainerConfig, autocast
@@ -114,7 +114,7 @@ def fine_tune(
     train: ExampleSource,
     evaluations: Sequence[Evaluation],
     config: FineTuneConfig,
-    world: World,
+    world: DistributedContext,
     output: RunOutput | None = None,
     resume: bool = False,
 ) -> Progress:
@@ -150,7 +150,7 @@ def fine_tune(
 
 
 def _announce(
-    train: ExampleSource, batches: TrainBatches, config: FineTuneConfig, world: World
+    train: ExampleSource, batches: TrainBatches, config: FineTuneConfig, world: DistributedContext
 ) -> None:
     total = config.total_steps(batches.steps_per_epoch)
     logger.info(
@@ -166,7 +166,7 @@ def _announce(
 
 
 def evaluate(
-    model: nn.Module, evaluation: Evaluation, world: World, precision: str = "fp32"
+    model: nn.Module, evaluation: Evaluation, world: DistributedContext, precision: str = "fp32"
 ) -> dict[str, float]:
     """The metrics of a split, equal in every process, each example counted once."""
     return evaluation.score(
@@ -185,7 +185,7 @@ def predict(
     model: nn.Module,
     source: ExampleSource,
     outputs: Sequence[str],
-    world: World,
+    world: DistributedContext,
     *,
     batch_size: int = 32,
     precision: str = "fp32",
@@ -198,7 +198,9 @@ def predict(
     plan = evaluation_plan(source.lengths, batch_size, world.rank, world.size)
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     with torch.inference_mode(), autocast(world.device, precision):
-        for indices in progress_bar(plan, desc="predict", disable=None if world.is_first else True):
+        for indices in progress_bar(
+            plan, desc="predict", disable=None if world.is_rank_zero else True
+        ):
             inputs = as_tensors(source.collate(indices))
             # Labels would only cost a loss; test sets have none anyway.
             inputs.pop("labels", None)

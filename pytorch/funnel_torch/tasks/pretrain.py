@@ -19,7 +19,7 @@ from funnel_torch.models.electra import (
     MLMPretraining,
     gumbel_noise,
 )
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.mfu import FORWARD_PASSES_PER_STEP
 from funnel_torch.training.optimizer import (
     FunnelAdamW,
@@ -48,7 +48,9 @@ class PretrainingSteps:
     of processes computes the same losses.
     """
 
-    def __init__(self, batches: PretrainBatches, model: PretrainingModel, world: World) -> None:
+    def __init__(
+        self, batches: PretrainBatches, model: PretrainingModel, world: DistributedContext
+    ) -> None:
         self._batches, self._world = batches, world
         self._samples_from = model.config.vocab_size if is_electra(model) else None
         self.examples_per_step = batches.examples_per_step
@@ -93,7 +95,7 @@ class PretrainingMeter(Meter):
         peak: TFLOP/s of one device, None if unknown.
     """
 
-    world: World
+    world: DistributedContext
     tokens_per_step: int
     flops_per_step: float
     take_wait: Callable[[], float]
@@ -137,7 +139,7 @@ class PretrainingMeter(Meter):
 
     def load(self, state: list[float]) -> None:
         """The first process goes on with the sums of all."""
-        if state and self.world.is_first:
+        if state and self.world.is_rank_zero:
             self._sums = torch.tensor(state, dtype=torch.float64, device=self.world.device)
 
 
@@ -148,7 +150,7 @@ def _no_sums(device: torch.device) -> Tensor:
 def make_meter(
     model: PretrainingModel,
     batches: PretrainBatches,
-    world: World,
+    world: DistributedContext,
     lengths: tuple[int, int],
     peak: float | None,
 ) -> PretrainingMeter:
@@ -169,7 +171,7 @@ def make_meter(
 def evaluate(
     model: PretrainingModel,
     batches: Iterable[PretrainMicroBatch],
-    world: World,
+    world: DistributedContext,
     precision: str = "fp32",
 ) -> dict[str, float]:
     """Loss and scores over held-out records, equal in every process; ``loss`` comes first.
@@ -180,7 +182,7 @@ def evaluate(
     model.eval()
     sums = _no_sums(world.device)
     histogram = torch.zeros(2, SCORE_BINS, dtype=torch.float64, device=world.device)
-    quiet = None if world.is_first else True
+    quiet = None if world.is_rank_zero else True
     with torch.no_grad(), autocast(world.device, precision):
         for batch in progress_bar(batches, desc="evaluate", disable=quiet):
             inputs = {"batch": batch.batch.to(world.device)}
@@ -229,7 +231,7 @@ def make_trainer(
     model: PretrainingModel,
     batches: PretrainBatches,
     config: PretrainConfig,
-    world: World,
+    world: DistributedContext,
     output: RunOutput,
     begin: Continuation | None = None,
 ) -> Trainer:

@@ -1,7 +1,7 @@
 """One process or many: the same calls either way.
 
-A :class:`World` of size 1 never touches ``torch.distributed``, so single-process training needs no
-process group and the code that uses a world needs no ifs.
+A :class:`DistributedContext` of size 1 never touches ``torch.distributed``, so single-process
+training needs no process group and the calling code needs no ifs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """This process's place among ``size`` equal ones, and its device."""
 
     rank: int
@@ -55,7 +55,7 @@ class World:
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
@@ -92,7 +92,7 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first_then_rest(self, function: Callable[[], T]) -> T:
+    def rank_zero_first(self, function: Callable[[], T]) -> T:
         """Call ``function`` in the first process and, once it is done, in all others.
 
         So that one process fills the caches the others read, and a user's error is said once.
@@ -101,7 +101,7 @@ class World:
             FirstProcessFailed: in the other processes, if the first one raised a FunnelError.
         """
         result, failure = None, None
-        if self.is_first:
+        if self.is_rank_zero:
             try:
                 result = function()
             except FunnelError as error:
@@ -111,15 +111,15 @@ class World:
             raise failure
         if failed:
             raise FirstProcessFailed
-        return function() if not self.is_first else result
+        return function() if not self.is_rank_zero else result
 
-    def in_first(self, function: Callable[[], Any]) -> None:
+    def on_rank_zero(self, function: Callable[[], Any]) -> None:
         """Call ``function`` in the first process only; all wait for it, and stop if it fails.
 
         Raises:
             FirstProcessFailed: in the other processes, if the first one raised a FunnelError.
         """
-        self.first_then_rest(function if self.is_first else lambda: None)
+        self.rank_zero_first(function if self.is_rank_zero else lambda: None)
 
     def barrier(self) -> None:
         """Wait until every process is here."""
@@ -128,7 +128,7 @@ class World:
 
 
 @contextlib.contextmanager
-def without_exchange(model: nn.Module) -> Iterator[None]:
+def no_sync(model: nn.Module) -> Iterator[None]:
     """A backward pass inside leaves its gradients in this process, to be exchanged later."""
     sharded = getattr(model, "set_requires_gradient_sync", None)
     if sharded is None:
@@ -158,7 +158,7 @@ def choose_device(device_id: int) -> torch.device:
 
 
 @contextlib.contextmanager
-def start(config: DistributedConfig) -> Iterator[World]:
+def start(config: DistributedConfig) -> Iterator[DistributedContext]:
     """Join the other processes, if any; leave them when the block ends.
 
     Raises:
@@ -169,7 +169,7 @@ def start(config: DistributedConfig) -> Iterator[World]:
     device = choose_device(config.device_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    world = World(config.rank, config.world_size, device)
+    world = DistributedContext(config.rank, config.world_size, device)
     if config.world_size == 1:
         yield world
         return

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.layers import FunnelLayer
-from funnel_torch.training.distributed import World
+from funnel_torch.training.distributed import DistributedContext
 
 
 class ShardedModel:
@@ -33,14 +33,14 @@ class ShardedModel:
         ConfigError: there is one process only.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
+    def __init__(self, model: nn.Module, world: DistributedContext) -> None:
         if world.size == 1:
             raise ConfigError("--fsdp shares a model among processes: start several with torchrun")
         # Imported here: it takes half a second, which runs of other kinds need not wait.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        self.twin = copy.deepcopy(model).cpu() if world.is_first else None
+        self.twin = copy.deepcopy(model).cpu() if world.is_rank_zero else None
         self._model = model
         mesh = init_device_mesh(world.device.type, (world.size,))
         for module in list(model.modules()):

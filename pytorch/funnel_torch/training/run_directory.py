@@ -23,7 +23,7 @@ import torch
 
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError, RunError
-from funnel.utils.files import atomic_directory, atomic_write_json, settle_directory
+from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ class RunDirectory:
                     f"{self.path}: holds another run ({key} was {old!r}, now {new!r}); "
                     "choose another --model_dir, or --overwrite to delete that run"
                 )
-        settle_directory(self.last)
-        settle_directory(self.best)
+        recover_swap(self.last)
+        recover_swap(self.best)
         progress = self.last / PROGRESS
         if not resume and progress.is_file() and read_json(progress).get("finished"):
             raise RunError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, MicroBatch, to_device
-from funnel_torch.training.distributed import World, without_exchange
+from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import load_whole_state, whole_state
 from funnel_torch.training.optimizer import (
     ScheduleConfig,
@@ -128,7 +128,7 @@ class Trainer:
         schedule: ScheduleConfig,
         batches: Batches,
         config: TrainerConfig,
-        world: World,
+        world: DistributedContext,
         output: RunOutput | None = None,
         step_model: nn.Module | None = None,
     ) -> None:
@@ -187,7 +187,7 @@ class Trainer:
         """
         world = self.world
         inputs = to_device(micro_batch.inputs, world.device)
-        with contextlib.nullcontext() if exchange else without_exchange(self.step_model):
+        with contextlib.nullcontext() if exchange else no_sync(self.step_model):
             with autocast(world.device, self.config.precision):
                 output = self.step_model(**inputs)
                 loss = output.loss * micro_batch.share
@@ -284,7 +284,7 @@ class Trainer:
         directory, save_model = self.output.directory, self.output.save_model
         if directory is not None and save_model is not None:
             self.output.before_save()
-            self.world.in_first(lambda: write(directory, save_model))
+            self.world.on_rank_zero(lambda: write(directory, save_model))
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`save` wrote; the model's weights are loaded by the caller.

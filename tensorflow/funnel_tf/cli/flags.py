@@ -34,7 +34,7 @@ Flags = SimpleNamespace
 _HELP = ("-h", "--h", "-help", "--help", "--helpshort", "--helpfull")
 # Flags that change how or where a run happens, but not what comes out: they may differ when a
 # killed run goes on.
-_NEUTRAL = frozenset(
+RUNTIME_FLAGS = frozenset(
     (
         *("model_dir", "output_dir", "overwrite_data", "submit_dir", "tokenizer_path", "verbose"),
         *("do_train", "do_eval", "do_predict", "do_submit", "overwrite", "overwrite_run"),
@@ -249,9 +249,9 @@ def schedule_config(flags: Flags) -> ScheduleConfig:
     )
 
 
-def deciding_settings(flags: Flags) -> dict[str, Any]:
+def result_affecting_config(flags: Flags) -> dict[str, Any]:
     """The flags that decide what comes out of a run: two runs are the same if these are."""
-    skipped = _NEUTRAL | {"given"}
+    skipped = RUNTIME_FLAGS | {"given"}
     settings = {key: value for key, value in vars(flags).items() if key not in skipped}
     for key in _PATHS:
         if settings.get(key):

@@ -57,13 +57,15 @@ def start_program(program: str, description: str) -> Flags:
     return flags
 
 
-def claim(flags: Flags, tokenizer: Tokenizer, **settings: Any) -> RunDirectory:
+def open_run(flags: Flags, tokenizer: Tokenizer, **settings: Any) -> RunDirectory:
     """The directory to train in, if this run may have it; nothing is written yet.
 
     ``settings`` decide the result besides the flags: the labels of a task, say.
     """
     tf_flags.check_given(flags, "model_dir")
-    deciding = tf_flags.deciding_settings(flags) | {"vocabulary": tokenizer.fingerprint} | settings
+    deciding = (
+        tf_flags.result_affecting_config(flags) | {"vocabulary": tokenizer.fingerprint} | settings
+    )
     return RunDirectory(flags.model_dir, deciding, overwrite=flags.overwrite_run)
 
 

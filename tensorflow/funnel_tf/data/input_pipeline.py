@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from funnel.features.tfrecords import FieldSpec, RecordSchema, filler, find_damage
+from funnel.features.tfrecords import FieldSpec, RecordSchema, find_damage, padding_example
 from funnel.formats.tfrecord import encode_example
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, DataError
-from funnel_tf.data.masking import GraphRecords, draw, mask_records
+from funnel_tf.data.masking import GraphRecords, mask_records, sample_randoms
 
 PRETRAIN_SHUFFLE = 8192  # records; of 512 tokens they are about 20 MB
 _FILES_AT_A_TIME = 16
@@ -104,16 +104,14 @@ def finetune_input_fn(
     """
 
     def input_fn(params: Params) -> tf.data.Dataset:
-        batches = _serialized_batches(files, filler(schema), config, params)
+        batches = _serialized_batches(files, padding_example(schema), config, params)
         parse = _parser(schema, params["batch_size"])
         return _mapped(batches, lambda _, serialized: parse(serialized), config)
 
     return input_fn
 
 
-def pretrain_input_fn(
-    collection: RecordCollection, masker: Masker, config: InputConfig
-) -> InputFn:
+def pretrain_input_fn(collection: RecordCollection, masker: Masker, config: InputConfig) -> InputFn:
     """Return an ``input_fn(params)`` of pretraining records, masked anew every epoch.
 
     Evaluation draws the same masks every time. What fills up its last batch is padding throughout
@@ -124,7 +122,7 @@ def pretrain_input_fn(
         :func:`funnel_tf.data.masking.mask_records`.
     """
     length = masker.config.seq_len
-    schema, padding = pretrain_schema(length), filler(pretrain_schema(length))
+    schema, padding = pretrain_schema(length), padding_example(pretrain_schema(length))
     padding |= {"input": np.full(length, masker.special.pad_id), "boundary": np.array([length])}
     files = [(str(file.path), file.num_example) for file in collection.files]
 
@@ -138,7 +136,7 @@ def pretrain_input_fn(
             number = index * host.count + host.index
             number = number if config.is_training else -1 - number
             seed = tf.stack([tf.constant(config.seed, tf.int64), number])
-            draws = draw(masker.config, size, seed)
+            draws = sample_randoms(masker.config, size, seed)
             with tf.control_dependencies(_checks(records, masker)):
                 ids = tf.identity(records["input"])
             masked = GraphRecords(ids, records["seg_id"], records["boundary"])

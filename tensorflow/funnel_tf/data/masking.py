@@ -16,8 +16,8 @@ from funnel.pretraining.masking import TOKENS_PER_WORD, Masker, MaskingConfig
 from funnel.pretraining.spans import length_bounds
 
 
-class GraphDraws(NamedTuple):
-    """All chance in the masking of B records, see ``funnel.pretraining.masking.Draws``."""
+class GraphMaskingRandoms(NamedTuple):
+    """All chance in the masking of B records, see ``funnel.pretraining.masking.MaskingRandoms``."""
 
     token: tf.Tensor
     order: tf.Tensor
@@ -42,20 +42,22 @@ class GraphRecords(NamedTuple):
     boundaries: tf.Tensor | None
 
 
-def draw(config: MaskingConfig, batch_size: int, seed: tf.Tensor) -> GraphDraws:
+def sample_randoms(config: MaskingConfig, batch_size: int, seed: tf.Tensor) -> GraphMaskingRandoms:
     """Draw what the masking of ``batch_size`` records needs; ``seed`` (int64 [2]) decides it."""
     sizes = (config.seq_len,) * 2 + (config.num_predict,) * 4
     numbers = tf.random.stateless_uniform([batch_size, sum(sizes)], seed)
-    return GraphDraws(*tf.split(numbers, sizes, axis=1))
+    return GraphMaskingRandoms(*tf.split(numbers, sizes, axis=1))
 
 
-def mask_records(masker: Masker, records: GraphRecords, draws: GraphDraws) -> dict[str, tf.Tensor]:
+def mask_records(
+    masker: Masker, records: GraphRecords, draws: GraphMaskingRandoms
+) -> dict[str, tf.Tensor]:
     """Choose exactly ``num_predict`` = P targets in every record, if it has as many tokens.
 
     Args:
         masker: settings and vocabulary.
         records: B records of T tokens; B must be known when the graph is built.
-        draws: see :func:`draw`.
+        draws: see :func:`sample_randoms`.
 
     Returns:
         The fields of :class:`funnel.pretraining.masking.MaskedBatch` by name: ids and positions
@@ -116,7 +118,7 @@ def _picked(
     is_text: tf.Tensor,
     usable: tf.Tensor,
     boundaries: tf.Tensor | None,
-    draws: GraphDraws,
+    draws: GraphMaskingRandoms,
 ) -> tf.Tensor | None:
     """What the strategy picks, bool [B, T], at most P of a record; None: nothing."""
     if config.sample_strategy == "single_token":
@@ -164,7 +166,7 @@ def _walk(
 ) -> tf.Tensor:
     """Visit spans in random order, mark the ``most`` first tokens met: bool [B, T].
 
-    See :func:`funnel.pretraining.spans.walk`.
+    See :func:`funnel.pretraining.spans.select_spans`.
     """
     batch, length = is_text.shape.as_list()
     visits = tf.argsort(order[:, : begin.shape[1]], axis=1, stable=True)
@@ -199,7 +201,7 @@ def _exactly(
     return tf.where(real, chosen, tf.zeros_like(chosen)), real
 
 
-def _replacements(masker: Masker, target: tf.Tensor, draws: GraphDraws) -> tf.Tensor:
+def _replacements(masker: Masker, target: tf.Tensor, draws: GraphMaskingRandoms) -> tf.Tensor:
     """What stands in the input in place of each target, int32 [B, P]."""
     leak, rand = masker.config.leak_ratio, masker.config.rand_ratio
     treatment = tf.cast(draws.treatment, tf.float64)

@@ -140,9 +140,7 @@ def funnel_decoder(
         return layers[-1]
 
 
-def funnel_summary(
-    config: ModelConfig, encoded: EncoderOutput, options: GraphOptions
-) -> tf.Tensor:
+def funnel_summary(config: ModelConfig, encoded: EncoderOutput, options: GraphOptions) -> tf.Tensor:
     """What the encoder makes of the first position, ``tanh(W h[0] + b)``: [B, D]."""
     with root_scope(MODEL, options):
         scope = SUMMARY.removeprefix(f"{MODEL}/")

@@ -93,9 +93,7 @@ def squad_head(
     return AnswerOutput(loss, start_logits, end_logits, *tops, cls_logits)
 
 
-def _score(
-    hidden: tf.Tensor, scope: str, config: ModelConfig, options: GraphOptions
-) -> tf.Tensor:
+def _score(hidden: tf.Tensor, scope: str, config: ModelConfig, options: GraphOptions) -> tf.Tensor:
     """One float32 number for every vector: [..., C] to [...]."""
     return tf.cast(dense(hidden, scope, [1], config, options)[..., 0], tf.float32)
 

@@ -50,9 +50,7 @@ def kernel(
     return _variable(name, shape, initializer, options.dtype)
 
 
-def lookup_table(
-    shape: Sequence[int], config: ModelConfig, options: GraphOptions
-) -> tf.Tensor:
+def lookup_table(shape: Sequence[int], config: ModelConfig, options: GraphOptions) -> tf.Tensor:
     """Embeddings [rows, E]."""
     initializer = _initializer(config, tf.random_normal_initializer(stddev=1.0))
     return _variable("lookup_table", shape, initializer, options.dtype)

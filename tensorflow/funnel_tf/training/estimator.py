@@ -308,9 +308,7 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
     return latest_step(settings.model_dir)
 
 
-def predict_all(
-    estimator: Any, input_fn: InputFn, checkpoint: str | Path
-) -> dict[str, np.ndarray]:
+def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> dict[str, np.ndarray]:
     """The graph's predictions for all examples of ``input_fn``, [n, ...] each, in their order."""
     batches = estimator.predict(
         input_fn,

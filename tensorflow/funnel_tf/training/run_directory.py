@@ -1,11 +1,11 @@
 """The directory of a run: who may train in it, which checkpoints it holds, which is the best.
 
-    run_config.json      the resolved settings, written before the first step
-    net_config.json      the model's configuration; vocabulary and labels beside it
-    model.ckpt-STEP.*    checkpoints with optimizer state, as TensorFlow writes them
-    metrics.jsonl, events.out.tfevents.*    loss and scores over steps
-    best_result.json     the best checkpoint's name and scores
-    progress.json        how far the run came; written at its end
+run_config.json      the resolved settings, written before the first step
+net_config.json      the model's configuration; vocabulary and labels beside it
+model.ckpt-STEP.*    checkpoints with optimizer state, as TensorFlow writes them
+metrics.jsonl, events.out.tfevents.*    loss and scores over steps
+best_result.json     the best checkpoint's name and scores
+progress.json        how far the run came; written at its end
 """
 
 from __future__ import annotations

@@ -79,9 +79,7 @@ def test_what_transformers_cannot_hold_is_kept_beside_and_reported(
         assert f"`{kept[0]}`" in (tmp_path / "m/README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "variant", ["null", "projected", "decoder_repeats", "pool_by_3"]
-)
+@pytest.mark.parametrize("variant", ["null", "projected", "decoder_repeats", "pool_by_3"])
 def test_a_core_beyond_transformers_gets_another_model_type(tmp_path, variant):
     save_checkpoint(random_checkpoint(VARIANTS[variant]), tmp_path / "m", "hf")
     values = json.loads((tmp_path / "m/config.json").read_text())

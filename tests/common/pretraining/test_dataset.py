@@ -17,7 +17,7 @@ from funnel.utils.errors import ConfigError, DataError
 from record_cases import LENGTH, damage, example, masker, numbers, write_set
 
 COUNTS = (40, 7, 0, 25, 31)
-SMALL = {"shuffle_window": 16, "interleave": 4}
+SMALL = {"shuffle_buffer": 16, "interleave": 4}
 
 
 def _collection(folder):
@@ -33,7 +33,7 @@ def _stream(folder, masking=None, **config):
 
 @pytest.mark.parametrize(
     "config",
-    [{}, SMALL, {"shuffle_window": 10, "interleave": 4}, {"shuffle_window": 1, "interleave": 1}],
+    [{}, SMALL, {"shuffle_buffer": 10, "interleave": 4}, {"shuffle_buffer": 1, "interleave": 1}],
 )
 @pytest.mark.parametrize("counts", [COUNTS, (1,), (3,), (64,), (65,)])
 def test_every_epoch_is_a_permutation(counts, config):
@@ -64,7 +64,7 @@ def test_the_order_can_be_entered_anywhere():
 
 
 def test_files_meet_other_files_every_epoch():
-    order = RecordOrder(np.full(9, 4), StreamConfig(shuffle_window=1, interleave=1))
+    order = RecordOrder(np.full(9, 4), StreamConfig(shuffle_buffer=1, interleave=1))
     neighbours = set()
     for file in order.places(np.arange(3 * 36)).file.reshape(3, 36):
         pairs = zip(file[:-1].tolist(), file[1:].tolist(), strict=True)
@@ -96,7 +96,7 @@ def test_planning_holds_a_window_only():
 
 
 def test_impossible_orders_are_refused():
-    for wrong in ({"interleave": 0}, {"shuffle_window": 3, "interleave": 4}, {"seed": -1}):
+    for wrong in ({"interleave": 0}, {"shuffle_buffer": 3, "interleave": 4}, {"seed": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             StreamConfig(**wrong)
     with pytest.raises(DataError, match="no records"):
@@ -187,7 +187,7 @@ def test_on_request_the_next_good_one_takes_its_place(tmp_path, at, words):
     good = stream.read(np.arange(18)).masked
     order = numbers(good.origin_input)
     damage(paths[1], 2, at)
-    spoilt = _stream(tmp_path, seed=2, skip_damaged=True)
+    spoilt = _stream(tmp_path, seed=2, skip_corrupt=True)
     batch = spoilt.read(np.arange(18))
     expected = [order[i + 1] if number == 6 else number for i, number in enumerate(order)]
     assert numbers(batch.masked.origin_input) == expected
@@ -202,7 +202,7 @@ def test_nothing_but_damage_is_refused_even_then(tmp_path):
     for index in (0, 1):
         damage(path, index, 30)
     with pytest.raises(DataError, match="1000 records in a row are damaged"):
-        _stream(tmp_path, skip_damaged=True).read(np.arange(1))
+        _stream(tmp_path, skip_corrupt=True).read(np.arange(1))
 
 
 @pytest.mark.parametrize(

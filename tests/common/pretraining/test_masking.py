@@ -15,8 +15,8 @@ from funnel.pretraining.masking import (
     SAMPLE_STRATEGIES,
     Masker,
     MaskingConfig,
-    draw,
     record_generator,
+    sample_randoms,
     target_mapping,
     truncation_stride,
 )
@@ -125,7 +125,7 @@ def test_single_tokens_are_uniform_over_positions():
 @pytest.mark.parametrize(("shortest", "longest"), [(1, 5), (2, 4), (3, 3)])
 def test_span_lengths_follow_their_distribution_before_clipping(shortest, longest):
     config = MaskingConfig(seq_len=T, num_predict=P)
-    lengths = span_lengths(draw(config, generators(2000)).length, shortest, longest)
+    lengths = span_lengths(sample_randoms(config, generators(2000)).length, shortest, longest)
     weights = 1 / (np.arange(shortest, longest + 1) + 1)
     assert lengths.min() == shortest and lengths.max() == longest
     for n, expected in enumerate(weights / weights.sum(), start=shortest):
@@ -197,7 +197,7 @@ def test_equals_one_record_at_a_time_with_the_same_draws(strategy, padded, strid
             40, num_predict, strategy, 0.2, 0.3, 2, 4, max_word=9, truncate_stride=stride
         )
         inputs, segments, boundaries = random_records(rng, 60, 40, 1.4, padded)
-        draws = draw(config, generators(60, epoch=num_predict))
+        draws = sample_randoms(config, generators(60, epoch=num_predict))
         batch = Masker(config, SPECIAL, VOCAB_SIZE).apply(inputs, segments, boundaries, draws)
         for row in range(60):
             origin, masked, targets = reference_masking(
@@ -219,9 +219,7 @@ def test_equals_one_record_at_a_time_with_the_same_draws(strategy, padded, strid
 
 def test_masks_say_what_is_hidden_and_what_is_padding():
     inputs, segments, boundaries = random_records(np.random.default_rng(1), 50, 40, padded=True)
-    batch = masker_for(seq_len=40, num_predict=9).mask(
-        inputs, segments, boundaries, generators(50)
-    )
+    batch = masker_for(seq_len=40, num_predict=9).mask(inputs, segments, boundaries, generators(50))
     assert np.array_equal(batch.pad_mask, inputs == SPECIAL.pad_id)
     hidden = batch.masked_input == SPECIAL.mask_id
     assert np.array_equal(batch.input_mask, batch.pad_mask | hidden)
@@ -244,9 +242,7 @@ def test_target_mapping_is_one_hot_and_zero_in_empty_slots():
 def test_a_truncated_record_ends_in_sep_and_padding():
     inputs, segments, boundaries = random_records(np.random.default_rng(1), 400, 32)
     for strategy in SAMPLE_STRATEGIES:
-        masker = masker_for(
-            seq_len=32, num_predict=10, sample_strategy=strategy, truncate_stride=4
-        )
+        masker = masker_for(seq_len=32, num_predict=10, sample_strategy=strategy, truncate_stride=4)
         batch = masker.mask(inputs, segments, boundaries, generators(400))
         assert np.array_equal(batch.origin_input[:, :28], inputs[:, :28])
         assert (batch.origin_input[:, 28:] == [SPECIAL.sep_id] + [SPECIAL.pad_id] * 3).all()

@@ -274,7 +274,7 @@ class TestUnusualButFine:
 
     def test_lone_quotes_and_unicode_line_ends_stay_text(self, tmp_path):
         odd = '"He said\u2028 it\x0b and\x85 \r left'
-        examples = load(tmp_path, f"h\th\th\th\n0\t{odd}\tb\"\tentailment\n")
+        examples = load(tmp_path, f'h\th\th\th\n0\t{odd}\tb"\tentailment\n')
         assert [(e.text_a, e.text_b) for e in examples] == [(odd, 'b"')]
 
     def test_rows_equal_lines_for_random_quotes(self, tmp_path):

@@ -19,7 +19,7 @@ from text_reference import SPECIAL, real_lines, texts
 
 SENTENCES = [
     "on may 5, 1999, about 12,000, 13,000, and 3, people came to see the funnel",
-    "the year was 1999, the month was 5, and the funnel's \"name\" was not known",
+    'the year was 1999, the month was 5, and the funnel\'s "name" was not known',
     "we saw 3, 5, or 12, of them; the others (about 1,000) stayed at home, in 1999",
     "Funnels are Useful, and Transformers too: a b c d e f g h i j k l m n o p q r s t u v w x y z",
     "0 1 2 3 4 5 6 7 8 9 ! ? - . ' \" ( ) : ; e\u0301 caf\u00e9 \u03c3\u03c2\u03b1 \u4e2d\u56fd",
@@ -141,7 +141,7 @@ def test_unknown_comma_is_split_off_too(tmp_path):
     ("text", "expected"),
     [
         (" a \t\n b\u3000 ", "a b"),
-        ("“a” ``b'' ‘c’", "\"a\" \"b\" 'c'"),
+        ("“a” ``b'' ‘c’", '"a" "b" \'c\''),
         ("'''", "\"'"),
         ("’’ ’'", "'' ''"),
         ("Caf\u00e9 e\u0301 \u00c5", "cafe e a"),

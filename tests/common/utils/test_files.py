@@ -115,10 +115,10 @@ def test_previous_directory_survives_a_failing_body(tmp_path):
 def test_interrupted_swap_is_settled(tmp_path):
     previous, target = tmp_path / ".previous-best", tmp_path / "best"
     previous.mkdir()
-    files.settle_directory(target)
+    files.recover_swap(target)
     assert target.is_dir() and not previous.exists()
     previous.mkdir()
-    files.settle_directory(target)
+    files.recover_swap(target)
     assert target.is_dir() and not previous.exists()
 
 
