@@ -1,53 +1,46 @@
-"""Choices of heads and of pretraining that are not the model's own; both frameworks read them."""
+"""Settings of heads and of pretraining that are not part of the model configuration."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from funnel.checkpoints.names import generator_config
 from funnel.config.model import ModelConfig
+from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """How answers are modelled.
+    """The question-answering head: its outputs, its beam and its loss.
 
-    Attributes:
-        conditional_end: ends depend on the start (the gold one in training).
-        use_answer_class: a separate answerability output; else the start's score at [CLS].
-        use_masked_loss: positions outside the paragraph cannot be chosen.
-        start_n_top: starts kept by the beam.
-        end_n_top: ends kept, for each start if they depend on it.
-        ans_loss_weight: factor on the sum of both span losses.
-        cls_loss_weight: factor on the answerability loss.
+    Ends that depend on the start see the gold start in training. Without an answer class, "no
+    answer" is scored by the start score at [CLS].
     """
 
-    conditional_end: bool = True
-    use_answer_class: bool = True
-    use_masked_loss: bool = True
-    start_n_top: int = 5
-    end_n_top: int = 5
-    ans_loss_weight: float = 0.5
-    cls_loss_weight: float = 0.5
+    conditional_end: bool = setting(True, "ends depend on the start", negatable=True)
+    use_answer_class: bool = setting(True, "a separate output for no answer", negatable=True)
+    use_masked_loss: bool = setting(True, "answers only inside the paragraph", negatable=True)
+    start_n_top: int = setting(5, "starts kept by the beam")
+    end_n_top: int = setting(5, "ends kept, per start if they depend on it")
+    ans_loss_weight: float = setting(0.5, "factor on start loss plus end loss")
+    cls_loss_weight: float = setting(0.5, "factor on the answerability loss")
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """The choices of pretraining that are not the model's.
+    """Settings of the pretraining objective.
 
-    Attributes:
-        hide_masked: MLM alone: [MASK] positions are hidden from attention, as padding is (the
-            original's way). ELECTRA always shows them.
-        width_shrink: width of a new generator (d_model, d_inner, n_head), relative to the model's.
-            A generator that comes with a checkpoint keeps its own.
-        disc_coeff: factor on the discriminator's loss.
+    ``hide_masked`` concerns MLM only; ELECTRA always shows [MASK]. ``width_shrink`` is the width
+    (d_model, d_inner, n_head) of a new generator relative to the model; a generator loaded from a
+    checkpoint keeps its own.
     """
 
-    hide_masked: bool = True
-    width_shrink: float = 0.25
-    disc_coeff: float = 50.0
+    hide_masked: bool = setting(
+        True, "MLM: hide [MASK] positions from attention, as the original does", negatable=True
+    )
+    width_shrink: float = setting(0.25, "width of ELECTRA's generator relative to the model")
+    disc_coeff: float = setting(50.0, "factor on the discriminator loss")
 
     def __post_init__(self) -> None:
         if not 0 < self.width_shrink <= 1:
@@ -56,16 +49,27 @@ class PretrainingConfig:
             raise ConfigError(f"disc_coeff: {self.disc_coeff} should be a number from 0 up")
 
     def generator(self, model: ModelConfig) -> ModelConfig:
-        """The sizes of a new generator for ``model``.
+        """Return the configuration of a new generator for ``model``.
 
         Raises:
-            ConfigError: sizes shrunk like this make no model.
+            ConfigError: the shrunk sizes are not valid.
         """
         try:
             return generator_config(model, self.width_shrink)
         except ConfigError as error:
             shrink = self.width_shrink
             raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}") from None
+
+
+def generator_config(
+    config: ModelConfig, width_shrink: float = PretrainingConfig.width_shrink
+) -> ModelConfig:
+    """Return the generator for ``config``: as deep, ``width_shrink`` as wide (section 3.1)."""
+    return config.replace(
+        d_model=int(config.d_model * width_shrink),
+        d_inner=int(config.d_inner * width_shrink),
+        n_head=int(config.n_head * width_shrink),
+    )
 
 
 DEFAULT_ANSWERS = AnswerConfig()

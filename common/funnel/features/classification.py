@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
 from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError
@@ -32,16 +33,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1  # raise it when the same inputs give other arrays: old caches are then rebuilt
 _CHUNK = 4096  # examples tokenized at once: bounds the memory held in Python lists
-
-
-@dataclass(frozen=True)
-class SegmentIds:
-    """Segment id of each part of a sequence."""
-
-    cls: int = 2
-    a: int = 0
-    b: int = 1
-    pad: int = 0
 
 
 @dataclass(frozen=True)

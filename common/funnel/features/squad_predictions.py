@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from funnel.config.squad import AnswerSettings
 from funnel.features.squad import SquadWindows
 from funnel.tasks.squad import SquadData
 from funnel.utils.errors import RunError
@@ -37,23 +38,6 @@ class BeamOutputs(NamedTuple):
     end_log_probs: np.ndarray
     end_index: np.ndarray
     cls_logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class AnswerSettings:
-    """How answers are chosen.
-
-    Attributes:
-        n_best_size: answers kept per question.
-        max_answer_length: longest answer in tokens.
-        conditional_end: every start of the beam has ends of its own.
-        use_answer_class: ``cls_logits`` is an output of its own, not the score of [CLS] as start.
-    """
-
-    n_best_size: int = 5
-    max_answer_length: int = 64
-    conditional_end: bool = True
-    use_answer_class: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from funnel.features.classification import SegmentIds
+from funnel.config.inputs import SegmentIds
+from funnel.config.pretraining import SPECIAL_TOKENS, CorpusConfig
 from funnel.formats.tfrecord import encode_example, write_records_to
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.train_vocab import read_lines
@@ -33,8 +34,6 @@ from funnel.utils.processes import run_in_processes
 
 logger = logging.getLogger(__name__)
 
-SPECIAL_TOKENS = 3  # [CLS] and two [SEP] in every example
-MIN_SEQ_LEN = SPECIAL_TOKENS + 2  # room for one token on either side
 _SENTENCES = 4096  # tokenized at once: bounds the memory held in Python lists
 _META_NAME = re.compile(
     r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
@@ -69,6 +68,11 @@ class RecordSet:
         return self._name("meta", "json", task)
 
     @classmethod
+    def of_config(cls, config: CorpusConfig, uncased: bool) -> RecordSet:
+        """Return the record files that ``config`` makes."""
+        return cls(config.split, config.pass_id, config.seq_len, uncased, config.num_task)
+
+    @classmethod
     def of_meta(cls, name: str) -> tuple[RecordSet, int] | None:
         """The set and the task that :meth:`meta_name` gave this name for; None: it did not."""
         if (found := _META_NAME.fullmatch(name)) is None:
@@ -81,41 +85,6 @@ class RecordSet:
         case = "uncased" if self.uncased else "cased"
         part = f"{task:05d}-of-{self.num_task:05d}"
         return f"{kind}.{self.split}.pass-{self.pass_id}.seq-{self.seq_len}.{case}.{suffix}-{part}"
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """What text becomes which examples.
-
-    Attributes:
-        input_glob: pattern of text files; ``**`` stands for any number of folders.
-        save_dir: folder of the record files.
-        seq_len: tokens per example, special ones included.
-        split: ``train``, ``dev`` or ``test``: part of the file names.
-        pass_id: number of the pass: part of the file names and of the seed.
-        num_task: number of tasks the files are shared out to.
-        min_doc_len: documents of fewer tokens are left out.
-        segments: segment ids of [CLS], A with its [SEP], B with its [SEP].
-    """
-
-    input_glob: str
-    save_dir: str
-    seq_len: int
-    split: str = "train"
-    pass_id: int = 0
-    num_task: int = 1
-    min_doc_len: int = 1
-    segments: SegmentIds = field(default_factory=SegmentIds)
-
-    def __post_init__(self) -> None:
-        least = {"seq_len": MIN_SEQ_LEN, "pass_id": 0, "num_task": 1, "min_doc_len": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
-
-    def record_set(self, uncased: bool) -> RecordSet:
-        """What the files are named by."""
-        return RecordSet(self.split, self.pass_id, self.seq_len, uncased, self.num_task)
 
 
 class Document(NamedTuple):
@@ -211,7 +180,7 @@ def create_records(
     example = ExampleFormat.of(tokenizer, config.seq_len, config.segments)
     pairs = draw_pairs(stream.ends, config.seq_len, random.Random(seed))
     examples = (encode_example(example.features(stream.tokens, pair)) for pair in pairs)
-    names = config.record_set(tokenizer.uncased)
+    names = RecordSet.of_config(config, tokenizer.uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:

@@ -12,12 +12,12 @@ lane, and is permuted. So a batch mixes distant texts while the disk is read lan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from funnel.config.pretraining import StreamConfig
 from funnel.formats.indexed_tfrecord import OpenFiles
 from funnel.formats.protobuf_wire import WireError
 from funnel.formats.tfrecord import decode_example
@@ -27,37 +27,6 @@ from funnel.utils.errors import ConfigError, DataError
 
 _OPEN_FILES = 64  # at most, of one process
 _DAMAGED_IN_A_ROW = 1000  # as many replacements are looked for before giving up
-
-
-@dataclass(frozen=True)
-class StreamConfig:
-    """How records are ordered.
-
-    Attributes:
-        seed: of the order and of the masks.
-        shuffle: False reads the files in their order, each epoch anew.
-        shuffle_buffer: records that are permuted together.
-        interleave: distant places of the files that a window is taken from.
-        skip_corrupt: a damaged record is replaced by the next good one of the stream, so that
-            every batch is full; it is an error otherwise.
-    """
-
-    seed: int = 0
-    shuffle: bool = True
-    shuffle_buffer: int = 8192
-    interleave: int = 16
-    skip_corrupt: bool = False
-
-    def __post_init__(self) -> None:
-        if self.interleave < 1:
-            raise ConfigError(f"interleave={self.interleave}: must be at least 1")
-        if self.shuffle_buffer < self.interleave:
-            raise ConfigError(
-                f"shuffle_buffer={self.shuffle_buffer}: must be at least interleave, "
-                f"{self.interleave}"
-            )
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: must not be negative")
 
 
 class RecordLocations(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
 from funnel.tasks.base import Task
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
 
-FORMATS = {"tsv": "\t", "csv": ",", "jsonl": ""}  # format -> default delimiter
+FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
 
 _METRICS = {
     "accuracy": ("accuracy", "error_rate"),
@@ -53,6 +54,33 @@ class CustomTaskConfig:
     header: bool = True
     delimiter: str | None = None
     metric: str | None = None
+
+
+def custom_task_config(name: str | None, settings: CustomTaskSettings) -> CustomTaskConfig | None:
+    """Return how the files of task ``name`` are read; None if it is not one of the formats."""
+    kind = (name or "").lower()
+    if kind not in FORMATS:
+        return None
+    second, delimiter = settings.text_b_column, settings.delimiter
+    return CustomTaskConfig(
+        format=kind,
+        text_a=_parse_column(settings.text_column, kind),
+        text_b=None if second is None else _parse_column(second, kind),
+        label=_parse_column(settings.label_column, kind),
+        labels=tuple(settings.labels.split(",")) if settings.labels else None,
+        regression=settings.regression,
+        train_file=settings.train_file,
+        dev_file=settings.dev_file,
+        test_file=settings.test_file,
+        header=settings.header,
+        delimiter={"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+        metric=settings.metric,
+    )
+
+
+def _parse_column(text: str, kind: str) -> Column:
+    """Return a number as a position, unless columns are JSON keys."""
+    return int(text) if text.lstrip("-").isdigit() and kind != "jsonl" else text
 
 
 def custom_task(config: CustomTaskConfig) -> Task:
