@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 
 import _paths  # noqa: F401
-from funnel_tf.cli.start import silence_tensorflow
 
 import tensorflow.compat.v1 as tf
 
@@ -23,6 +22,7 @@ from funnel.cli.feature_extraction import define_flags
 from funnel.features import feature_extraction as extraction
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
+from funnel_tf.cli.start import silence_tensorflow
 from funnel_tf.models.feature_extractor import FeatureExtractor
 
 

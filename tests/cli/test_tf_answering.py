@@ -90,7 +90,7 @@ def test_squad_ensemble_and_refusals(squad, answered, capsys):
     other = _squad_flags(answered, do_predict=True, conditional_end=False)
     refuse(squad, capsys, other, "2 missing: model/end_logits/dense/", "head")
     refuse(squad, capsys, _squad_flags(answered), "nothing to do")
-    refuse(squad, capsys, _squad_flags(answered, do_train=True, train_version="v3"), "v1 or v2")
+    refuse(squad, capsys, _squad_flags(answered, do_train=True, train_version="v3"), "v1|v2")
     missing = _squad_flags(answered, prepro_split="train", train_file=None)
     refuse(squad, capsys, missing, "--train_file is needed")
 

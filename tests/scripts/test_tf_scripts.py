@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("absl")
 
 import house
-from funnel_tf.cli import flags as tf_flags
+from tf_program_runs import parse_flags
 
 FOLDER = house.PROGRAM_DIRECTORIES["tensorflow"] / "scripts"
 SETTINGS = {
@@ -34,7 +34,7 @@ def _calls(script, *arguments, **environment):
         program, *flags = line.split()
         assert os.path.isfile(program)
         name = os.path.basename(program).removesuffix(".py")
-        yield name, tf_flags.parse(name, "", flags)
+        yield name, parse_flags(name, *flags)
 
 
 @pytest.mark.parametrize("script", [*SETTINGS, "prepro_squad.sh"])
