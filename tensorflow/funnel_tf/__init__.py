@@ -1,1 +1,1 @@
-"""The TensorFlow tree: graphs for TPUEstimator, with the variable names of the releases."""
+"""Funnel-Transformer for TensorFlow: TPUEstimator graphs with the released variable names."""

@@ -179,7 +179,7 @@ def _eval_splits(settings: ClassifierSettings, task: Task) -> list[str]:
 def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, mode: str) -> Graph:
     head = classification_head(
         inputs.config,
-        ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"]),
+        ModelInputs.from_features(features),
         features["label_ids"],
         features["is_real_example"],
         options,

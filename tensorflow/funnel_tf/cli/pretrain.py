@@ -21,10 +21,10 @@ from funnel_tf.cli.programs import PretrainSettings
 from funnel_tf.data.input_pipeline import (
     PRETRAIN_SHUFFLE,
     InputConfig,
-    damage_named,
     num_batches,
     pretrain_input_fn,
     pretrain_schema,
+    report_corrupt_records,
 )
 from funnel_tf.models.electra import electra_graph, mlm_graph
 from funnel_tf.models.options import GraphOptions
@@ -113,7 +113,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, directory: RunDirectory
         ),
         with_optimizer=settings.training.init_global_vars,
     )
-    with _naming_corrupt_records(collection):
+    with _report_corrupt(collection):
         return runs.train_model(settings, directory, job)
 
 
@@ -136,7 +136,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
         return {split: {"loss": found["mlm_loss"] + disc_loss, **found}}
 
     log = MetricsLog(model_dir)
-    with _naming_corrupt_records(collection):
+    with _report_corrupt(collection):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
     write_best(best, model_dir)
@@ -185,7 +185,7 @@ def _build_graph(
     return Graph(output.loss, metrics=output.metrics, scalars=scalars)
 
 
-def _naming_corrupt_records(collection: RecordCollection) -> AbstractContextManager[None]:
+def _report_corrupt(collection: RecordCollection) -> AbstractContextManager[None]:
     """Turn TensorFlow's error about a record into one that names its file and number."""
     files = [str(file.path) for file in collection.files]
-    return damage_named(files, pretrain_schema(collection.seq_len))
+    return report_corrupt_records(files, pretrain_schema(collection.seq_len))

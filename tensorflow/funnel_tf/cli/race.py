@@ -93,7 +93,7 @@ def load_records(settings: RaceSettings, tokenizer: Tokenizer) -> dict[str, Exam
 def _build_graph(
     config: ModelConfig, features: Features, options: GraphOptions, mode: str
 ) -> Graph:
-    inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
+    inputs = ModelInputs.from_features(features)
     labels, weights = features["label_ids"], features["is_real_example"]
     head = race_head(config, inputs, labels, weights, options)
     kept = {name: features[name] for name in ("label_ids", "is_high_example")}

@@ -21,7 +21,8 @@ from funnel.tokenization import Tokenizer
 from funnel.utils.logging import MetricsLog
 from funnel_tf.cli import configs
 from funnel_tf.cli.programs import FineTuningSettings, TrainingSettings
-from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
+from funnel_tf.models.initial_model import InitConfig, as_tf_checkpoint
 from funnel_tf.training.estimator import (
     BuildGraph,
     InputFn,
@@ -34,14 +35,13 @@ from funnel_tf.training.estimator import (
     train,
 )
 from funnel_tf.training.evaluation import (
-    Best,
+    BestCheckpoint,
     Retention,
     Scores,
     best_checkpoint,
     evaluate_all,
     write_best,
 )
-from funnel_tf.training.initial_model import InitConfig, as_tf_checkpoint
 from funnel_tf.training.run_directory import RunDirectory, SavedStep, saved_steps
 
 
@@ -178,7 +178,7 @@ def fine_tune(
     """
     order = InputConfig(is_training=True, shuffle_buffer=settings.records.shuffle_buffer)
     job = TrainingJob(config, build_graph, partial(example_input, files), metadata, order)
-    with damage_named([str(file.path) for file in files], files[0].schema):
+    with report_corrupt_records([str(file.path) for file in files], files[0].schema):
         return train_model(settings, directory, job)
 
 
@@ -188,7 +188,7 @@ def predict_examples(
     """Return the predictions of a checkpoint for the real examples of a file, in their order."""
     estimator = build_estimator(run, make_model_fn(build_graph, run))
     input_fn = example_input([file], InputConfig(is_training=False))
-    with damage_named([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema):
         found = predict_all(estimator, input_fn, checkpoint)
     return {name: values[: file.num_real_examples] for name, values in found.items()}
 
@@ -201,7 +201,9 @@ def checkpoints_to_evaluate(settings: FineTuningSettings) -> list[SavedStep]:
     return found if sweep.eval_all_ckpt else found[-1:]
 
 
-def evaluate_and_keep(settings: FineTuningSettings, evaluate: Callable[[Path], Scores]) -> Best:
+def evaluate_and_keep(
+    settings: FineTuningSettings, evaluate: Callable[[Path], Scores]
+) -> BestCheckpoint:
     """Score all checkpoints and record the best; after training delete those not kept."""
     run, sweep = settings.run, settings.sweep
     folder = run.model_dir or settings.eval_model_dir

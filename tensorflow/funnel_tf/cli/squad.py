@@ -269,6 +269,6 @@ def _graph(settings: SquadSettings, config: ModelConfig) -> BuildGraph:
 def _build_graph(
     config: ModelConfig, head: AnswerConfig, features: Features, options: GraphOptions, mode: str
 ) -> Graph:
-    inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
+    inputs = ModelInputs.from_features(features)
     found = squad_head(config, inputs, features, options, head)
     return Graph(found.loss, {**found.predictions(), "unique_ids": features["unique_ids"]})

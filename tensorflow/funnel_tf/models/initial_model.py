@@ -1,0 +1,135 @@
+"""Initial weights of a run: a checkpoint of any format, checked against the graph."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tensorflow.compat.v1 as tf
+
+from funnel.checkpoints import detect, load_checkpoint
+from funnel.checkpoints.names import is_optimizer_state
+from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
+from funnel.utils.errors import CheckpointError
+from funnel_tf.models.variables import variable_name
+
+logger = logging.getLogger(__name__)
+
+# Variables that a checkpoint must have if the graph has them. Heads and the generator may be new.
+_BODY = re.compile(r"^model/(?:input|encoder|decoder)/")
+_SHOWN = 20  # names in a message
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Initial weights of a new run.
+
+    Attributes:
+        checkpoint: a TensorFlow prefix, its directory or ``DIRECTORY/latest``; empty for random
+            weights.
+        with_optimizer: also restore Adam slots and the step counter, where the checkpoint has
+            them.
+    """
+
+    checkpoint: str = ""
+    with_optimizer: bool = False
+
+
+@dataclass
+class InitReport:
+    """Names of a graph's variables by whether a checkpoint has them.
+
+    Attributes:
+        restored: in the checkpoint with the same shape.
+        fresh: heads or optimizer slots that it lacks.
+        missing: parts of encoder, decoder or embeddings that it lacks.
+        mismatched: in the checkpoint with another shape; the entries include both.
+    """
+
+    restored: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+
+def compare(variables: Sequence[tf.Variable], reader: TFCheckpoint) -> InitReport:
+    """Compare names and shapes of ``variables`` with those in a checkpoint."""
+    report = InitReport()
+    for variable in variables:
+        name, shape = variable_name(variable), tuple(variable.shape.as_list())
+        if name not in reader:
+            is_body = _BODY.match(name) and not is_optimizer_state(name)
+            (report.missing if is_body else report.fresh).append(name)
+        elif reader.entries[name].shape != shape:
+            found = list(reader.entries[name].shape)
+            report.mismatched.append(f"{name} {found} should be {list(shape)}")
+        else:
+            report.restored.append(name)
+    return report
+
+
+def init_from_checkpoint(checkpoint: str, variables: Sequence[tf.Variable]) -> InitReport:
+    """Replace the initializers of ``variables`` by the values in ``checkpoint``.
+
+    The checkpoint may lack heads and optimizer slots, which keep their initializers.
+
+    Raises:
+        CheckpointError: other variables are missing or have another shape; lists all of them.
+    """
+    reader = TFCheckpoint(checkpoint)
+    report = compare(variables, reader)
+    _raise_mismatches(reader, report.missing, report.mismatched)
+    logger.info("%s: %d variables restored", reader.prefix, len(report.restored))
+    if report.fresh:
+        logger.warning("%s: lacks %s, which start fresh", reader.prefix, _shorten(report.fresh))
+    tf.train.init_from_checkpoint(str(reader.prefix), {name: name for name in report.restored})
+    return report
+
+
+def check_complete(reader: TFCheckpoint, variables: Sequence[tf.Variable]) -> None:
+    """Check that a checkpoint has all ``variables``, heads included.
+
+    Raises:
+        CheckpointError: some are missing or have another shape; lists all of them.
+    """
+    report = compare(variables, reader)
+    _raise_mismatches(reader, report.missing + report.fresh, report.mismatched)
+
+
+def _raise_mismatches(
+    reader: TFCheckpoint, missing: Sequence[str], mismatched: Sequence[str]
+) -> None:
+    """Raise CheckpointError unless both lists are empty."""
+    problems = {"missing": missing, "of another shape": mismatched}
+    parts = [
+        f"{len(names)} {problem}: {_shorten(names)}" for problem, names in problems.items() if names
+    ]
+    if parts:
+        raise CheckpointError(
+            f"{reader.prefix}: does not fit the model: {'; '.join(parts)} "
+            "(do --model_config and the flags of the head describe this checkpoint?)"
+        )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def as_tf_checkpoint(path: str, directory: Path, config_path: str = "") -> str:
+    """Return the prefix of a TensorFlow checkpoint; convert other formats into ``directory``.
+
+    Raises:
+        CheckpointError: ``path`` holds no checkpoint of a known format.
+    """
+    kind, source = detect(path)
+    if kind == "tf":
+        return str(source)
+    checkpoint = load_checkpoint(path, config_path=config_path or None)
+    prefix = directory / "model.ckpt"
+    write_tf_checkpoint(prefix, checkpoint.tensors)
+    logger.info("%s: copied to %s", path, prefix)
+    return str(prefix)
