@@ -6,16 +6,8 @@
 # Not run by the authors of this file on a TPU: see tensorflow/README.md.
 set -euo pipefail
 
-TPU=${TPU:-local}                                  # name; local: the TPU of this machine
-HOSTS=${HOSTS:-1}
-CORES=${CORES:-8}                                  # of one host
-SAVE_STEPS=${SAVE_STEPS:-2400}
+export USE_TPU=${USE_TPU:-True}
+export DEVICES=${CORES:-8}                         # cores of one host
+export MODEL_DIR=${MODEL_DIR:-exp/tpu-race}
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-export USE_TPU=${USE_TPU:-True} DEVICES=$CORES SAVE_STEPS MODEL_DIR=${MODEL_DIR:-exp/tpu-race}
-exec bash "$here/race.sh" \
-  --tpu="$TPU" \
-  --num_hosts="$HOSTS" \
-  --iterations="$SAVE_STEPS" \
-  "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/race.sh" "$@"
