@@ -65,8 +65,11 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run = runs.open_run(settings, config, seed, trains=settings.trains)
-    arguments = {"num_labels": task.num_labels, "regression": task.is_regression}
-    arguments["cls_scope"] = task.name
+    arguments = {
+        "num_labels": task.num_labels,
+        "regression": task.is_regression,
+        "cls_scope": task.name,
+    }
     factory = runs.make_factory(
         settings,
         FunnelForSequenceClassification,
@@ -163,7 +166,7 @@ def write_results(
     if settings.task.do_submit:
         submit_dir = settings.task.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]
-        if _COMPANION in predictions:
+        if _COMPANION in predictions and task.also_submits:
             other = get_task(task.also_submits)
             ids = decisions(other, predictions[_COMPANION])
             written.append(write_submission(other, ids, submit_dir))
@@ -174,7 +177,8 @@ def work(settings: ClassifierSettings, world: DistributedContext) -> None:
     """Fine-tune, evaluate and predict in one process of ``world``."""
     seed = runs.common_seed(settings, world)
     inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
-    model, scores = inputs.model.to(world.device), {}
+    model = inputs.model.to(world.device)
+    scores: Scores = {}
     if settings.trains:
         model, scores = train(settings, inputs, world)
     finish(settings, inputs, model, scores, world)

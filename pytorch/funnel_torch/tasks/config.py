@@ -37,7 +37,7 @@ class FineTuneConfig:
 
     batches: BatchConfig = group("", BatchConfig, names={"batch_size": "train_bsz"})
     optimizer: OptimizerConfig = group(
-        "optimizer", OptimizerConfig, names=OPTIMIZER_FLAGS, omit=("adam_correction",)
+        "optimizer, in detail", OptimizerConfig, names=OPTIMIZER_FLAGS, omit=("adam_correction",)
     )
     lr: float = setting(1e-5, "peak learning rate")
     min_lr: float = like(ScheduleConfig, "min_lr")
