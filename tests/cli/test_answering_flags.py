@@ -4,8 +4,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from classifier_runs import load_program
-from funnel_torch.cli import flags
+from funnel.cli.flags import make_parser
+from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.cli.squad_settings import SquadSettings
 
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {
@@ -64,10 +66,8 @@ def names_of(parser):
 
 @pytest.fixture(scope="module")
 def parsers():
-    shared = flags.classifier_parser("")
-    squad = load_program("squad").squad_flags.squad_parser("")
-    race = load_program("race").race_parser("")
-    return {"shared": shared, "squad": squad, "race": race}
+    programs = {"shared": ClassifierSettings, "squad": SquadSettings, "race": RaceSettings}
+    return {name: make_parser(settings, "") for name, settings in programs.items()}
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,20 @@ class _Alias(argparse.Action):
 def make_parser(
     program: type, description: str | None, *, absl_booleans: bool = False
 ) -> FlagParser:
-    """Return the parser of a program's settings class, its flags in titled groups.
+    """Return the parser of a program's settings class; see :func:`add_flags`."""
+    parser = FlagParser(description)
+    add_flags(parser, program, absl_booleans=absl_booleans)
+    return parser
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, program: type, *, absl_booleans: bool = False
+) -> None:
+    """Add the flags of a program's settings class to a parser, in titled groups.
 
     With ``absl_booleans`` a boolean is given as TensorFlow's programs take it: ``--x``, ``--nox``
     or ``--x=False``.
     """
-    parser = FlagParser(description)
     sections: dict[str, Any] = {}  # settings classes may share a heading
     aliases: dict[str, list[FlagSpec]] = {}
     for group in flag_groups(program):
@@ -82,27 +90,32 @@ def make_parser(
         exclusive: dict[str, Any] = {}
         for flag in group.flags:
             target: Any = section
-            if flag.exclusive:
-                if flag.exclusive not in exclusive:
-                    exclusive[flag.exclusive] = section.add_mutually_exclusive_group()
-                target = exclusive[flag.exclusive]
+            if name := flag.exclusive:
+                if name not in exclusive:
+                    required = flag.default is MISSING
+                    exclusive[name] = section.add_mutually_exclusive_group(required=required)
+                target = exclusive[name]
             _add_flag(target, flag, absl_booleans)
             for alias in flag.aliases:
                 aliases.setdefault(alias, []).append(flag)
     for alias, flags in aliases.items():
         parser.add_argument(f"--{alias}", action=_Alias, targets=flags)
-    return parser
 
 
 def parse_settings(
-    program: type[T], description: str | None, arguments: Sequence[str] | None = None
+    program: type[T],
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    absl_booleans: bool = False,
 ) -> T:
     """Parse a command line (default: this process's) into the program's settings.
 
     Raises:
         ConfigError: an unknown flag, or a value that does not fit its flag.
     """
-    return build_settings(program, vars(make_parser(program, description).parse_args(arguments)))
+    parser = make_parser(program, description, absl_booleans=absl_booleans)
+    return build_settings(program, vars(parser.parse_args(arguments)))
 
 
 def check_given(**flags: Any) -> None:
@@ -135,10 +148,10 @@ def split_list(text: str | None) -> tuple[str, ...]:
 def _add_flag(target: Any, flag: FlagSpec, absl_booleans: bool) -> None:
     also = f" (also {', '.join(f'--{name}' for name in flag.aliases)})" if flag.aliases else ""
     options: dict[str, Any] = {"help": (flag.help + also).replace("%", "%%")}
-    if flag.default is MISSING:
-        options["required"] = True
-    else:
+    if flag.default is not MISSING:
         options["default"] = flag.default
+    elif not flag.exclusive:
+        options["required"] = True
     if flag.kind is not bool:
         options |= _value_options(flag)
     elif absl_booleans:

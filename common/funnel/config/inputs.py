@@ -17,7 +17,9 @@ class TokenizerSettings:
 
     tokenizer_type: str = setting("word_piece", "kind of vocabulary", choices=TOKENIZER_KINDS)
     tokenizer_path: str | None = setting(
-        None, "vocab.txt or SentencePiece model; default: that of the weights", affects_result=False
+        None,
+        "vocab.txt or SentencePiece model; default: that of the weights, if any",
+        affects_result=False,
     )
     uncased: bool = setting(True, "lower-case and strip accents")
 

@@ -17,17 +17,18 @@ _HEAD_WIDTH = 64  # of the sizes that `model_size` names
 class ModelSettings:
     """The sizes of :class:`funnel.config.model.ModelConfig` by the same names, with its defaults.
 
-    ``vocab_size`` is that of the tokenizer and not a size of its own.
+    ``vocab_size`` is a flag of the original programs; the tokenizer's size counts.
     """
 
     model_size: str = setting("", "H<d>: d_model=d_embed=d, heads of 64, d_inner=4d")
     block_size: str = setting(ModelConfig.block_size, "encoder layout, e.g. 6_3x2_3x2")
-    decoder_size: str = setting("2", "decoder layout, e.g. 2 or 1x2; 0: none")
+    decoder_size: str = setting(ModelConfig.decoder_size, "decoder layout, e.g. 2 or 1x2; 0: none")
     d_model: int = setting(ModelConfig.d_model, "hidden width")
     d_embed: int = setting(ModelConfig.d_embed, "embedding width")
     n_head: int = setting(ModelConfig.n_head, "attention heads")
     d_head: int = setting(ModelConfig.d_head, "width of a head")
     d_inner: int = setting(ModelConfig.d_inner, "feed-forward width")
+    vocab_size: int | None = setting(None, "replaced by the size of the tokenizer")
     dropout: float = setting(ModelConfig.dropout, "hidden dropout")
     dropatt: float = setting(ModelConfig.dropatt, "attention dropout")
     dropact: float = setting(ModelConfig.dropact, "activation dropout")
@@ -49,13 +50,13 @@ class ModelSettings:
     init_range: float = setting(ModelConfig.init_range, "half range of the uniform one")
 
     def sizes(self) -> dict[str, Any]:
-        """Return the keys of a model configuration.
+        """Return the keys of a model configuration, all but ``vocab_size``.
 
         Raises:
             ConfigError: ``model_size`` is malformed.
         """
         values = dataclasses.asdict(self)
-        name = values.pop("model_size")
+        name, _ = values.pop("model_size"), values.pop("vocab_size")
         return values | _named_size(name) if name else values
 
 

@@ -43,7 +43,8 @@ def setting(
         choices: allowed values of a string; upper and lower case are the same.
         aliases: further flag names (older spellings), without dashes.
         negatable: a boolean also has a ``--no-`` form where flags are switches (argparse).
-        exclusive: name shared by the fields of which at most one may be given.
+        exclusive: name shared by the fields of which at most one may be given, and one must be if
+            they have no default.
         affects_result: the setting decides what a run computes, so a resumed run must have the
             same; False if it only changes how or where the run happens.
         is_path: a file or directory, recorded as an absolute path.

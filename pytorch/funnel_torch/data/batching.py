@@ -20,6 +20,7 @@ from funnel.config.geometry import bucket_length
 from funnel.config.model import ModelConfig
 from funnel.features.classification import Features, pad_batch
 from funnel.utils.errors import ConfigError, DataError
+from funnel_torch.data.config import BatchConfig
 
 # Examples are sorted by length within this many steps: enough that a batch is of nearly one
 # length, few enough that neighbours in the file still meet different batches every epoch.
@@ -109,28 +110,6 @@ def padded_length(longest: int, max_length: int, config: ModelConfig, step: int)
     """What to pad a batch to: as short as the model allows, then up to a multiple of ``step``."""
     length = bucket_length(longest, max_length, config)
     return min(-(-length // step) * step, max_length)
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """How training examples are grouped.
-
-    ``batch_size`` counts the examples of one process and one micro-step; an update sees
-    ``batch_size * grad_accum * processes`` of them.
-    """
-
-    batch_size: int
-    grad_accum: int = 1
-    seed: int = 0
-    by_length: bool = True
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "grad_accum"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 1")
-        if self.num_workers < 0:
-            raise ConfigError(f"num_workers={self.num_workers}: must not be negative")
 
 
 class MicroBatch(NamedTuple):

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from funnel.config.model import ModelConfig
-from funnel.features.classification import Features, SegmentIds, load_or_build
+from funnel.features.classification import Features, load_or_build
 from funnel.tasks import Task
 from funnel.tasks.metrics import compute
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_write_text
 from funnel_torch.data.batching import SequenceSource
+from funnel_torch.tasks.config import DataConfig
 from funnel_torch.tasks.finetune import Evaluation, Outputs
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where a task's files lie and how they become sequences.
-
-    ``cache_dir`` empty means the texts are encoded anew each time. ``length_step`` is that of
-    :class:`~funnel_torch.data.batching.SequenceSource`.
-    """
-
-    data_dir: str
-    cache_dir: str = ""
-    max_length: int = 128
-    overwrite: bool = False
-    segments: SegmentIds = field(default_factory=SegmentIds)
-    length_step: int = 1
 
 
 def load_splits(

@@ -41,6 +41,9 @@ _OUR_EVENTS = "events.out.tfevents.*"
 # Files a user may have put there before the run began: `tee`d output, notes.
 _HARMLESS = (".log", ".out", ".err", ".txt", ".md")
 
+# Settings that older runs recorded by another name.
+_RENAMED_SETTINGS = {"shuffle_window": "shuffle_buffer"}
+
 SaveModel = Callable[[Path], None]
 
 
@@ -104,7 +107,8 @@ class RunDirectory:
         return read_json(record).get(key) if record.is_file() and not self.overwritten else None
 
     def _check_same_run(self, resume: bool) -> None:
-        before = read_json(self.path / RUN_CONFIG).get("settings", {})
+        recorded = read_json(self.path / RUN_CONFIG).get("settings", {})
+        before = {_RENAMED_SETTINGS.get(key, key): value for key, value in recorded.items()}
         for key in sorted(set(before) | set(self.settings)):
             old, new = before.get(key), self.settings.get(key)
             if old != new:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funnel.utils.errors import ConfigError, RunError
+from funnel.utils.errors import RunError
 from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, MicroBatch, to_device
+from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import load_whole_state, whole_state
 from funnel_torch.training.optimizer import (
@@ -30,31 +31,12 @@ from funnel_torch.training.run_directory import RunDirectory, SaveModel
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # fp16 begins with a loss scale of 2^16 and may have to halve it that often; more is divergence.
 _MAX_SKIPS_IN_A_ROW = 50
 
 # What an evaluation brings back: the metrics of every split, the main one of the first split first.
 Scores = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How often to do what, in optimizer steps; 0 means only after the last step."""
-
-    total_steps: int
-    precision: str = "fp32"
-    clip: float = 1.0
-    log_steps: int = 100
-    eval_steps: int = 0
-    save_steps: int = 0
-    higher_is_better: bool = True
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision={self.precision!r}: must be one of {list(PRECISIONS)}")
-        if self.total_steps < 1:
-            raise ConfigError(f"train_steps={self.total_steps}: must be at least 1")
 
 
 @dataclass
@@ -307,7 +289,7 @@ class Trainer:
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Run in ``precision`` where that is safe; parameters stay fp32."""
-    dtype = PRECISIONS[precision]
+    dtype = _DTYPES[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
