@@ -127,4 +127,4 @@ def test_modify_ckpt_in_place_and_its_errors(tmp_path):
     told = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=no", "--tgt_ckpt=x", cwd=tmp_path)
     assert told == "error: no: no TensorFlow checkpoint (no.index is missing)\n"
     told = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=m", cwd=tmp_path)
-    assert told == "error: --tgt_ckpt is missing\n"
+    assert told == "error: --tgt_ckpt is needed\n"

@@ -75,6 +75,11 @@ def main(description: str | None) -> None:
     """
     settings = parse_settings(CreateDataSettings, description, absl_booleans=True)
     configure_logging()
+    run(settings)
+
+
+def run(settings: CreateDataSettings) -> None:
+    """Write the records that the settings describe, and print the totals."""
     flags = settings.tasks
     tasks = choose_tasks(flags.task, settings.corpus.num_task, flags.num_proc)
     tokenizer = open_tokenizer(settings.tokenizer)

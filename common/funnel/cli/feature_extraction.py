@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import MISSING, dataclass
 
-from funnel.cli.flags import add_flags
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
@@ -74,8 +72,3 @@ class ExtractionSettings:
     tokenizer: TokenizerSettings = group("text", TokenizerSettings, names={"uncased": "not cased"})
     length: LengthSettings = group("text", LengthSettings)
     compute: ComputeSettings = group("run", ComputeSettings)
-
-
-def define_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of both programs to a parser."""
-    add_flags(parser, ExtractionSettings)

@@ -8,21 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from funnel.checkpoints.base import find_vocabulary
 from funnel.cli.flags import split_list
-from funnel.config.inputs import TokenizerSettings
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import sha256_file
-from funnel_tf.cli.options import SpecialIdOptions
 from funnel_tf.cli.programs import FineTuningSettings, ProgramSettings, TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -35,41 +31,27 @@ def check_model_dir(settings: FineTuningSettings) -> None:
         raise ConfigError("--model_dir is needed")
 
 
-def load_tokenizer(
-    settings: TokenizerSettings,
-    special_ids: SpecialIdOptions,
-    places: Sequence[str | None] = (),
-    keep_accents: bool = False,
-) -> Tokenizer:
-    """Load the tokenizer named, else that of the first vocabulary found next to a checkpoint.
+def open_tokenizer(settings: TrainingSettings, keep_accents: bool = False) -> Tokenizer:
+    """Load the tokenizer named, else that of the vocabulary in a checkpoint's directory.
 
     Args:
-        settings: vocabulary file and how it is used.
-        special_ids: ids that the vocabulary must have, where they are given.
-        places: checkpoints and run directories whose vocabulary serves if none is named.
+        settings: those of a training program; the initial checkpoint comes before the run.
         keep_accents: see :func:`funnel.tokenization.get_tokenizer`.
 
     Raises:
-        ConfigError: there is no vocabulary, or a special id differs from the tokenizer's.
+        ConfigError: there is no vocabulary, or a flag contradicts it.
     """
-    path = settings.tokenizer_path
+    path, run = settings.tokenizer.tokenizer_path, settings.run
     if not path:
-        found = [find_vocabulary(_directory(place)) for place in places if place]
+        places = [place for place in (run.init_checkpoint, run.model_dir) if place]
+        found = [find_vocabulary(_directory(place)) for place in places]
         path = next((str(vocabulary) for vocabulary in found if vocabulary), "")
     if not path:
         raise ConfigError("--tokenizer_path is needed: there is no vocabulary next to the weights")
-    tokenizer = get_tokenizer(settings.tokenizer_type, path, settings.uncased, keep_accents)
-    for name, given in asdict(special_ids).items():
-        actual = getattr(tokenizer.special, name)
-        if given is not None and given != actual:
-            raise ConfigError(f"--{name}={given}: in {path} it is {actual}")
+    kind, uncased = settings.tokenizer.tokenizer_type, settings.tokenizer.uncased
+    tokenizer = get_tokenizer(kind, path, uncased, keep_accents)
+    settings.vocabulary.check(tokenizer)
     return tokenizer
-
-
-def open_tokenizer(settings: TrainingSettings, keep_accents: bool = False) -> Tokenizer:
-    """Load the tokenizer of a training program; see :func:`load_tokenizer`."""
-    places = (settings.run.init_checkpoint, settings.run.model_dir)
-    return load_tokenizer(settings.tokenizer, settings.special_ids, places, keep_accents)
 
 
 def _directory(place: str) -> Path:
@@ -86,11 +68,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     Raises:
         ConfigError: a key is unknown, or the vocabulary does not fit.
     """
-    model, run = settings.model, settings.run
-    if model.vocab_size not in (None, tokenizer.vocab_size):
-        raise ConfigError(
-            f"--vocab_size={model.vocab_size}: {tokenizer.path} holds {tokenizer.vocab_size} tokens"
-        )
+    run = settings.run
     path = run.model_config
     recorded = Path(run.model_dir or "") / NET_CONFIG
     if not path and not run.do_train and recorded.is_file():

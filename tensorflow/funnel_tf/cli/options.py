@@ -101,7 +101,6 @@ class ModelOptions:
     overwrite_keys: str = setting("", "comma list of settings taken from flags, not from the file")
     truncate_seq: bool = setting(True, "drop the last position before pooling")
     rel_attn_type: str = setting("factorized", "factorized, rel_shift or null")
-    vocab_size: int | None = setting(None, "filled in from the tokenizer")
 
 
 @dataclass(frozen=True)
@@ -271,25 +270,7 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
-class SpecialIdOptions:
-    """Ids of the special tokens: always the tokenizer's, another value is refused."""
+class LogOptions:
+    """Messages of the programs that are no runs."""
 
-    bos_id: int | None = setting(None, "id of bos, as in the vocabulary")
-    cls_id: int | None = setting(None, "id of cls, as in the vocabulary")
-    eod_id: int | None = setting(None, "id of eod, as in the vocabulary")
-    eop_id: int | None = setting(None, "id of eop, as in the vocabulary")
-    eos_id: int | None = setting(None, "id of eos, as in the vocabulary")
-    mask_id: int | None = setting(None, "id of mask, as in the vocabulary")
-    pad_id: int | None = setting(None, "id of pad, as in the vocabulary")
-    sep_id: int | None = setting(None, "id of sep, as in the vocabulary")
-    unk_id: int | None = setting(None, "id of unk, as in the vocabulary")
-
-
-@dataclass(frozen=True)
-class CorpusTasks:
-    """Tasks of ``create_pretrain_data.py``."""
-
-    task: int = setting(0, "number of the task to run")
-    num_proc: int | None = setting(None, "new: run all tasks instead, this many at a time")
-    vocab_size: int | None = setting(None, "filled in from the tokenizer")
     verbose: bool = setting(False, "new: debug messages too")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funnel.cli.create_pretrain_data import CreateDataSettings, VocabularyCheck
+from funnel.cli.feature_extraction import ExtractionSettings
 from funnel.config.heads import AnswerConfig, PretrainingConfig
 from funnel.config.inputs import (
     SEGMENT_FLAGS,
@@ -17,16 +19,16 @@ from funnel.config.inputs import (
 )
 from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
-from funnel.config.pretraining import CorpusConfig, TargetSettings
-from funnel.config.settings import group
+from funnel.config.pretraining import TargetSettings
+from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
 from funnel_tf.cli.options import (
     ClassifierOptions,
     ClassifierTask,
-    CorpusTasks,
     DeviceOptions,
     EvaluationOptions,
     InputOptions,
+    LogOptions,
     ModelOptions,
     PretrainEvaluation,
     PretrainTask,
@@ -34,7 +36,6 @@ from funnel_tf.cli.options import (
     RaceTask,
     RecordFileOptions,
     RunOptions,
-    SpecialIdOptions,
     SquadOptions,
     SquadTask,
     SweepOptions,
@@ -51,7 +52,14 @@ _COLUMNS = "own data (--task_name=tsv|csv|jsonl); all new"
 
 _TOKENIZER = {"tokenizer_path": ""}
 # The original's default model is smaller than the released ones.
-_SIZES = {"block_size": "3_3_3", "d_model": 512, "d_embed": 512, "n_head": 8, "d_inner": 2048}
+_SIZES = {
+    "block_size": "3_3_3",
+    "decoder_size": "2",
+    "d_model": 512,
+    "d_embed": 512,
+    "n_head": 8,
+    "d_inner": 2048,
+}
 # The update rule is the original's, whichever defaults the optimizer has elsewhere.
 _ADAM = {"name": "funnel_adamw", "weight_decay": 0.0}
 
@@ -74,7 +82,7 @@ class TrainingSettings(ProgramSettings):
     run: RunOptions
     training: TrainingOptions
     tokenizer: TokenizerSettings
-    special_ids: SpecialIdOptions
+    vocabulary: VocabularyCheck
     devices: DeviceOptions
     optimizer: OptimizerConfig
     update: UpdateOptions
@@ -113,7 +121,7 @@ class ClassifierSettings(FineTuningSettings):
     columns: CustomTaskSettings = group(_COLUMNS, CustomTaskSettings)
     tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
     segments: SegmentIds = group("tokens", SegmentIds, names=SEGMENT_FLAGS)
-    special_ids: SpecialIdOptions = group("tokens", SpecialIdOptions)
+    vocabulary: VocabularyCheck = group("tokens", VocabularyCheck)
     devices: DeviceOptions = group("devices", DeviceOptions)
     optimizer: OptimizerConfig = group(
         _OPTIMIZER, OptimizerConfig, names=OPTIMIZER_FLAGS, defaults=_ADAM, omit=("name",)
@@ -143,7 +151,7 @@ class RaceSettings(FineTuningSettings):
     sequences: RaceConfig = group("race", RaceConfig)
     race: RaceOptions = group("race", RaceOptions)
     tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
-    special_ids: SpecialIdOptions = group("tokens", SpecialIdOptions)
+    vocabulary: VocabularyCheck = group("tokens", VocabularyCheck)
     devices: DeviceOptions = group("devices", DeviceOptions)
     optimizer: OptimizerConfig = group(
         _OPTIMIZER, OptimizerConfig, names=OPTIMIZER_FLAGS, defaults=_ADAM, omit=("name",)
@@ -174,7 +182,7 @@ class SquadSettings(FineTuningSettings):
     squad: SquadOptions = group(_QUESTIONS, SquadOptions)
     ensemble: EnsembleSettings = group("ensemble", EnsembleSettings)
     tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
-    special_ids: SpecialIdOptions = group("tokens", SpecialIdOptions)
+    vocabulary: VocabularyCheck = group("tokens", VocabularyCheck)
     devices: DeviceOptions = group("devices", DeviceOptions, defaults={"use_tpu": True})
     optimizer: OptimizerConfig = group(
         _OPTIMIZER, OptimizerConfig, names=OPTIMIZER_FLAGS, defaults=_ADAM, omit=("name",)
@@ -207,7 +215,7 @@ class PretrainSettings(TrainingSettings):
     input: InputOptions = group(_MASKING, InputOptions)
     tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
     segments: SegmentIds = group("tokens", SegmentIds, names=SEGMENT_FLAGS)
-    special_ids: SpecialIdOptions = group("tokens", SpecialIdOptions)
+    vocabulary: VocabularyCheck = group("tokens", VocabularyCheck)
     devices: DeviceOptions = group(
         "devices", DeviceOptions, defaults={"use_tpu": True, "num_core_per_host": 16}
     )
@@ -220,20 +228,37 @@ class PretrainSettings(TrainingSettings):
 
 
 @dataclass(frozen=True)
-class CorpusSettings(ProgramSettings):
-    """Settings of ``create_pretrain_data.py``."""
+class CorpusSettings(CreateDataSettings, ProgramSettings):
+    """Settings of ``create_pretrain_data.py``: those of the PyTorch program, and verbosity."""
 
-    corpus: CorpusConfig = group("text to records", CorpusConfig)
-    tasks: CorpusTasks = group("text to records", CorpusTasks)
-    tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
-    special_ids: SpecialIdOptions = group("tokens", SpecialIdOptions)
+    log: LogOptions = group("text to records", LogOptions)
 
     @property
     def verbose(self) -> bool:
         """Whether debug messages are shown."""
-        return self.tasks.verbose
+        return self.log.verbose
 
 
+@dataclass(frozen=True)
+class ExtractSettings(ExtractionSettings):
+    """Settings of ``extract_features.py``: those of the PyTorch program, and verbosity.
+
+    Its flags are spelled as in that program, by argparse.
+    """
+
+    log: LogOptions = group("run", LogOptions)
+
+
+@dataclass(frozen=True)
+class ModifySettings:
+    """Settings of ``modify_ckpt.py``, whose flags argparse parses: it needs no absl."""
+
+    src_ckpt: str = setting("", "input checkpoint prefix")
+    tgt_ckpt: str = setting("", "output checkpoint prefix")
+    finetune_only: bool = setting(True, "drop global_step, Adam slots and generator variables")
+
+
+# Programs whose flags absl parses.
 PROGRAMS: dict[str, type[ProgramSettings]] = {
     "pretrain": PretrainSettings,
     "classifier": ClassifierSettings,
