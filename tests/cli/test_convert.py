@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_cases import TINY, VARIANTS, assert_same, flip, random_checkpoint, with_slots
-from funnel.checkpoints import load_checkpoint, save_checkpoint
+from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from funnel.formats.tensor_bundle import TFCheckpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,10 +38,15 @@ def test_round_trip_through_the_programs(tmp_path):
     save_checkpoint(first, tmp_path / "tf", "tf")
     told = _run_well("pytorch/convert.py", "--src=tf", "--dst=pt", "--to=pt", cwd=tmp_path)
     assert "tf/model.ckpt (tf) -> pt (pt): " in told
-    assert "kept beside, in *extra.safetensors" in told and "generator/decoder" in told
+    assert "kept in *extra.safetensors" in told and "generator/decoder" in told
     _run_well("pytorch/convert.py", "--src=pt", "--dst=hf", "--to=hf", cwd=tmp_path)
     _run_well("pytorch/convert.py", "--src=hf", "--dst=x/model.ckpt", "--to=tf", cwd=tmp_path)
     assert_same(dict(TFCheckpoint(tmp_path / "x/model.ckpt")), first.tensors)
+
+
+def test_every_layout_can_be_chosen(tmp_path):
+    told = _run_well("pytorch/convert.py", "--help", cwd=tmp_path)
+    assert f"--to {{{','.join(KINDS)}}}" in told
 
 
 def test_optimizer_state_on_request(tmp_path):

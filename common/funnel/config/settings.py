@@ -101,7 +101,7 @@ def group(
 
 @dataclass(frozen=True)
 class _GroupFlags:
-    title: str = "options"
+    title: str = "flags"
     description: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -1,8 +1,4 @@
-"""Classification and regression, from settings to scores: what ``classifier.py`` runs.
-
-Read from the end: :func:`run` starts the process, :func:`work` calls :func:`prepare`,
-:func:`train` and :func:`finish`.
-"""
+"""Classification and regression, from settings to scores: what ``classifier.py`` runs."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +19,7 @@ from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import runs
 from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.data.batching import SequenceSource
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.tasks.classification import (
     decisions,
@@ -43,15 +41,28 @@ _COMPANION = "companion"
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Everything a run needs, checked before anything is written."""
+    """Everything a run needs, checked before anything is written.
+
+    ``sources`` has the batches of every split that the run reads.
+    """
 
     task: Task
-    tokenizer: Tokenizer
-    data: DataConfig
-    features: Mapping[str, Features]
+    sources: Mapping[str, SequenceSource]
     run: runs.RunContext
     factory: runs.ModelFactory[FunnelForSequenceClassification]
     model: FunnelForSequenceClassification
+
+
+def run(settings: ClassifierSettings) -> None:
+    """Fine-tune, evaluate and predict in this process, one of several perhaps."""
+    with runs.start_processes(settings) as world:
+        seed = runs.common_seed(settings, world)
+        inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+        model = inputs.model.to(world.device)
+        scores: Scores = {}
+        if settings.trains:
+            model, scores = train(settings, inputs, world)
+        finish(settings, inputs, model, scores, world)
 
 
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
@@ -61,26 +72,31 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
     task = get_task(settings.task.dataset or "", custom=custom).resolve_labels(data.data_dir)
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
+
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
-    run = runs.open_run(settings, config, seed, trains=settings.trains)
-    arguments = {
+    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+
+    head, arguments = FunnelForSequenceClassification, head_arguments(task)
+    length, labels = data.max_length, task.labels
+    factory = runs.make_factory(settings, head, tokenizer, length, arguments, labels)
+    model = factory.load(run_context.checkpoint)
+    features = load_features(settings, task, data, tokenizer)
+    sources = {
+        split: source_of(encoded, model.config, data, tokenizer)
+        for split, encoded in features.items()
+    }
+    return RunInputs(task, sources, run_context, factory, model)
+
+
+def head_arguments(task: Task) -> dict[str, Any]:
+    """Return the arguments of the head of a task."""
+    return {
         "num_labels": task.num_labels,
         "regression": task.is_regression,
         "cls_scope": task.name,
     }
-    factory = runs.make_factory(
-        settings,
-        FunnelForSequenceClassification,
-        tokenizer,
-        data.max_length,
-        arguments,
-        task.labels,
-    )
-    model = factory.load(run.checkpoint)
-    features = load_features(settings, task, data, tokenizer)
-    return RunInputs(task, tokenizer, data, features, run, factory, model)
 
 
 def load_features(
@@ -113,15 +129,10 @@ def train(
     settings: ClassifierSettings, inputs: RunInputs, world: DistributedContext
 ) -> tuple[FunnelForSequenceClassification, Scores]:
     """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
-    task, model = inputs.task, inputs.model
-    sources = {
-        split: source_of(features, model.config, inputs.data, inputs.tokenizer)
-        for split, features in inputs.features.items()
-    }
-    size = settings.evaluation.valid_bsz
+    task, sources, size = inputs.task, inputs.sources, settings.evaluation.valid_bsz
     evaluations = [evaluation_of(task, split, sources[split], size) for split in task.eval_splits]
     return runs.train(
-        settings, inputs.run, inputs.factory, model, sources["train"], evaluations, world
+        settings, inputs.run, inputs.factory, inputs.model, sources["train"], evaluations, world
     )
 
 
@@ -134,15 +145,14 @@ def finish(
 ) -> None:
     """Predict and score every split that is not in ``known``, and write the results."""
     task, scores, predictions = inputs.task, dict(known), {}
-    for split, features in inputs.features.items():
+    sizes, precision = settings.evaluation, settings.device.precision
+    for split, source in inputs.sources.items():
         if split == "train" or (split in known and not settings.task.write_prediction):
             continue
-        source = source_of(features, model.config, inputs.data, inputs.tokenizer)
-        sizes, precision = settings.evaluation, settings.device.precision
         size = sizes.valid_bsz if split in task.eval_splits else sizes.test_bsz
         outputs = predict(model, source, ["logits"], world, batch_size=size, precision=precision)
         predictions[split] = outputs["logits"]
-        if features.labels is not None and task.metrics:
+        if source.features.labels is not None and task.metrics:
             scores[split] = evaluation_of(task, split, source, size).score(outputs)
             runs.log_scores(split, scores[split])
     world.on_rank_zero(lambda: write_results(settings, task, scores, predictions))
@@ -171,19 +181,3 @@ def write_results(
             ids = decisions(other, predictions[_COMPANION])
             written.append(write_submission(other, ids, submit_dir))
         logger.info("submission: %s", ", ".join(str(path) for path in written))
-
-
-def work(settings: ClassifierSettings, world: DistributedContext) -> None:
-    """Fine-tune, evaluate and predict in one process of ``world``."""
-    seed = runs.common_seed(settings, world)
-    inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
-    model = inputs.model.to(world.device)
-    scores: Scores = {}
-    if settings.trains:
-        model, scores = train(settings, inputs, world)
-    finish(settings, inputs, model, scores, world)
-
-
-def run(settings: ClassifierSettings) -> None:
-    """Run the classifier in this process."""
-    runs.run_program(settings, work)

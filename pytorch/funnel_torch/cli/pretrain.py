@@ -50,6 +50,19 @@ class RunInputs:
     masker: Masker
 
 
+def run(settings: PretrainSettings) -> None:
+    """Train or evaluate in this process, one of several perhaps."""
+    with runs.start_processes(settings) as world:
+        inputs = prepare(settings, world)
+        if settings.trains:
+            train(settings, inputs, world)
+            return
+        evaluator = Evaluator(settings, inputs.masker, inputs.run.seed, world)
+        scores = evaluator(inputs.model.to(world.device))
+        if world.is_rank_zero:
+            print(json.dumps(scores))
+
+
 def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
     """Check the settings and build the model; write nothing."""
     settings.check()
@@ -59,14 +72,14 @@ def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
     seed = runs.common_seed(settings, world)
     config = settings.result_affecting_config()
-    run = runs.open_run(settings, config, seed, trains=settings.trains)
+    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
     head, arguments = HEADS[settings.task.loss_type], {"pretraining": settings.objective}
     factory = runs.make_factory(settings, head, tokenizer, seq_len, arguments)
-    model = factory.load(run.checkpoint)
+    model = factory.load(run_context.checkpoint)
     stride = truncation_stride(model.config)
     masking_config = dataclasses.replace(masking_config, truncate_stride=stride)
     masker = Masker(masking_config, tokenizer.special, tokenizer.vocab_size)
-    return RunInputs(run, factory, model, masker)
+    return RunInputs(run_context, factory, model, masker)
 
 
 def open_records(
@@ -174,8 +187,8 @@ def make_output(
 
 def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedContext) -> None:
     """Train to the last step, from the first or from the run's newest checkpoint."""
-    run, model, seed = inputs.run, inputs.model, inputs.run.seed
-    begin = None if run.resumes else find_continuation(settings, model)
+    run_context, model, seed = inputs.run, inputs.model, inputs.run.seed
+    begin = None if run_context.resumes else find_continuation(settings, model)
     model.to(world.device)
     if settings.scale.recompute_layers:
         recompute_layers(model)
@@ -199,8 +212,9 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         settings.device.compile,
     )
     trainer = make_trainer(model, batches, config, world, output, begin)
-    if run.directory is not None and run.resumes:
-        trainer.restore(run.directory.load_state())
+    directory = run_context.directory
+    if directory is not None and directory.can_resume:
+        trainer.restore(directory.load_state())
         logger.info("resumed at step %d", trainer.progress.step)
     logger.info(
         "%d steps of %d records (%.1f epochs) in %d processes on %s, %s",
@@ -210,20 +224,3 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
     )
     trainer.train(None if evaluator is None else lambda: evaluator(model))
     output.log.close()
-
-
-def work(settings: PretrainSettings, world: DistributedContext) -> None:
-    """Train or evaluate in one process of ``world``."""
-    inputs = prepare(settings, world)
-    if settings.trains:
-        train(settings, inputs, world)
-        return
-    evaluator = Evaluator(settings, inputs.masker, inputs.run.seed, world)
-    scores = evaluator(inputs.model.to(world.device))
-    if world.is_rank_zero:
-        print(json.dumps(scores))
-
-
-def run(settings: PretrainSettings) -> None:
-    """Run pretraining in this process."""
-    runs.run_program(settings, work)

@@ -28,6 +28,37 @@ class RunInputs:
     model: FunnelForMultipleChoice
 
 
+def run(settings: RaceSettings) -> None:
+    """Train and evaluate in this process, one of several perhaps."""
+    with runs.start_processes(settings) as world:
+        task, seed = settings.task, runs.common_seed(settings, world)
+        inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+        model = inputs.model.to(world.device)
+        known: Scores = {}
+        if task.do_train:
+            model, known = train(settings, inputs, world)
+        scores = dict(known)
+        if task.do_eval and task.eval_split not in scores:
+            evaluation = make_evaluation(settings, inputs, task.eval_split)
+            scores[task.eval_split] = evaluate(model, evaluation, world, settings.device.precision)
+        for split, values in scores.items():
+            runs.log_scores(split, values)
+        if settings.run.model_dir and not settings.run.debug:
+            path = Path(settings.run.model_dir) / "final_scores.json"
+            world.on_rank_zero(lambda: atomic_write_json(path, scores))
+
+
+def train(
+    settings: RaceSettings, inputs: RunInputs, world: DistributedContext
+) -> tuple[FunnelForMultipleChoice, Scores]:
+    """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
+    source = make_source(settings, inputs, "train")
+    evaluations = [make_evaluation(settings, inputs, "dev")]
+    return runs.train(
+        settings, inputs.run, inputs.factory, inputs.model, source, evaluations, world
+    )
+
+
 def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; write nothing."""
     settings = settings.with_evaluated_run()
@@ -36,17 +67,17 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
     tokenizer = runs.load_tokenizer(settings, trains=task.do_train)
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
-    run = runs.open_run(settings, config, seed, trains=task.do_train)
+    run_context = runs.open_run(settings, config, seed, trains=task.do_train)
     length = settings.sequences.max_seq_length
     factory = runs.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
-    model = factory.load(run.checkpoint)
+    model = factory.load(run_context.checkpoint)
     splits = {"train", "dev"} if task.do_train else set()
     splits |= {task.eval_split} if task.do_eval else set()
     features = {
         split: encode_race(read_race(task.data_dir, split), tokenizer, settings.sequences)
         for split in sorted(splits)
     }
-    return RunInputs(features, run, factory, model)
+    return RunInputs(features, run_context, factory, model)
 
 
 def make_source(settings: RaceSettings, inputs: RunInputs, split: str) -> PaddedSource:
@@ -66,31 +97,3 @@ def make_evaluation(settings: RaceSettings, inputs: RunInputs, split: str) -> Ev
     sizes = settings.evaluation
     size = sizes.valid_bsz if split == "dev" else sizes.test_bsz
     return evaluation_of(inputs.features[split], make_source(settings, inputs, split), split, size)
-
-
-def work(settings: RaceSettings, world: DistributedContext) -> None:
-    """Train and evaluate in one process of ``world``."""
-    task, seed = settings.task, runs.common_seed(settings, world)
-    inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
-    model = inputs.model.to(world.device)
-    known: Scores = {}
-    if task.do_train:
-        source = make_source(settings, inputs, "train")
-        evaluations = [make_evaluation(settings, inputs, "dev")]
-        model, known = runs.train(
-            settings, inputs.run, inputs.factory, model, source, evaluations, world
-        )
-    scores = dict(known)
-    if task.do_eval and task.eval_split not in scores:
-        evaluation = make_evaluation(settings, inputs, task.eval_split)
-        scores[task.eval_split] = evaluate(model, evaluation, world, settings.device.precision)
-    for split, values in scores.items():
-        runs.log_scores(split, values)
-    if settings.run.model_dir and not settings.run.debug:
-        path = Path(settings.run.model_dir) / "final_scores.json"
-        world.on_rank_zero(lambda: atomic_write_json(path, scores))
-
-
-def run(settings: RaceSettings) -> None:
-    """Run RACE in this process."""
-    runs.run_program(settings, work)

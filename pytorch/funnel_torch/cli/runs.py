@@ -5,11 +5,12 @@ A program adds its task: its settings, the sources of its batches and the scores
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -42,18 +43,21 @@ from funnel_torch.training.trainer import RunOutput, Scores
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PretrainedModel)
-Settings = TypeVar("Settings", bound=ProgramSettings)
 
 
-def run_program(settings: Settings, work: Callable[[Settings, DistributedContext], None]) -> None:
-    """Do the ``work`` of a program in this process, one of several perhaps."""
+@contextlib.contextmanager
+def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
+    """Set up logging and the communication of this process with the others of the run.
+
+    A process exits with the code of a user error if the first one met a user error and reports it.
+    """
     process = distributed_config(settings, os.environ)
     log_rank = 0 if settings.distributed.log_all_processes else process.rank
     configure_logging(settings.run.verbose, log_rank)
     try:
         with start(process) as world:
             log_notices(settings, world.size)
-            work(settings, world)
+            yield world
     except FirstProcessFailed:
         sys.exit(USER_ERROR)
 

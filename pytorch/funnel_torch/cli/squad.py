@@ -1,8 +1,4 @@
-"""SQuAD, from settings to answers and scores: what ``squad.py`` runs.
-
-:func:`work` chooses between :func:`preprocess`, :func:`ensemble` and a run: :func:`prepare`,
-:func:`train`, :func:`finish`.
-"""
+"""SQuAD, from settings to answers and scores: what ``squad.py`` runs."""
 
 from __future__ import annotations
 
@@ -48,6 +44,28 @@ class RunInputs:
     model: TrainableQuestionAnswering
 
 
+def run(settings: SquadSettings) -> None:
+    """Fill the cache, let an ensemble answer, or train and predict, in this process."""
+    with runs.start_processes(settings) as world:
+        if split := settings.cache.prepro_split:
+            world.on_rank_zero(lambda: preprocess(settings, split))
+        elif settings.ensemble.do_ensemble:
+            ensemble(settings, world)
+        else:
+            train_and_predict(settings, world)
+
+
+def train_and_predict(settings: SquadSettings, world: DistributedContext) -> None:
+    """Train if asked to, and predict if asked to."""
+    seed = runs.common_seed(settings, world)
+    inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+    model = inputs.model.to(world.device)
+    scores: Scores = {}
+    if inputs.train is not None:
+        model, scores = train(settings, inputs, inputs.train, world)
+    finish(settings, inputs, model, scores, world)
+
+
 def make_factory(settings: SquadSettings) -> Factory:
     """Return the tokenizer and the head that the settings describe."""
     trains = settings.task.do_train or bool(settings.cache.prepro_split)
@@ -89,8 +107,8 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     )
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": factory.tokenizer.fingerprint}
-    run = runs.open_run(settings, config, seed, trains=trains)
-    model = factory.load(run.checkpoint)
+    run_context = runs.open_run(settings, config, seed, trains=trains)
+    model = factory.load(run_context.checkpoint)
     scorer = make_scorer(settings, factory.tokenizer) if path else None
     train = None
     if trains:
@@ -100,7 +118,7 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
                 f"{path}: has no answers to choose the best model by; "
                 "train without it, then --do_predict"
             )
-    return RunInputs(train, scorer, run, factory, model)
+    return RunInputs(train, scorer, run_context, factory, model)
 
 
 def make_source(
@@ -213,25 +231,3 @@ def preprocess(settings: SquadSettings, split: str) -> None:
     settings.check()
     data, windows = load_questions(settings, split, make_factory(settings).tokenizer)
     logger.info("%s: %d questions, %d windows", data.path, len(data.questions), len(windows))
-
-
-def work(settings: SquadSettings, world: DistributedContext) -> None:
-    """Do what is asked for in one process of ``world``."""
-    if split := settings.cache.prepro_split:
-        world.on_rank_zero(lambda: preprocess(settings, split))
-        return
-    if settings.ensemble.do_ensemble:
-        ensemble(settings, world)
-        return
-    seed = runs.common_seed(settings, world)
-    inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
-    model = inputs.model.to(world.device)
-    scores: Scores = {}
-    if inputs.train is not None:
-        model, scores = train(settings, inputs, inputs.train, world)
-    finish(settings, inputs, model, scores, world)
-
-
-def run(settings: SquadSettings) -> None:
-    """Run SQuAD in this process."""
-    runs.run_program(settings, work)

@@ -23,6 +23,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.config.geometry import encoder_geometry
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
+from funnel_torch.export.config import ExportConfig
 from funnel_torch.export.onnx_check import GraphInputs, import_onnx, largest_difference
 from funnel_torch.models.heads import (
     FunnelForMaskedLM,
@@ -38,8 +39,6 @@ from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.question_answering import FunnelForQuestionAnswering
 from funnel_torch.models.weight_mapping import slots
 
-# 14 is the first with all operations that attention needs, 20 the last the exporter writes.
-OPSETS = range(14, 21)
 TOLERANCE = 1e-4
 _LARGEST_FILE = 2**31 - 1
 _USUAL_LENGTH = 16
@@ -101,28 +100,6 @@ TASKS = {
     "model": ExportTask(FunnelModel, "model/decoder/.+", {"last_hidden_state": _TOKENS} | _ENCODER),
     "encoder": ExportTask(FunnelEncoder, "model/encoder/.+", _ENCODER),
 }
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """How to export.
-
-    Attributes:
-        opset: ONNX operator set, one of :data:`OPSETS`.
-        batch: sequences of the example that is recorded; the graph takes any number.
-        length: tokens of the example; the graph takes any length from its minimum on. None means
-            16, or the minimum where that is more.
-    """
-
-    opset: int = 17
-    batch: int = 2
-    length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise ConfigError(f"opset {self.opset}: should be {OPSETS[0]} to {OPSETS[-1]}")
-        if self.batch < 1:
-            raise ConfigError(f"batch {self.batch}: should be at least 1")
 
 
 @dataclass(frozen=True)
