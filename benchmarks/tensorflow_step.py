@@ -71,7 +71,7 @@ def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
         "target_positions": random.integers(1, args.seq_len, slots).astype(np.int32),
         "target_mask": np.ones(slots, np.float32),
         "attention_mask": np.ones(shape, np.float32),
-        "visible_mask": np.ones(shape, np.float32),
+        "mlm_attention_mask": np.ones(shape, np.float32),
     }
 
 

@@ -26,5 +26,5 @@ def rename_features(batch: dict[str, Any]) -> dict[str, Any]:
     features = dict(batch)
     features["token_type_ids"] = features.pop("seg_id")
     features["attention_mask"] = ~features.pop("pad_mask")
-    features["visible_mask"] = ~features.pop("input_mask")
+    features["mlm_attention_mask"] = ~features.pop("input_mask")
     return features

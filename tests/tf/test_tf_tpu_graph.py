@@ -60,7 +60,7 @@ def batch_arrays():
         "masked_input": masked, "origin_input": ids, "token_type_ids": segments,
         "target": np.take_along_axis(ids, positions, 1), "target_positions": positions,
         "target_mask": np.array([[1, 1, 1], [1, 1, 0]], np.float32),
-        "visible_mask": ((pads == 0) & (masked != 4)).astype(np.float32),
+        "mlm_attention_mask": ((pads == 0) & (masked != 4)).astype(np.float32),
         "attention_mask": 1 - pads,
         "noise": random.gumbel(size=(SIZE, TARGETS, VOCAB)).astype(np.float32),
         "label": np.array([1, 0], np.int32), "real": np.array([1, 0], np.float32),

@@ -84,7 +84,7 @@ def mask_records(
         "is_target": is_target,
         "target_mask": target_mask,
         "attention_mask": is_real,
-        "visible_mask": is_real & tf.not_equal(masked, special.mask_id),
+        "mlm_attention_mask": is_real & tf.not_equal(masked, special.mask_id),
     }
     return {
         "masked_input": masked,

@@ -122,7 +122,7 @@ def pool_sequence_info(
     """
     mask, segments = info.attention_mask, info.token_type_ids
     if mask is not None:
-        mask = pool_sequence(mask[:, :, None], config, "max")[:, :, 0]
+        mask = pool_hidden(mask[:, :, None], config, "max")[:, :, 0]
     if segments is not None:
         start = 1 if config.separate_cls else 0
         firsts = segments[:, start :: config.pooling_size][:, : geometry.length - start]
@@ -130,7 +130,7 @@ def pool_sequence_info(
     return SequenceInfo(geometry, mask, segments)
 
 
-def pool_sequence(hidden: tf.Tensor, config: ModelConfig, pooling_type: str) -> tf.Tensor:
+def pool_hidden(hidden: tf.Tensor, config: ModelConfig, pooling_type: str) -> tf.Tensor:
     """Pool [B, T, C] along T; a separate [CLS] is kept, and the last window may be short."""
     size = config.pooling_size
     start = 1 if config.separate_cls else 0

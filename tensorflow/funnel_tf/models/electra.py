@@ -3,14 +3,14 @@
 Dai et al. 2020, section 3.1; ELECTRA: Clark et al. 2020. A batch is the dictionary that
 :func:`funnel_tf.data.masking.mask_records` returns, of B records of T tokens with P target slots:
 
-    masked_input      int32 [B, T], input of the model (in ELECTRA: of the generator)
-    origin_input      int32 [B, T], the same without masking
-    token_type_ids    int32 [B, T]
-    attention_mask    float32 [B, T], 1 for a real token, 0 for padding
-    visible_mask      float32 [B, T], as attention_mask, but 0 where masked_input is [MASK] too
-    target            int32 [B, P], original ids at the targets
-    target_positions  int32 [B, P]
-    target_mask       float32 [B, P], 0 for an empty slot
+    masked_input        int32 [B, T], input of the model (in ELECTRA: of the generator)
+    origin_input        int32 [B, T], the same without masking
+    token_type_ids      int32 [B, T]
+    attention_mask      float32 [B, T], 1 for a real token, 0 for padding
+    mlm_attention_mask  float32 [B, T], as attention_mask, but 0 for [MASK] in masked_input too
+    target              int32 [B, P], original ids at the targets
+    target_positions    int32 [B, P]
+    target_mask         float32 [B, P], 0 for an empty slot
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def mlm_graph(
     pretraining: PretrainingConfig = DEFAULT_PRETRAINING,
 ) -> PretrainingOutput:
     """Predict the masked tokens from the decoder's output at the target positions."""
-    attention_mask = batch["visible_mask" if pretraining.hide_masked else "attention_mask"]
+    attention_mask = batch["mlm_attention_mask" if pretraining.hide_masked else "attention_mask"]
     inputs = ModelInputs(batch["masked_input"], attention_mask, batch["token_type_ids"])
     encoded = funnel_encoder(config, inputs, options)
     hidden = _select_targets(funnel_decoder(config, encoded, options), batch)

@@ -23,7 +23,7 @@ from funnel_tf.models.attention_inputs import (
     AttentionContext,
     SequenceInfo,
     build_attention_context,
-    pool_sequence,
+    pool_hidden,
     pool_sequence_info,
 )
 from funnel_tf.models.layers import embedding, feed_forward, get_shape_list, linear
@@ -75,13 +75,13 @@ class LayerStackInput(NamedTuple):
     """Input of a stack of layers.
 
     Attributes:
-        query: residual and query of the first layer [B, Tq, D].
-        key: key and value input of the first layer [B, Tk, D]; ``query`` itself if not pooled.
+        hidden: residual and query of the first layer [B, Tq, D].
+        key: key and value input of the first layer [B, Tk, D]; ``hidden`` itself if not pooled.
         first_context: attention context of the first layer.
         context: attention context of all later layers.
     """
 
-    query: tf.Tensor
+    hidden: tf.Tensor
     key: tf.Tensor
     first_context: AttentionContext
     context: AttentionContext
@@ -182,7 +182,7 @@ def _run_layers(
     Only the first application has other keys than its own input, those of ``stack``.
     """
     outputs: list[tf.Tensor] = []
-    hidden, key, context = stack.query, stack.key, stack.first_context
+    hidden, key, context = stack.hidden, stack.key, stack.first_context
     for index in range(first, first + depth.params):
         for _ in range(depth.repeats):
             with tf.variable_scope(f"layer_{index}"):
@@ -201,7 +201,7 @@ def _pool(
     options: GraphOptions,
 ) -> tuple[LayerStackInput, SequenceInfo]:
     """Pool on entering a block: residual and query, and with ``pool_q_only`` false the keys."""
-    pooled = pool_sequence(hidden, config, config.pooling_type)
+    pooled = pool_hidden(hidden, config, config.pooling_type)
     pooled_info = pool_sequence_info(info, geometry, config)
     context = build_attention_context(pooled_info, pooled_info, config, options)
     if not config.pool_q_only:

@@ -100,12 +100,8 @@ def create_train_op(
     skipped = tf.zeros([], tf.int64) if counter is None else counter.read_value()
 
     gradients = _dense_gradients(loss, variables, names)
-    clip = optimizer.clip if per_core_clip else 0.0
-    gradients = _clip(gradients, clip)
-    values = (_core_mean if use_tpu else replica_mean)(gradients.values)
-    if not per_core_clip:
-        values, norm = _clip(values, optimizer.clip)
-        gradients = _Gradients(values, norm)
+    average = _core_mean if use_tpu else replica_mean
+    values, norm = _clip_and_average(gradients, optimizer.clip, per_core_clip, average)
     is_finite = tf.is_finite(tf.linalg.global_norm(values)) if skip_nan_grad else None
 
     factors = layer_factors(variable_layers(names), optimizer.layer_decay_rate)
@@ -125,7 +121,7 @@ def create_train_op(
     # The step is incremented last, so that no operation of the update reads the new value.
     with tf.control_dependencies([update]):
         train_op = tf.group(global_step.assign(before + 1, read_value=False))
-    return TrainOp(train_op, before + 1, rate, gradients.norm, tf.cast(skipped, tf.float32))
+    return TrainOp(train_op, before + 1, rate, norm, tf.cast(skipped, tf.float32))
 
 
 def learning_rate(schedule: ScheduleConfig, step: tf.Tensor) -> tf.Tensor:
@@ -184,6 +180,19 @@ def _clip(gradients: list[tf.Tensor], clip: float) -> _Gradients:
         factor = tf.minimum(clip / norm, 1.0)
         gradients = [gradient * factor for gradient in gradients]
     return _Gradients(gradients, norm)
+
+
+def _clip_and_average(
+    gradients: list[tf.Tensor],
+    clip: float,
+    per_core_clip: bool,
+    average: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+) -> _Gradients:
+    """Average gradients over the replicas, clipped before or after; see :func:`create_train_op`."""
+    if not per_core_clip:
+        return _clip(average(gradients), clip)
+    clipped = _clip(gradients, clip)
+    return _Gradients(average(clipped.values), clipped.norm)
 
 
 def replica_mean(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
