@@ -31,7 +31,7 @@ lint: $(ALL)  ## style
 
 # glibc returns large blocks to the system after every call by default; these thresholds keep them,
 # for everything measured alike.
-BENCHMARKS := models text input_pipeline tensorflow_step finetuning int8 report
+BENCHMARKS := models bench_text input_pipeline tensorflow_step finetuning int8 report
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456

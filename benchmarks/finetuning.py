@@ -30,9 +30,9 @@ import numpy as np
 import torch
 import transformers
 
-import contestants
-import measuring
-import texts
+import baselines
+import corpora
+import timing
 from funnel import ModelConfig, get_tokenizer
 from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.tasks import Example, get_task
@@ -70,7 +70,7 @@ def training_set(name: str, data: Path | None, made_up: int) -> list[Example]:
     rng = np.random.default_rng(0)
     lengths = KINDS[name].words
     needed = 4 * made_up * sum(lengths)
-    words = iter(itertools.cycle(" ".join(texts.lines_of(None, 12 * needed)).split()))
+    words = iter(itertools.cycle(" ".join(corpora.corpus_lines(None, 12 * needed)).split()))
 
     def text(mean: int) -> str:
         return " ".join(itertools.islice(words, int(rng.integers(mean // 2, 3 * mean // 2))))
@@ -91,9 +91,9 @@ def our_epoch(
     config: ModelConfig, features: Features, tokenizer: Tokenizer, args: argparse.Namespace
 ) -> tuple[Callable[[], object], float]:
     """An epoch as classifier.py trains it, and the mean number of positions per text."""
-    model = FunnelForSequenceClassification(config, num_labels=contestants.CLASSES)
+    model = FunnelForSequenceClassification(config, num_labels=baselines.CLASSES)
     source = SequenceSource(features, config, args.max_length, tokenizer.special.pad_id)
-    settings = FineTuneConfig(BatchConfig(args.batch_size), lr=contestants.LEARNING_RATE, epochs=1)
+    settings = FineTuneConfig(BatchConfig(args.batch_size), lr=baselines.LEARNING_RATE, epochs=1)
     plan = TrainBatches(source, settings.batches).plan(0)
     positions = sum(source.collate(step)["input_ids"].size for step in plan)
 
@@ -115,13 +115,13 @@ def trainer_steps(
     config: ModelConfig, rows: list[dict], args: argparse.Namespace, folder: Path
 ) -> Callable[[], object]:
     """Some steps of transformers' Trainer."""
-    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=contestants.CLASSES)
+    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=baselines.CLASSES)
     trainer = transformers.Trainer(
         transformers.FunnelForSequenceClassification(settings),
         transformers.TrainingArguments(
             str(folder),
             per_device_train_batch_size=args.batch_size,
-            learning_rate=contestants.LEARNING_RATE,
+            learning_rate=baselines.LEARNING_RATE,
             max_steps=args.padded_steps,
             use_cpu=True,
             save_strategy="no",
@@ -139,9 +139,9 @@ def trainer_steps(
 
 def measure(
     name: str, data: Path | None, tokenizer: Tokenizer, args: argparse.Namespace, folder: Path
-) -> list[measuring.Row]:
+) -> list[timing.Row]:
     """Two rows of a task."""
-    config = contestants.load_config(args.config)
+    config = baselines.load_config(args.config)
     examples = training_set(name, data, 2 * args.steps * args.batch_size)
     lengths = encode_examples(examples, tokenizer, args.max_length).lengths
     chosen = evenly_spaced(lengths, args.batch_size, args.steps)
@@ -149,10 +149,10 @@ def measure(
     rows = padded_rows(features, args.max_length, tokenizer.special.pad_id)
     ours, positions = our_epoch(config, features, tokenizer, args)
     cases = {OURS: ours, TRAINER: trainer_steps(config, rows, args, folder)}
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     counts = {OURS: len(features), TRAINER: args.padded_steps * args.batch_size}
     each = {who: [taken / counts[who] for taken in seconds[who]] for who in cases}
-    ratio = measuring.median_ratio(each[TRAINER], each[OURS])
+    ratio = timing.median_ratio(each[TRAINER], each[OURS])
     return [
         {
             "label": f"{name}, {who}",
@@ -170,7 +170,7 @@ def measure(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--tasks", default=",".join(KINDS), help="of these, separated by commas")
     parser.add_argument("--config", default="B4-4-4H768", help="size of the model, in configs/")
@@ -179,7 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="of ours in a round")
     parser.add_argument("--padded_steps", type=int, default=2, help="of the Trainer in a round")
     parser.add_argument("--vocab_size", type=int, default=30522, help="of the tokenizer")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.max_length, args.batch_size = "tiny", 32, 4
@@ -194,16 +194,16 @@ def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
-    data, rows = texts.find_data(args.data_dir), []
+    data, rows = corpora.find_data(args.data_dir), []
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary = texts.write_vocabulary(data, args.vocab_size, Path(folder) / "vocab.txt")
+        vocabulary = corpora.write_vocabulary(data, args.vocab_size, Path(folder) / "vocab.txt")
         tokenizer = get_tokenizer("word_piece", vocabulary)
         for name in args.tasks.split(","):
             rows += measure(name, data, tokenizer, args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     names = ("config", "max_length", "batch_size", "repeats", "quick", "clock", "vocab_size")
     settings = {name: getattr(args, name) for name in names} | {"real_text": data is not None}
-    print(measuring.write_result("finetuning", rows, args.output_dir, settings, COLUMNS))
+    print(timing.write_result("finetuning", rows, args.output_dir, settings, COLUMNS))
 
 
 if __name__ == "__main__":

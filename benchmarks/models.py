@@ -1,6 +1,6 @@
 """Time our encoder beside transformers' Funnel and a BERT with fused attention (SDPA).
 
-Forward passes and training steps, in several lengths, precisions and sizes; the contestants take
+Forward passes and training steps, in several lengths, precisions and sizes; the baselines take
 turns in one process. Without flags that choose, the plan for the device is measured (PLANS below);
 with any of --sizes, --modes, --shapes, --precisions, --models, --compile all their combinations.
 
@@ -24,9 +24,9 @@ import _paths  # noqa: F401
 
 import torch
 
-import contestants
-import measuring
-from contestants import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
+import baselines
+import timing
+from baselines import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 
@@ -43,7 +43,7 @@ class Group:
     """All combinations of some choices.
 
     Attributes:
-        sizes, modes, shapes, precisions, models: see :class:`contestants.Case`.
+        sizes, modes, shapes, precisions, models: see :class:`baselines.Case`.
         compiled: without, with or both.
         memory: whether to measure that too.
     """
@@ -77,7 +77,7 @@ PLANS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     listed = {"type": lambda text: tuple(text.split(",")), "metavar": "A,B,..."}
     parser.add_argument("--sizes", help="files in configs/", **listed)
     parser.add_argument("--modes", help=f"{FORWARD}, {TRAINING}", **listed)
@@ -144,33 +144,31 @@ def settings(group: Group, args: argparse.Namespace) -> Iterator[list[Case]]:
         ]
 
 
-def measure(
-    cases: list[Case], repeats: int, memory: bool, clock: str = "wall"
-) -> list[measuring.Row]:
+def measure(cases: list[Case], repeats: int, memory: bool, clock: str = "wall") -> list[timing.Row]:
     """One row per case, with its ratios to the others."""
     device = cases[0].device
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     peaks = [_peak(case) if memory else None for case in cases]
-    runs = {case.model: contestants.prepare(case) for case in cases}
+    runs = {case.model: baselines.prepare(case) for case in cases}
     warmup = 2 if cases[0].compiled else 1
-    seconds = measuring.interleave(runs, repeats, warmup, clock, synchronize)
+    seconds = timing.interleave(runs, repeats, warmup, clock, synchronize)
     return [_row(case, seconds, peak) for case, peak in zip(cases, peaks, strict=True)]
 
 
 def _peak(case: Case) -> int | None:
     tiny = dataclasses.replace(case, size="tiny", batch=1, length=16)
-    prepare, rehearse = (functools.partial(contestants.prepare, each) for each in (case, tiny))
-    return measuring.peak_memory(prepare, case.device, rehearsal=rehearse)
+    prepare, rehearse = (functools.partial(baselines.prepare, each) for each in (case, tiny))
+    return timing.peak_memory(prepare, case.device, rehearsal=rehearse)
 
 
-def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> measuring.Row:
+def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> timing.Row:
     mine = seconds[case.model]
     typical = statistics.median(mine)
     ratios = {
-        f"ratio_to_{other}": measuring.median_ratio(mine, seconds[other])
+        f"ratio_to_{other}": timing.median_ratio(mine, seconds[other])
         for other in (HF, BERT) if other in seconds
     }  # fmt: skip
-    parameters = contestants.parameters(case.model, case.size, case.length)
+    parameters = baselines.parameters(case.model, case.size, case.length)
     # A weight of a training step has a gradient and two moments beside it.
     weights = parameters * 4 * (4 if case.mode == TRAINING else 1)
     return {
@@ -187,7 +185,7 @@ def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> measu
     }
 
 
-def title(row: measuring.Row) -> str:
+def title(row: timing.Row) -> str:
     """What a table of rows is about."""
     execution = "compiled" if row["compiled"] else "eager"
     shape = f"{row['batch']}x{row['length']}"
@@ -199,14 +197,14 @@ def main() -> None:
     args = parse_arguments()
     groups = [(group, list(settings(group, args))) for group in plan(args)]
     chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
-    rows: list[measuring.Row] = []
+    rows: list[timing.Row] = []
     for group, wanted in groups:
         for cases in wanted:
             found = measure(cases, args.repeats, group.memory, args.clock)
             rows += found
-            print(f"{title(found[0])}\n\n{measuring.markdown(found, COLUMNS)}\n", flush=True)
+            print(f"{title(found[0])}\n\n{timing.markdown(found, COLUMNS)}\n", flush=True)
             # Every time, so that an interrupted run keeps what it has measured.
-            path = measuring.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
+            path = timing.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
     print(path)
 
 

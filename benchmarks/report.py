@@ -16,14 +16,14 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import measuring
+import timing
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, atomic_write_text
 from funnel.utils.main import run_main
 
 TITLES = {
     "models": "Encoders",
-    "text": "Text",
+    "bench_text": "Text",
     "input_pipeline": "Input of pretraining",
     "tensorflow_step": "TensorFlow",
     "finetuning": "Fine-tuning",
@@ -54,7 +54,7 @@ def load_results(folder: Path) -> dict[str, Result]:
         except (ValueError, KeyError, TypeError):
             complete = False
         if not complete:
-            raise DataError(f"{path}: not what measuring.write_result writes")
+            raise DataError(f"{path}: not what timing.write_result writes")
         results[path.stem] = content
     if not results:
         raise DataError(f"{folder}: no results in it; `make bench` makes them")
@@ -63,15 +63,15 @@ def load_results(folder: Path) -> dict[str, Result]:
     return dict(sorted(results.items(), key=lambda item: places[item[0]]))
 
 
-def by_setting(rows: Sequence[measuring.Row]) -> dict[Setting, dict[str, measuring.Row]]:
+def by_setting(rows: Sequence[timing.Row]) -> dict[Setting, dict[str, timing.Row]]:
     """The rows of benchmarks/models.py: by setting, by model."""
-    found: dict[Setting, dict[str, measuring.Row]] = {}
+    found: dict[Setting, dict[str, timing.Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in SETTING), {})[row["model"]] = row
     return found
 
 
-def compared(rows: Sequence[measuring.Row]) -> list[measuring.Row]:
+def compared(rows: Sequence[timing.Row]) -> list[timing.Row]:
     """One row per setting: our figures, and their ratios to those of the others."""
     table = []
     for models in by_setting(rows).values():
@@ -88,7 +88,7 @@ def compared(rows: Sequence[measuring.Row]) -> list[measuring.Row]:
     return table
 
 
-def describe(row: measuring.Row) -> str:
+def describe(row: timing.Row) -> str:
     """A setting in words."""
     parts = [row["size"], row["mode"], f"{row['batch']}×{row['length']}", row["precision"]]
     return " ".join(parts + ["compiled"] * row["compiled"])
@@ -100,15 +100,15 @@ def section(name: str, result: Result) -> str:
     title = TITLES.get(kind, name) + ("" if name == kind else f" ({name.removeprefix(kind)[1:]})")
     rows = result["rows"]
     if kind == "models":
-        table = measuring.markdown(compared(rows), COLUMNS)
+        table = timing.markdown(compared(rows), COLUMNS)
     else:
-        table = measuring.markdown(rows, result.get("columns") or _plain_columns(rows[0]))
+        table = timing.markdown(rows, result.get("columns") or _plain_columns(rows[0]))
     settings = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
     parts = [f"## {title}", machine_line(result["machine"]), settings, table]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _plain_columns(row: measuring.Row) -> dict[str, str]:
+def _plain_columns(row: timing.Row) -> dict[str, str]:
     return {key: key for key, value in row.items() if not isinstance(value, list | dict)}
 
 
@@ -149,7 +149,7 @@ def draw(results: dict[str, Result], path: Path) -> bool:
     return True
 
 
-def _drawable(rows: Sequence[measuring.Row]) -> list[dict[str, measuring.Row]]:
+def _drawable(rows: Sequence[timing.Row]) -> list[dict[str, timing.Row]]:
     size = rows[0]["size"]
     precision = {"cuda": "bf16", "cpu": "fp32"}
     return [
@@ -161,7 +161,7 @@ def _drawable(rows: Sequence[measuring.Row]) -> list[dict[str, measuring.Row]]:
     ]  # fmt: skip
 
 
-def _draw_bars(axes: Any, found: Sequence[dict[str, measuring.Row]]) -> None:
+def _draw_bars(axes: Any, found: Sequence[dict[str, timing.Row]]) -> None:
     width = 0.8 / len(LABELS)
     for number, (model, label) in enumerate(LABELS.items()):
         places = [place + (number - 1) * width for place in range(len(found))]
@@ -179,8 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=measuring.RESULTS, help="their folder")
-    picture = measuring.REPOSITORY / "docs" / "benchmarks.png"
+    parser.add_argument("--results", type=Path, default=timing.RESULTS, help="their folder")
+    picture = timing.REPOSITORY / "docs" / "benchmarks.png"
     parser.add_argument("--plot", type=Path, default=picture, help="file to draw to")
     args = parser.parse_args()
     results = load_results(args.results)

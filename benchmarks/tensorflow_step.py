@@ -25,8 +25,8 @@ from funnel_tf.cli.start import silence_tensorflow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import measuring
-import texts
+import corpora
+import timing
 from funnel import ModelConfig
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
@@ -112,9 +112,9 @@ def training_step(
 
 def input_step(args: argparse.Namespace, folder: Path) -> Callable[[], object]:
     """The next batch of the input pipeline, on one core."""
-    data, config = texts.find_data(args.data_dir), model_config(args)
+    data, config = corpora.find_data(args.data_dir), model_config(args)
     size = int(1e6 * args.megabytes)
-    records, tokenizer = texts.write_records(data, args.vocab_size, args.seq_len, size, folder)
+    records, tokenizer = corpora.write_records(data, args.vocab_size, args.seq_len, size, folder)
     masking = MaskingConfig(args.seq_len, targets(args), truncate_stride=truncation_stride(config))
     masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
     with tf.Graph().as_default():
@@ -132,14 +132,14 @@ def _threads(count: int) -> tf.ConfigProto:
     return tf.ConfigProto(intra_op_parallelism_threads=count, inter_op_parallelism_threads=count)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
+def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
     """One row for each graph, and one for the input."""
     cases = {
         OURS: training_step(args, _OUR_LOGITS),
         EINSUM: training_step(args, einsum_logits),
         INPUT: input_step(args, folder),
     }
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     calls = {OURS: 1, EINSUM: 1, INPUT: args.batches}
     rows = []
     for name, taken in seconds.items():
@@ -148,13 +148,13 @@ def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
         rows.append({"label": name, "ms": 1e3 * each, "rate": rate, "calls": calls[name],
                      "seconds": taken})  # fmt: skip
     for row in rows[:2]:
-        row["ratio_to_einsum"] = measuring.median_ratio(row["seconds"], seconds[EINSUM])
-    rows[2]["feeds"] = calls[INPUT] * measuring.median_ratio(seconds[OURS], seconds[INPUT])
+        row["ratio_to_einsum"] = timing.median_ratio(row["seconds"], seconds[EINSUM])
+    rows[2]["feeds"] = calls[INPUT] * timing.median_ratio(seconds[OURS], seconds[INPUT])
     return rows
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--vocab_size", type=int, default=30522)
     parser.add_argument("--block_size", default="2_2_2")
@@ -163,7 +163,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--batches", type=int, default=50, help="read from the input in a round")
     parser.add_argument("--megabytes", type=float, default=4.0, help="of text for the input")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.vocab_size, args.seq_len, args.batch_size, args.batches = 500, 32, 2, 2
@@ -178,11 +178,11 @@ def main() -> None:
     silence_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     names = ("vocab_size", "block_size", "decoder_size", "seq_len", "batch_size", "threads",
              "repeats", "quick", "clock")  # fmt: skip
     chosen = {name: getattr(args, name) for name in names}
-    print(measuring.write_result("tensorflow_step", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("tensorflow_step", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":

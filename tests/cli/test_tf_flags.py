@@ -9,7 +9,7 @@ pytest.importorskip("absl")
 
 from funnel_tf.cli.start import asks_for_noise
 
-import house
+import repo_layout
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli import flags as tf_flags
@@ -154,7 +154,7 @@ def test_noise_is_on_request(arguments, noise):
 def _script(expected=0, **environment):
     """The flags that finetune.sh would give to classifier.py."""
     done = subprocess.run(
-        ["bash", str(house.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
+        ["bash", str(repo_layout.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
         env={"PATH": os.environ["PATH"], "PYTHON": "echo", **environment},
         capture_output=True,
         text=True,

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 
-import house
+import repo_layout
 
-TENSORFLOW = house.PROGRAM_DIRECTORIES["tensorflow"]
+TENSORFLOW = repo_layout.PROGRAM_DIRECTORIES["tensorflow"]
 
 
 def load_tf_program(name):

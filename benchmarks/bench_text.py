@@ -3,7 +3,7 @@
 Tokenization and the writing of pretraining records in MB of text a second, SQuAD preprocessing in
 questions a second, beside the same work in the `tokenizers` and `transformers` libraries.
 
-    python benchmarks/text.py --megabytes=2 --questions=2000
+    python benchmarks/bench_text.py --megabytes=2 --questions=2000
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-import measuring
-import texts
+import corpora
+import timing
 from funnel import get_tokenizer
 from funnel.features.squad import WindowConfig, build_windows
 from funnel.pretraining.create_records import CorpusConfig, create_records
@@ -118,9 +118,9 @@ def example_windows(path: Path, tokenizer: Tokenizer) -> Mapping[str, Any]:
 
 def measure(
     task: str, cases: Cases, amount: float, unit: str, args: argparse.Namespace
-) -> list[measuring.Row]:
+) -> list[timing.Row]:
     """One row per case: ``amount`` units were done in each call; the first case is ours."""
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     ours = seconds[next(iter(cases))]
     return [
         {
@@ -128,7 +128,7 @@ def measure(
             "label": name,
             "rate": amount / statistics.median(taken),
             "unit": unit,
-            "ratio": measuring.median_ratio(taken, ours),
+            "ratio": timing.median_ratio(taken, ours),
             "amount": amount,
             "seconds": taken,
         }
@@ -137,11 +137,11 @@ def measure(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--megabytes", type=float, default=2.0, help="of text")
     parser.add_argument("--questions", type=int, default=2000, help="at least, whole articles")
     parser.add_argument("--vocab_size", type=int, default=30522)
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.megabytes, args.questions, args.vocab_size = 0.02, 20, 500
@@ -149,13 +149,13 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def work(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
+def work(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
     """All rows, with files in ``folder``."""
-    data = texts.find_data(args.data_dir)
-    lines = texts.lines_of(data, int(1e6 * args.megabytes))
-    corpus = texts.write_corpus(lines, folder / "corpus.txt")
-    squad = texts.write_squad(data, args.questions, folder / "squad.json")
-    vocabulary = texts.write_vocabulary(data, args.vocab_size, folder / "vocab.txt")
+    data = corpora.find_data(args.data_dir)
+    lines = corpora.corpus_lines(data, int(1e6 * args.megabytes))
+    corpus = corpora.write_corpus(lines, folder / "corpus.txt")
+    squad = corpora.write_squad(data, args.questions, folder / "squad.json")
+    vocabulary = corpora.write_vocabulary(data, args.vocab_size, folder / "vocab.txt")
     megabytes, asked = corpus.stat().st_size / 1e6, len(read_squad(squad).questions)
     rounds = args.repeats + 1  # one for warming up
     rows = []
@@ -172,11 +172,11 @@ def main() -> None:
     args = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         rows = work(args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
-    real = texts.find_data(args.data_dir) is not None
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
+    real = corpora.find_data(args.data_dir) is not None
     chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
     chosen |= {"vocab_size": args.vocab_size, "real_text": real}
-    print(measuring.write_result("text", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("bench_text", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":

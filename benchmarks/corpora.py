@@ -16,7 +16,7 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import measuring
+import timing
 from funnel import get_tokenizer
 from funnel.pretraining.create_records import CorpusConfig, create_records
 from funnel.pretraining.record_index import RecordCollection, find_records
@@ -39,12 +39,12 @@ def find_data(given: Path | None) -> Path | None:
     if given is not None and not given.is_dir():
         raise DataError(f"--data_dir={given}: no such folder")
     named = os.environ.get("FUNNEL_TEST_DATA")
-    usual = Path(named) if named else measuring.REPOSITORY.parent / "shared" / "data"
+    usual = Path(named) if named else timing.REPOSITORY.parent / "shared" / "data"
     folder = given or usual
     return folder if (folder / CORPUS).is_file() and (folder / SQUAD).is_file() else None
 
 
-def lines_of(data: Path | None, size: int) -> list[str]:
+def corpus_lines(data: Path | None, size: int) -> list[str]:
     """About ``size`` characters of sentences, one a line; an empty line ends a document."""
     lines, total = [], 0
     for line in read_lines([data / CORPUS]) if data else _made_up():
@@ -57,7 +57,7 @@ def lines_of(data: Path | None, size: int) -> list[str]:
 
 def write_vocabulary(data: Path | None, size: int, path: Path) -> Path:
     """Build a WordPiece vocabulary of at most ``size`` entries, of more text than is measured."""
-    lines = lines_of(data, min(_VOCABULARY_TEXT, 500 * size))
+    lines = corpus_lines(data, min(_VOCABULARY_TEXT, 500 * size))
     build_vocabulary(lines, path, VocabularyConfig(vocab_size=size))
     return path
 
@@ -74,7 +74,7 @@ def write_records(
     """Pretraining records of about ``size`` characters, and the tokenizer that made them."""
     vocabulary = write_vocabulary(data, vocab_size, folder / "vocab.txt")
     tokenizer = get_tokenizer("word_piece", vocabulary)
-    corpus = write_corpus(lines_of(data, size), folder / "corpus.txt")
+    corpus = write_corpus(corpus_lines(data, size), folder / "corpus.txt")
     records = str(folder / "records")
     create_records(CorpusConfig(str(corpus), records, seq_len), 0, tokenizer, show_progress=False)
     return find_records(records, "train", seq_len, tokenizer.uncased), tokenizer

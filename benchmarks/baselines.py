@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
 
-import measuring
+import timing
 from funnel import ModelConfig
 from funnel.flops import model_cost
 from funnel.utils.errors import ConfigError
@@ -61,16 +61,16 @@ class Case:
     def gflops(self) -> float:
         """Billions of floating-point operations by ``funnel.flops``; a backward counts twice."""
         passes = 3 if self.mode == TRAINING else 1
-        cost = model_cost(config_of(self.model, self.size), self.length, self.batch)
+        cost = model_cost(build_config(self.model, self.size), self.length, self.batch)
         return passes * self.batch * cost.encoder_total / 1e9
 
 
 def load_config(name: str) -> ModelConfig:
     """The size ``name`` of configs/."""
-    return ModelConfig.load(measuring.REPOSITORY / "configs" / f"{name}.json")
+    return ModelConfig.load(timing.REPOSITORY / "configs" / f"{name}.json")
 
 
-def config_of(model: str, size: str) -> ModelConfig:
+def build_config(model: str, size: str) -> ModelConfig:
     """What a model computes, in terms of our configuration."""
     config = load_config(size)
     if model != BERT:
@@ -84,7 +84,7 @@ def config_of(model: str, size: str) -> ModelConfig:
 def build(model: str, size: str, length: int) -> nn.Module:
     """An encoder with random weights, the same every time."""
     torch.manual_seed(0)
-    config = config_of(model, size)
+    config = build_config(model, size)
     if model == OURS:
         return FunnelEncoder(config)
     if model == HF:
@@ -143,7 +143,7 @@ def _forward_pass(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[
 def _training_step(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[], object]:
     model.train()
     segments = torch.zeros_like(ids)
-    classifier = nn.Linear(config_of(case.model, case.size).d_model, CLASSES).to(ids.device)
+    classifier = nn.Linear(build_config(case.model, case.size).d_model, CLASSES).to(ids.device)
     labels = ids[:, 0] % CLASSES
     weights = [*model.parameters(), *classifier.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
