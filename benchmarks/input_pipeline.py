@@ -1,8 +1,8 @@
-"""Time the input of pretraining beside the model that consumes it.
+"""Time the pretraining input pipeline, compared with the model that consumes its batches.
 
-The pipeline reads records, shuffles, masks them and makes tensors, on one core; the model (ELECTRA
-and masked language modelling, fp32) makes whole steps on all of them. What counts is how many
-times over one core of the pipeline feeds the model.
+The pipeline reads, shuffles and masks records and creates tensors on one core; the model (ELECTRA
+and masked language modelling, fp32) runs complete training steps on all cores. The result is the
+ratio of the two rates.
 
     python benchmarks/input_pipeline.py --config=small-cpu --seq_len=128 --batch_size=32
 """
@@ -50,7 +50,7 @@ def make_batches(
     config: ModelConfig,
     args: argparse.Namespace,
 ) -> Iterator[PretrainingBatch]:
-    """The masked batches that a training run would get, without end."""
+    """Yield the masked batches of a training run, without end."""
     masking = MaskingConfig(
         args.seq_len,
         max(1, round(TARGETS_PER_TOKEN * args.seq_len)),
@@ -68,7 +68,7 @@ def training_step(
     pretraining: PretrainingConfig,
     batch: PretrainingBatch,
 ) -> Callable[[], None]:
-    """A whole step on one batch, with the optimizer of pretraining."""
+    """Return a callable for a training step on one batch, with the pretraining optimizer."""
     torch.manual_seed(0)
     model = head(config, pretraining).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="funnel_adamw"))
@@ -83,7 +83,7 @@ def training_step(
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
-    """Rows of the pipeline, one per strategy, and of the models."""
+    """Return one row per masking strategy, and one per model."""
     config = baselines.load_config(args.config)
     data, size = corpora.find_data(args.data_dir), int(1e6 * args.megabytes)
     records, tokenizer = corpora.write_records(data, config.vocab_size, args.seq_len, size, folder)
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
 
 
 def _row(name: str, seconds: dict[str, list[float]], each: dict[str, int]) -> timing.Row:
-    """Examples a second, and how many times over that feeds each model."""
+    """Return the row of a case: examples per second and the ratio to each model's rate."""
     mine = [taken / each[name] for taken in seconds[name]]
     row = {"label": name, "rate": 1 / statistics.median(mine)}
     for model in HEADS:
@@ -120,12 +120,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--config", default="small-cpu", help="size of the model, in configs/")
-    parser.add_argument("--width_shrink", type=float, default=0.25, help="of ELECTRA's generator")
+    parser.add_argument(
+        "--width_shrink", type=float, default=0.25, help="width of ELECTRA's generator"
+    )
     parser.add_argument("--seq_len", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=20, help="batches read in a round")
-    parser.add_argument("--megabytes", type=float, default=4.0, help="of text")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see corpora.py")
+    parser.add_argument("--steps", type=int, default=20, help="batches read per round")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.seq_len, args.batch_size, args.steps = "tiny", 32, 4, 2

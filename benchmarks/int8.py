@@ -1,7 +1,7 @@
-"""Time inference with int8 products beside our own in fp32, and compare what comes out.
+"""Time int8 inference against our own fp32, and compare the outputs.
 
-The encoder has random weights for the timing. With --checkpoint, a fine-tuned classifier, the
-accuracy (or the task's own metric) of both is compared as well, on the dev data in --data_dir.
+The encoder has random weights for the timing. With --checkpoint, a fine-tuned classifier, the main
+metric of the task is also compared, on the dev data in --data_dir.
 
     python benchmarks/int8.py
     python benchmarks/int8.py --checkpoint=runs/ag/best --task=AG --data_dir=data/ag
@@ -46,7 +46,7 @@ COLUMNS = {
 def time_shape(
     models: dict[str, nn.Module], batch: int, length: int, args: argparse.Namespace
 ) -> timing.Row:
-    """Forward passes of both on one random batch, and how far apart their results are."""
+    """Time both on one random batch; also return the difference of their outputs."""
     vocabulary = models[FLOAT].config.vocab_size
     ids = torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
     segments = torch.zeros_like(ids)
@@ -69,7 +69,7 @@ def time_shape(
 
 
 def compare_scores(args: argparse.Namespace) -> timing.Row:
-    """The task's main metric of a fine-tuned checkpoint with and without int8."""
+    """Return the main metric of a fine-tuned checkpoint with and without int8."""
     task = get_task(args.task).resolve_labels(args.data_dir)
     vocabulary = find_vocabulary(Path(args.checkpoint))
     if vocabulary is None:
@@ -102,8 +102,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="B6-6-6H768", help="file in configs/")
     parser.add_argument("--shapes", default="2x512,8x128", help="BATCHxLENGTH,...")
     parser.add_argument("--checkpoint", help="fine-tuned classifier whose scores to compare")
-    parser.add_argument("--task", default="CoLA", help="what it was fine-tuned for")
-    parser.add_argument("--data_dir", default="", help="folder with that task's files")
+    parser.add_argument("--task", default="CoLA", help="task it was fine-tuned on")
+    parser.add_argument("--data_dir", default="", help="directory with the files of that task")
     parser.add_argument("--max_length", type=int, default=128, help="tokens per example")
     args = parser.parse_args()
     if args.checkpoint and not args.data_dir:

@@ -1,7 +1,7 @@
 """Turn the results of all benchmarks into tables and a plot.
 
-Reads every JSON file in the folder of results; writes README.md there, and a picture of the time
-of our encoder beside the others'.
+Reads every JSON file in the results directory; writes README.md there, and a plot of the
+time of our encoder relative to the baselines.
 
     python benchmarks/report.py --results=benchmarks/results --plot=docs/benchmarks.png
 """
@@ -41,10 +41,10 @@ Setting = tuple[Any, ...]
 
 
 def load_results(folder: Path) -> dict[str, Result]:
-    """Result files by name, in the order of TITLES, others (of a GPU, say) behind.
+    """Return the results by name, in the order of TITLES, others (e.g. of a GPU) last.
 
     Raises:
-        DataError: there are none, or one is no result.
+        DataError: no results, or a file is not a result.
     """
     results = {}
     for path in sorted(folder.glob("*.json")):
@@ -64,7 +64,7 @@ def load_results(folder: Path) -> dict[str, Result]:
 
 
 def by_setting(rows: Sequence[timing.Row]) -> dict[Setting, dict[str, timing.Row]]:
-    """The rows of benchmarks/models.py: by setting, by model."""
+    """Return the rows of benchmarks/models.py by setting and model."""
     found: dict[Setting, dict[str, timing.Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in SETTING), {})[row["model"]] = row
@@ -72,7 +72,7 @@ def by_setting(rows: Sequence[timing.Row]) -> dict[Setting, dict[str, timing.Row
 
 
 def compared(rows: Sequence[timing.Row]) -> list[timing.Row]:
-    """One row per setting: our figures, and their ratios to those of the others."""
+    """Return one row per setting: our figures, and ratios to the other models."""
     table = []
     for models in by_setting(rows).values():
         if (ours := models.get("ours")) is None:
@@ -89,13 +89,13 @@ def compared(rows: Sequence[timing.Row]) -> list[timing.Row]:
 
 
 def describe(row: timing.Row) -> str:
-    """A setting in words."""
+    """Describe a setting."""
     parts = [row["size"], row["mode"], f"{row['batch']}×{row['length']}", row["precision"]]
     return " ".join(parts + ["compiled"] * row["compiled"])
 
 
 def section(name: str, result: Result) -> str:
-    """A result as Markdown: title, where and how it was measured, table."""
+    """Format a result as Markdown: title, machine, settings, table."""
     kind = next((kind for kind in TITLES if name.startswith(kind)), name)
     title = TITLES.get(kind, name) + ("" if name == kind else f" ({name.removeprefix(kind)[1:]})")
     rows = result["rows"]
@@ -113,7 +113,7 @@ def _plain_columns(row: timing.Row) -> dict[str, str]:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """Where and when something was measured."""
+    """Describe machine and date of a measurement."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     hardware = f"{machine['cpu']}, {machine['cores']} cores"
     if gpu := machine.get("gpu"):
@@ -121,12 +121,15 @@ def machine_line(machine: dict[str, Any]) -> str:
     return f"{machine['date']}, revision {machine['revision']}; {hardware}; {versions}"
 
 
-def draw(results: dict[str, Result], path: Path) -> bool:
-    """Bars of the time relative to BERT by length; a row of axes per file; False: nothing to draw.
+def plot(results: dict[str, Result], path: Path) -> bool:
+    """Plot the time relative to BERT by length, one row of axes per file.
 
-    Shown are eager runs of the first size and, of a GPU, bf16, else fp32.
+    Shows eager runs of the first size, in bf16 for GPUs and fp32 otherwise. Returns whether there
+    was anything to plot.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would keep global state and pick a screen
+    from matplotlib.figure import (
+        Figure,
+    )  # not pyplot, which keeps global state and selects a display
 
     shown = {
         name: found for name, result in results.items()
@@ -179,17 +182,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=timing.RESULTS, help="their folder")
+    parser.add_argument("--results", type=Path, default=timing.RESULTS, help="directory of results")
     picture = timing.REPOSITORY / "docs" / "benchmarks.png"
-    parser.add_argument("--plot", type=Path, default=picture, help="file to draw to")
+    parser.add_argument("--plot", type=Path, default=picture, help="file of the plot")
     args = parser.parse_args()
     results = load_results(args.results)
     sections = [section(name, result) for name, result in results.items()]
-    head = "# Results\n\nWritten by `make bench`; ../README.md says what the figures mean.\n"
+    head = "# Results\n\nWritten by `make bench`; ../README.md explains the figures.\n"
     atomic_write_text(args.results / "README.md", "\n".join([head, *sections]))
     print("\n".join(sections))
     print(args.results / "README.md")
-    if draw(results, args.plot):
+    if plot(results, args.plot):
         print(args.plot)
 
 

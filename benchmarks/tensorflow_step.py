@@ -1,9 +1,9 @@
 """Time a TensorFlow pretraining step, and the input pipeline that feeds it.
 
-Masked language modelling with the sizes below, beside the same graph with one product written
-otherwise: hidden states times the vocabulary as an einsum, as in the original code. Its gradient
-makes a matrix [vocabulary, width] per sequence; ours is a product of two matrices. The ratio grows
-with the vocabulary, so that belongs to it.
+Masked language modelling with the sizes below, compared with the same graph in which the product of
+hidden states and vocabulary is an einsum, as in the original code. The gradient of the einsum
+materializes a matrix [vocabulary, width] per sequence; ours is a product of two matrices. The ratio
+grows with the vocabulary, which must be stated with it.
 
     python benchmarks/tensorflow_step.py --vocab_size=30522 --batch_size=16
 """
@@ -46,7 +46,7 @@ STEPS = 10**6
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
-    """A small model; by default three blocks of two layers and a decoder of two."""
+    """Return a small model; by default three blocks of two layers and a decoder of two."""
     return ModelConfig(
         vocab_size=args.vocab_size, d_model=128, d_embed=128, n_head=2, d_head=64, d_inner=512,
         block_size=args.block_size, decoder_size=args.decoder_size,
@@ -54,12 +54,12 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
 
 
 def targets(args: argparse.Namespace) -> int:
-    """Positions of a record at which tokens are predicted."""
+    """Return the number of predicted positions per record."""
     return max(1, round(TARGETS_PER_TOKEN * args.seq_len))
 
 
 def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """A batch as the input pipeline makes them, of random tokens."""
+    """Return a batch of random tokens in the form of the input pipeline."""
     random, shape = np.random.default_rng(0), (args.batch_size, args.seq_len)
     slots = (args.batch_size, targets(args))
     ids = random.integers(5, args.vocab_size, shape).astype(np.int32)
@@ -76,7 +76,7 @@ def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def einsum_logits(hidden: tf.Tensor, *arguments: Any) -> tf.Tensor:
-    """The scores of all tokens, their last product an einsum over sequences."""
+    """Compute the vocabulary logits with an einsum over sequences as the last product."""
     matmul, batch = tf.matmul, hidden.shape[0]
 
     def product(flat: tf.Tensor, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
@@ -95,7 +95,7 @@ _OUR_LOGITS = pretraining.masked_lm_logits
 def training_step(
     args: argparse.Namespace, logits: Callable[..., tf.Tensor]
 ) -> Callable[[], object]:
-    """A whole step in a graph and session of its own."""
+    """Return a callable for a training step in its own graph and session."""
     with tf.Graph().as_default():
         tf.set_random_seed(0)
         batch = {name: tf.constant(array) for name, array in random_batch(args).items()}
@@ -111,7 +111,7 @@ def training_step(
 
 
 def input_step(args: argparse.Namespace, folder: Path) -> Callable[[], object]:
-    """The next batch of the input pipeline, on one core."""
+    """Return a callable for the next batch of the input pipeline, on one core."""
     data, config = corpora.find_data(args.data_dir), model_config(args)
     size = int(1e6 * args.megabytes)
     records, tokenizer = corpora.write_records(data, args.vocab_size, args.seq_len, size, folder)
@@ -133,7 +133,7 @@ def _threads(count: int) -> tf.ConfigProto:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
-    """One row for each graph, and one for the input."""
+    """Return one row per graph, and one for the input pipeline."""
     cases = {
         OURS: training_step(args, _OUR_LOGITS),
         EINSUM: training_step(args, einsum_logits),
@@ -161,9 +161,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--decoder_size", default="2")
     parser.add_argument("--seq_len", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=50, help="read from the input in a round")
-    parser.add_argument("--megabytes", type=float, default=4.0, help="of text for the input")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see corpora.py")
+    parser.add_argument("--batches", type=int, default=50, help="batches read per round")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.vocab_size, args.seq_len, args.batch_size, args.batches = 500, 32, 2, 2
