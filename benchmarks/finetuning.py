@@ -5,8 +5,8 @@ groups texts of similar length and pads them as far as pooling requires; transfo
 (run_glue) pads every text to --max_length. Reading, tokenization and evaluation are not timed.
 
 The cost of a batch of similar lengths depends on that length, so each round trains on --steps
-batches at even distances in the training set sorted by length; their mean number of positions is close to
-that of a full epoch. Padded batches all cost the same, so --padded_steps of them suffice for the
+evenly spaced batches of the training set sorted by length; their mean number of positions is close
+to that of a full epoch. Padded batches all cost the same, so --padded_steps of them suffice for the
 Trainer. Seconds per epoch are seconds per text times the size of the training set.
 
     python benchmarks/finetuning.py --config=B4-4-4H768 --steps=6 --repeats=5

@@ -1,8 +1,8 @@
 """Interleaved timing, peak memory, machine description, result files and tables.
 
 Ratios are meaningful only between cases that are interleaved in one process, where load from
-outside affects all of them. A ratio is therefore the median of the ratios of all rounds; the times of all
-rounds are stored, too.
+outside affects all of them. A ratio is therefore the median of the ratios of all rounds; the times
+of all rounds are stored, too.
 """
 
 from __future__ import annotations
