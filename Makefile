@@ -12,38 +12,56 @@ PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 HALF := $(VENV)/.installed-torch
 ALL := $(VENV)/.installed-all
+TF_HALF := $(VENV)/.installed-tensorflow
+TOOLS := $(VENV)/.installed-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench install clean
+.PHONY: help demo test test-fast test-torch test-tensorflow coverage lint bench install clean
 
-help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: six minutes, two cores
 	$(BIN)/python pytorch/demo.py
 
-test: $(ALL)  ## every test, one worker per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(PYTEST_FLAGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(PYTEST_FLAGS)
 
-lint: $(ALL)  ## style
+test: $(ALL)  ## every test, one worker per core
+	$(PYTEST)
+
+test-fast: $(ALL)  ## the tests that are not marked slow: under two minutes
+	$(PYTEST) -m 'not slow'
+
+test-torch: $(HALF) $(TOOLS)  ## the tests of the PyTorch half, with PyTorch alone installed
+	$(PYTEST)
+
+test-tensorflow: $(TF_HALF) $(TOOLS)  ## the tests of the TensorFlow half, with TensorFlow alone installed
+	$(PYTEST)
+
+coverage: $(ALL)  ## line coverage of the packages by all tests
+	$(PYTEST) --cov=funnel --cov=funnel_data --cov=funnel_torch --cov=funnel_tf \
+	    --cov-report=term:skip-covered --cov-report=html
+
+lint: $(ALL)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
+	$(BIN)/mypy
 
-# glibc returns large blocks to the system after every call by default; these thresholds keep them,
-# for everything measured alike.
-BENCHMARKS := models text input_pipeline tensorflow_step finetuning int8 report
+# By default glibc returns large blocks to the system after every call; these thresholds keep them,
+# for all cases alike.
+BENCHMARKS := models bench_text input_pipeline tensorflow_step finetuning int8 report
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456
-bench: $(ALL)  ## time everything beside other implementations; 40 minutes
+bench: $(ALL)  ## time everything against other implementations; 40 minutes
 	set -e; for part in $(BENCHMARKS); do \
 	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
 
-install: $(ALL)  ## also make `import funnel` work from anywhere in .venv
+install: $(ALL)  ## install the packages in .venv (editable)
 	$(BIN)/pip install --no-deps -e .
 
-clean:  ## remove caches and the demo's output; .venv stays
-	rm -rf demo_output .pytest_cache .ruff_cache .hypothesis *.egg-info
+clean:  ## remove caches and the demo's output, but not .venv
+	rm -rf demo_output .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov *.egg-info
 	find common pytorch tensorflow data-scripts benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -53,6 +71,16 @@ $(HALF): requirements/common.txt requirements/torch.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/torch.txt
 	touch $@
 
+$(TF_HALF): requirements/common.txt requirements/tensorflow.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/tensorflow.txt
+	touch $@
+
+# transformers and accelerate are left out where torch is: they are baselines of the full set.
+$(TOOLS): requirements/dev.txt | $(BIN)/python
+	grep -vE '^(transformers|accelerate)==' requirements/dev.txt > $(VENV)/dev.txt
+	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r $(VENV)/dev.txt
+	touch $@
+
 $(ALL): requirements.txt $(wildcard requirements/*.txt) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements.txt
-	touch $@ $(HALF)
+	touch $@ $(HALF) $(TF_HALF) $(TOOLS)

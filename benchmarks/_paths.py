@@ -5,7 +5,6 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-# The benchmarks' own folder comes first, also in processes started by them: other folders have a
-# _paths too.
+# The benchmarks' own folder comes first, also in child processes: other folders have a _paths too.
 _ROOMS = ("benchmarks", "pytorch", "tensorflow", "common")
 sys.path[:0] = [str(_ROOT / room) for room in _ROOMS]

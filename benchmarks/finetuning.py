@@ -1,14 +1,13 @@
-"""Time an epoch of fine-tuning as shipped beside transformers' Trainer as its example uses it.
+"""Time an epoch of fine-tuning, compared with transformers' Trainer as in its GLUE example.
 
-Both train a classifier of the same size on the same token ids, batch size and number of examples a
-step, with AdamW. Ours puts texts of similar length together and pads them as far as pooling needs;
-transformers' example (run_glue) pads every text to --max_length. Reading and tokenizing, which
-both do once, do not count, nor does evaluation.
+Both train a classifier of the same size on the same token ids and batch size with AdamW. Ours
+groups texts of similar length and pads them as far as pooling requires; transformers' example
+(run_glue) pads every text to --max_length. Reading, tokenization and evaluation are not timed.
 
-Batches of texts of similar length cost what their length does, so per round ours trains on --steps
-batches at even distances in the training set sorted by length; they have the whole epoch's mean
-number of positions, nearly. Padded batches all cost the same, so --padded_steps of them are enough
-for the Trainer. Seconds per epoch are those per text times the size of the training set.
+The cost of a batch of similar lengths depends on that length, so each round trains on --steps
+evenly spaced batches of the training set sorted by length; their mean number of positions is close
+to that of a full epoch. Padded batches all cost the same, so --padded_steps of them suffice for the
+Trainer. Seconds per epoch are seconds per text times the size of the training set.
 
     python benchmarks/finetuning.py --config=B4-4-4H768 --steps=6 --repeats=5
 """
@@ -30,9 +29,9 @@ import numpy as np
 import torch
 import transformers
 
-import contestants
-import measuring
-import texts
+import baselines
+import corpora
+import timing
 from funnel import ModelConfig, get_tokenizer
 from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.tasks import Example, get_task
@@ -53,7 +52,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A task: its training set's size, and words of made-up texts that are about as long."""
+    """Size of a task's training set, and the length in words of synthetic texts for it."""
 
     size: int
     words: tuple[int, ...]
@@ -63,14 +62,14 @@ KINDS = {"CoLA": Kind(8551, (8,)), "RTE": Kind(2490, (45, 9))}
 
 
 def training_set(name: str, data: Path | None, made_up: int) -> list[Example]:
-    """A task's training examples; without ``data`` so many made-up ones."""
+    """Return the training examples of a task; synthetic ones without ``data``."""
     if data is not None:
         task = get_task(name).resolve_labels(str(data / "glue" / name))
         return task.load(str(data / "glue" / name), "train")
     rng = np.random.default_rng(0)
     lengths = KINDS[name].words
     needed = 4 * made_up * sum(lengths)
-    words = iter(itertools.cycle(" ".join(texts.lines_of(None, 12 * needed)).split()))
+    words = iter(itertools.cycle(" ".join(corpora.corpus_lines(None, 12 * needed)).split()))
 
     def text(mean: int) -> str:
         return " ".join(itertools.islice(words, int(rng.integers(mean // 2, 3 * mean // 2))))
@@ -80,7 +79,7 @@ def training_set(name: str, data: Path | None, made_up: int) -> list[Example]:
 
 
 def evenly_spaced(lengths: np.ndarray, batch_size: int, steps: int) -> np.ndarray:
-    """Indices of ``steps`` batches of similar length, short to long, that stand for all."""
+    """Return the indices of ``steps`` batches, evenly spaced in the order of lengths."""
     order = np.argsort(lengths, kind="stable")
     whole = len(order) // batch_size
     chosen = ((np.arange(steps) + 0.5) * whole / steps).astype(int)
@@ -90,10 +89,10 @@ def evenly_spaced(lengths: np.ndarray, batch_size: int, steps: int) -> np.ndarra
 def our_epoch(
     config: ModelConfig, features: Features, tokenizer: Tokenizer, args: argparse.Namespace
 ) -> tuple[Callable[[], object], float]:
-    """An epoch as classifier.py trains it, and the mean number of positions per text."""
-    model = FunnelForSequenceClassification(config, num_labels=contestants.CLASSES)
+    """Return a callable that trains as classifier.py does, and the mean positions per text."""
+    model = FunnelForSequenceClassification(config, num_labels=baselines.CLASSES)
     source = SequenceSource(features, config, args.max_length, tokenizer.special.pad_id)
-    settings = FineTuneConfig(BatchConfig(args.batch_size), lr=contestants.LEARNING_RATE, epochs=1)
+    settings = FineTuneConfig(BatchConfig(args.batch_size), lr=baselines.LEARNING_RATE, epochs=1)
     plan = TrainBatches(source, settings.batches).plan(0)
     positions = sum(source.collate(step)["input_ids"].size for step in plan)
 
@@ -105,7 +104,7 @@ def our_epoch(
 
 
 def padded_rows(features: Features, length: int, pad_id: int) -> list[dict]:
-    """What the example's tokenizer leaves: lists of one length."""
+    """Return the examples as lists padded to one length."""
     batch = pad_batch(features, np.arange(len(features)), length, pad_id)
     batch = {name: array.tolist() for name, array in batch.items()}
     return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -114,14 +113,14 @@ def padded_rows(features: Features, length: int, pad_id: int) -> list[dict]:
 def trainer_steps(
     config: ModelConfig, rows: list[dict], args: argparse.Namespace, folder: Path
 ) -> Callable[[], object]:
-    """Some steps of transformers' Trainer."""
-    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=contestants.CLASSES)
+    """Return a callable for some steps of transformers' Trainer."""
+    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=baselines.CLASSES)
     trainer = transformers.Trainer(
         transformers.FunnelForSequenceClassification(settings),
         transformers.TrainingArguments(
             str(folder),
             per_device_train_batch_size=args.batch_size,
-            learning_rate=contestants.LEARNING_RATE,
+            learning_rate=baselines.LEARNING_RATE,
             max_steps=args.padded_steps,
             use_cpu=True,
             save_strategy="no",
@@ -139,9 +138,9 @@ def trainer_steps(
 
 def measure(
     name: str, data: Path | None, tokenizer: Tokenizer, args: argparse.Namespace, folder: Path
-) -> list[measuring.Row]:
-    """Two rows of a task."""
-    config = contestants.load_config(args.config)
+) -> list[timing.Row]:
+    """Return the two rows of a task."""
+    config = baselines.load_config(args.config)
     examples = training_set(name, data, 2 * args.steps * args.batch_size)
     lengths = encode_examples(examples, tokenizer, args.max_length).lengths
     chosen = evenly_spaced(lengths, args.batch_size, args.steps)
@@ -149,10 +148,10 @@ def measure(
     rows = padded_rows(features, args.max_length, tokenizer.special.pad_id)
     ours, positions = our_epoch(config, features, tokenizer, args)
     cases = {OURS: ours, TRAINER: trainer_steps(config, rows, args, folder)}
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     counts = {OURS: len(features), TRAINER: args.padded_steps * args.batch_size}
     each = {who: [taken / counts[who] for taken in seconds[who]] for who in cases}
-    ratio = measuring.median_ratio(each[TRAINER], each[OURS])
+    ratio = timing.median_ratio(each[TRAINER], each[OURS])
     return [
         {
             "label": f"{name}, {who}",
@@ -170,16 +169,16 @@ def measure(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
-    parser.add_argument("--tasks", default=",".join(KINDS), help="of these, separated by commas")
+    parser.add_argument("--tasks", default=",".join(KINDS), help="comma-separated list of tasks")
     parser.add_argument("--config", default="B4-4-4H768", help="size of the model, in configs/")
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=6, help="of ours in a round")
-    parser.add_argument("--padded_steps", type=int, default=2, help="of the Trainer in a round")
-    parser.add_argument("--vocab_size", type=int, default=30522, help="of the tokenizer")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--steps", type=int, default=6, help="our steps per round")
+    parser.add_argument("--padded_steps", type=int, default=2, help="the Trainer's steps per round")
+    parser.add_argument("--vocab_size", type=int, default=30522, help="size of the vocabulary")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.max_length, args.batch_size = "tiny", 32, 4
@@ -194,16 +193,16 @@ def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
-    data, rows = texts.find_data(args.data_dir), []
+    data, rows = corpora.find_data(args.data_dir), []
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary = texts.write_vocabulary(data, args.vocab_size, Path(folder) / "vocab.txt")
+        vocabulary = corpora.write_vocabulary(data, args.vocab_size, Path(folder) / "vocab.txt")
         tokenizer = get_tokenizer("word_piece", vocabulary)
         for name in args.tasks.split(","):
             rows += measure(name, data, tokenizer, args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     names = ("config", "max_length", "batch_size", "repeats", "quick", "clock", "vocab_size")
     settings = {name: getattr(args, name) for name in names} | {"real_text": data is not None}
-    print(measuring.write_result("finetuning", rows, args.output_dir, settings, COLUMNS))
+    print(timing.write_result("finetuning", rows, args.output_dir, settings, COLUMNS))
 
 
 if __name__ == "__main__":

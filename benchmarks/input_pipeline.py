@@ -1,8 +1,8 @@
-"""Time the input of pretraining beside the model that consumes it.
+"""Time the pretraining input pipeline, compared with the model that consumes its batches.
 
-The pipeline reads records, shuffles, masks them and makes tensors, on one core; the model (ELECTRA
-and masked language modelling, fp32) makes whole steps on all of them. What counts is how many
-times over one core of the pipeline feeds the model.
+The pipeline reads, shuffles and masks records and creates tensors on one core; the model (ELECTRA
+and masked language modelling, fp32) runs complete training steps on all cores. The result is the
+ratio of the two rates.
 
     python benchmarks/input_pipeline.py --config=small-cpu --seq_len=128 --batch_size=32
 """
@@ -20,9 +20,9 @@ import _paths  # noqa: F401
 
 import torch
 
-import contestants
-import measuring
-import texts
+import baselines
+import corpora
+import timing
 from funnel import ModelConfig
 from funnel.config.heads import PretrainingConfig
 from funnel.config.optimizer import OptimizerConfig
@@ -43,14 +43,14 @@ COLUMNS = {
 TARGETS_PER_TOKEN = 85 / 512
 
 
-def batches_of(
+def make_batches(
     records: RecordCollection,
     tokenizer: Tokenizer,
     strategy: str,
     config: ModelConfig,
     args: argparse.Namespace,
 ) -> Iterator[PretrainingBatch]:
-    """The masked batches that a training run would get, without end."""
+    """Yield the masked batches of a training run, without end."""
     masking = MaskingConfig(
         args.seq_len,
         max(1, round(TARGETS_PER_TOKEN * args.seq_len)),
@@ -68,11 +68,11 @@ def training_step(
     pretraining: PretrainingConfig,
     batch: PretrainingBatch,
 ) -> Callable[[], None]:
-    """A whole step on one batch, with the optimizer of pretraining."""
+    """Return a callable for a training step on one batch, with the pretraining optimizer."""
     torch.manual_seed(0)
     model = head(config, pretraining).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="funnel_adamw"))
-    set_learning_rate(optimizer, contestants.LEARNING_RATE)
+    set_learning_rate(optimizer, baselines.LEARNING_RATE)
 
     def run() -> None:
         model(batch).loss.backward()
@@ -82,13 +82,13 @@ def training_step(
     return run
 
 
-def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
-    """Rows of the pipeline, one per strategy, and of the models."""
-    config = contestants.load_config(args.config)
-    data, size = texts.find_data(args.data_dir), int(1e6 * args.megabytes)
-    records, tokenizer = texts.write_records(data, config.vocab_size, args.seq_len, size, folder)
+def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
+    """Return one row per masking strategy, and one per model."""
+    config = baselines.load_config(args.config)
+    data, size = corpora.find_data(args.data_dir), int(1e6 * args.megabytes)
+    records, tokenizer = corpora.write_records(data, config.vocab_size, args.seq_len, size, folder)
     streams = {
-        strategy: batches_of(records, tokenizer, strategy, config, args)
+        strategy: make_batches(records, tokenizer, strategy, config, args)
         for strategy in SAMPLE_STRATEGIES
     }
     batch = next(streams[SAMPLE_STRATEGIES[0]])
@@ -98,7 +98,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
     }
     shrink = PretrainingConfig(width_shrink=args.width_shrink)
     models = {name: training_step(head, config, shrink, batch) for name, head in HEADS.items()}
-    seconds = measuring.interleave(pipelines | models, args.repeats, clock=args.clock)
+    seconds = timing.interleave(pipelines | models, args.repeats, clock=args.clock)
     each = {name: args.batch_size * (args.steps if name in streams else 1) for name in seconds}
     rows = [_row(name, seconds, each) for name in pipelines]
     for row in rows:
@@ -106,26 +106,28 @@ def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
     return rows + [_row(name, seconds, each) | {"cores": args.threads} for name in models]
 
 
-def _row(name: str, seconds: dict[str, list[float]], each: dict[str, int]) -> measuring.Row:
-    """Examples a second, and how many times over that feeds each model."""
+def _row(name: str, seconds: dict[str, list[float]], each: dict[str, int]) -> timing.Row:
+    """Return the row of a case: examples per second and the ratio to each model's rate."""
     mine = [taken / each[name] for taken in seconds[name]]
     row = {"label": name, "rate": 1 / statistics.median(mine)}
     for model in HEADS:
         theirs = [taken / each[model] for taken in seconds[model]]
-        row[f"times_{model.lower()}"] = measuring.median_ratio(theirs, mine)
+        row[f"times_{model.lower()}"] = timing.median_ratio(theirs, mine)
     return row | {"examples": each[name], "seconds": seconds[name]}
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--config", default="small-cpu", help="size of the model, in configs/")
-    parser.add_argument("--width_shrink", type=float, default=0.25, help="of ELECTRA's generator")
+    parser.add_argument(
+        "--width_shrink", type=float, default=0.25, help="width of ELECTRA's generator"
+    )
     parser.add_argument("--seq_len", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=20, help="batches read in a round")
-    parser.add_argument("--megabytes", type=float, default=4.0, help="of text")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--steps", type=int, default=20, help="batches read per round")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.seq_len, args.batch_size, args.steps = "tiny", 32, 4, 2
@@ -139,10 +141,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     names = ("config", "seq_len", "batch_size", "repeats", "quick", "clock")
     chosen = {name: getattr(args, name) for name in names}
-    print(measuring.write_result("input_pipeline", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("input_pipeline", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":

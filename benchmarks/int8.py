@@ -1,7 +1,7 @@
-"""Time inference with int8 products beside our own in fp32, and compare what comes out.
+"""Time int8 inference against our own fp32, and compare the outputs.
 
-The encoder has random weights for the timing. With --checkpoint, a fine-tuned classifier, the
-accuracy (or the task's own metric) of both is compared as well, on the dev data in --data_dir.
+The encoder has random weights for the timing. With --checkpoint, a fine-tuned classifier, the main
+metric of the task is also compared, on the dev data in --data_dir.
 
     python benchmarks/int8.py
     python benchmarks/int8.py --checkpoint=runs/ag/best --task=AG --data_dir=data/ag
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-import contestants
-import measuring
+import baselines
+import timing
 from funnel import get_tokenizer
 from funnel.checkpoints.base import find_vocabulary
 from funnel.tasks import get_task
@@ -45,8 +45,8 @@ COLUMNS = {
 
 def time_shape(
     models: dict[str, nn.Module], batch: int, length: int, args: argparse.Namespace
-) -> measuring.Row:
-    """Forward passes of both on one random batch, and how far apart their results are."""
+) -> timing.Row:
+    """Time both on one random batch; also return the difference of their outputs."""
     vocabulary = models[FLOAT].config.vocab_size
     ids = torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
     segments = torch.zeros_like(ids)
@@ -57,19 +57,19 @@ def time_shape(
 
     exact, found = (forward(models[name]) for name in (FLOAT, INT8))
     cases = {name: lambda model=model: forward(model) for name, model in models.items()}
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     return {
         "label": f"{args.size}, {batch}x{length}",
         "fp32_ms": 1e3 * statistics.median(seconds[FLOAT]),
         "int8_ms": 1e3 * statistics.median(seconds[INT8]),
-        "times_faster": measuring.median_ratio(seconds[FLOAT], seconds[INT8]),
+        "times_faster": timing.median_ratio(seconds[FLOAT], seconds[INT8]),
         "difference": ((found - exact).norm() / exact.norm()).item(),
         "seconds": seconds,
     }
 
 
-def compare_scores(args: argparse.Namespace) -> measuring.Row:
-    """The task's main metric of a fine-tuned checkpoint with and without int8."""
+def compare_scores(args: argparse.Namespace) -> timing.Row:
+    """Return the main metric of a fine-tuned checkpoint with and without int8."""
     task = get_task(args.task).resolve_labels(args.data_dir)
     vocabulary = find_vocabulary(Path(args.checkpoint))
     if vocabulary is None:
@@ -98,12 +98,12 @@ def compare_scores(args: argparse.Namespace) -> measuring.Row:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--size", default="B6-6-6H768", help="file in configs/")
     parser.add_argument("--shapes", default="2x512,8x128", help="BATCHxLENGTH,...")
     parser.add_argument("--checkpoint", help="fine-tuned classifier whose scores to compare")
-    parser.add_argument("--task", default="CoLA", help="what it was fine-tuned for")
-    parser.add_argument("--data_dir", default="", help="folder with that task's files")
+    parser.add_argument("--task", default="CoLA", help="task it was fine-tuned on")
+    parser.add_argument("--data_dir", default="", help="directory with the files of that task")
     parser.add_argument("--max_length", type=int, default=128, help="tokens per example")
     args = parser.parse_args()
     if args.checkpoint and not args.data_dir:
@@ -117,14 +117,14 @@ def main() -> None:
     args = parse_arguments()
     shapes = [parse_shape(text) for text in args.shapes.split(",")]
     torch.set_num_threads(args.threads)
-    model = contestants.build(contestants.OURS, args.size, 512).eval()
+    model = baselines.build(baselines.OURS, args.size, 512).eval()
     models = {FLOAT: model, INT8: quantize_int8(copy.deepcopy(model))}
     rows = [time_shape(models, *shape, args) for shape in shapes]
     if args.checkpoint:
         rows.append(compare_scores(args))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     chosen = {name: getattr(args, name) for name in ("threads", "repeats", "quick", "clock")}
-    print(measuring.write_result("int8", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("int8", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":

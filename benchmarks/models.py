@@ -1,8 +1,8 @@
-"""Time our encoder beside transformers' Funnel and a BERT with fused attention (SDPA).
+"""Time our encoder against transformers' Funnel and a BERT with fused attention (SDPA).
 
-Forward passes and training steps, in several lengths, precisions and sizes; the contestants take
-turns in one process. Without flags that choose, the plan for the device is measured (PLANS below);
-with any of --sizes, --modes, --shapes, --precisions, --models, --compile all their combinations.
+Forward passes and training steps for several lengths, precisions and sizes, interleaved in one
+process. By default the plan for the device is measured (PLANS below); any of --sizes, --modes,
+--shapes, --precisions, --models, --compile selects all combinations of the values given.
 
     make bench
     python benchmarks/models.py --sizes=B6-6-6H768 --shapes=2x512 --modes=forward
@@ -24,9 +24,9 @@ import _paths  # noqa: F401
 
 import torch
 
-import contestants
-import measuring
-from contestants import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
+import baselines
+import timing
+from baselines import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 
@@ -40,12 +40,12 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Group:
-    """All combinations of some choices.
+    """All combinations of the given values.
 
     Attributes:
-        sizes, modes, shapes, precisions, models: see :class:`contestants.Case`.
-        compiled: without, with or both.
-        memory: whether to measure that too.
+        sizes, modes, shapes, precisions, models: see :class:`baselines.Case`.
+        compiled: eager, compiled or both.
+        memory: whether peak memory is measured, too.
     """
 
     sizes: tuple[str, ...] = ("B6-6-6H768",)
@@ -57,8 +57,7 @@ class Group:
     memory: bool = True
 
 
-# What a device can show in the minutes that `make bench` has. bf16 rarely pays on a CPU, so one
-# shape of it is enough there.
+# Plans that fit into the minutes of `make bench`. bf16 rarely pays on a CPU, so one shape suffices.
 PLANS = {
     "cpu": (
         Group(),
@@ -69,7 +68,7 @@ PLANS = {
         Group(("B6-6-6H768", "B4-4-4H768"), shapes=("256x128", "64x512", "4x2048"),
               precisions=(BF16,)),
         Group(shapes=("64x512",)),
-        # Only ours: its memory is to grow as the length does.
+        # Only ours: shows that its memory grows linearly with the length.
         Group(shapes=("1x2048", "1x4096", "1x8192"), precisions=(BF16,), models=(OURS,)),
     ),
     "quick": (Group(("tiny",), shapes=("2x16",)),),
@@ -77,20 +76,22 @@ PLANS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     listed = {"type": lambda text: tuple(text.split(",")), "metavar": "A,B,..."}
     parser.add_argument("--sizes", help="files in configs/", **listed)
     parser.add_argument("--modes", help=f"{FORWARD}, {TRAINING}", **listed)
     parser.add_argument("--shapes", help="BATCHxLENGTH, e.g. 8x128", **listed)
     parser.add_argument("--precisions", help=f"{FP32}, {BF16} (autocast)", **listed)
     parser.add_argument("--models", help=", ".join(ALL), **listed)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too; takes minutes")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument(
+        "--compile", action="store_true", help="also with torch.compile; takes minutes"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--training_threads", type=int, default=os.cpu_count(), help="of training steps"
+        "--training_threads", type=int, default=os.cpu_count(), help="threads of training steps"
     )
-    parser.add_argument("--name", default="models", help="of the JSON file")
+    parser.add_argument("--name", default="models", help="name of the JSON file")
     args = parser.parse_args()
     if args.quick:
         args.repeats = args.threads = args.training_threads = 1
@@ -98,10 +99,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def plan(args: argparse.Namespace) -> tuple[Group, ...]:
-    """The groups to measure.
+    """Return the groups to measure.
 
     Raises:
-        ConfigError: a choice does not exist.
+        ConfigError: a value is not among the choices.
     """
     keys = ("sizes", "modes", "shapes", "precisions", "models")
     chosen = {key: value for key in keys if (value := getattr(args, key)) is not None}
@@ -122,7 +123,7 @@ def plan(args: argparse.Namespace) -> tuple[Group, ...]:
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """``8x128`` as batch size and length."""
+    """Parse ``8x128`` as batch size and length."""
     try:
         batch, length = map(int, text.split("x"))
         if min(batch, length) < 1:
@@ -133,7 +134,7 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def settings(group: Group, args: argparse.Namespace) -> Iterator[list[Case]]:
-    """What is to be timed together, one case per model."""
+    """Yield the cases to time together, one per model."""
     shapes = [parse_shape(text) for text in group.shapes]
     choices = (group.sizes, group.modes, group.precisions, group.compiled, shapes)
     for size, mode, precision, compiled, (batch, length) in itertools.product(*choices):
@@ -144,34 +145,32 @@ def settings(group: Group, args: argparse.Namespace) -> Iterator[list[Case]]:
         ]
 
 
-def measure(
-    cases: list[Case], repeats: int, memory: bool, clock: str = "wall"
-) -> list[measuring.Row]:
-    """One row per case, with its ratios to the others."""
+def measure(cases: list[Case], repeats: int, memory: bool, clock: str = "wall") -> list[timing.Row]:
+    """Return one row per case, with its ratios to the other models."""
     device = cases[0].device
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     peaks = [_peak(case) if memory else None for case in cases]
-    runs = {case.model: contestants.prepare(case) for case in cases}
+    runs = {case.model: baselines.prepare(case) for case in cases}
     warmup = 2 if cases[0].compiled else 1
-    seconds = measuring.interleave(runs, repeats, warmup, clock, synchronize)
+    seconds = timing.interleave(runs, repeats, warmup, clock, synchronize)
     return [_row(case, seconds, peak) for case, peak in zip(cases, peaks, strict=True)]
 
 
 def _peak(case: Case) -> int | None:
     tiny = dataclasses.replace(case, size="tiny", batch=1, length=16)
-    prepare, rehearse = (functools.partial(contestants.prepare, each) for each in (case, tiny))
-    return measuring.peak_memory(prepare, case.device, rehearsal=rehearse)
+    prepare, rehearse = (functools.partial(baselines.prepare, each) for each in (case, tiny))
+    return timing.peak_memory(prepare, case.device, rehearsal=rehearse)
 
 
-def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> measuring.Row:
+def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> timing.Row:
     mine = seconds[case.model]
     typical = statistics.median(mine)
     ratios = {
-        f"ratio_to_{other}": measuring.median_ratio(mine, seconds[other])
+        f"ratio_to_{other}": timing.median_ratio(mine, seconds[other])
         for other in (HF, BERT) if other in seconds
     }  # fmt: skip
-    parameters = contestants.parameters(case.model, case.size, case.length)
-    # A weight of a training step has a gradient and two moments beside it.
+    parameters = baselines.parameters(case.model, case.size, case.length)
+    # In training every weight also has a gradient and two moments.
     weights = parameters * 4 * (4 if case.mode == TRAINING else 1)
     return {
         **dataclasses.asdict(case),
@@ -187,8 +186,8 @@ def _row(case: Case, seconds: dict[str, list[float]], peak: int | None) -> measu
     }
 
 
-def title(row: measuring.Row) -> str:
-    """What a table of rows is about."""
+def title(row: timing.Row) -> str:
+    """Return the heading of a table."""
     execution = "compiled" if row["compiled"] else "eager"
     shape = f"{row['batch']}x{row['length']}"
     where = row["device"] if row["device"] != "cpu" else f"{row['threads']} thread(s)"
@@ -199,14 +198,14 @@ def main() -> None:
     args = parse_arguments()
     groups = [(group, list(settings(group, args))) for group in plan(args)]
     chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
-    rows: list[measuring.Row] = []
+    rows: list[timing.Row] = []
     for group, wanted in groups:
         for cases in wanted:
             found = measure(cases, args.repeats, group.memory, args.clock)
             rows += found
-            print(f"{title(found[0])}\n\n{measuring.markdown(found, COLUMNS)}\n", flush=True)
-            # Every time, so that an interrupted run keeps what it has measured.
-            path = measuring.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
+            print(f"{title(found[0])}\n\n{timing.markdown(found, COLUMNS)}\n", flush=True)
+            # Written after every group, so that an interrupted run keeps its results.
+            path = timing.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
     print(path)
 
 

@@ -1,7 +1,7 @@
 """Turn the results of all benchmarks into tables and a plot.
 
-Reads every JSON file in the folder of results; writes README.md there, and a picture of the time
-of our encoder beside the others'.
+Reads every JSON file in the results directory; writes README.md there, and a plot of the
+time of our encoder relative to the baselines.
 
     python benchmarks/report.py --results=benchmarks/results --plot=docs/benchmarks.png
 """
@@ -16,14 +16,14 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import measuring
+import timing
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, atomic_write_text
 from funnel.utils.main import run_main
 
 TITLES = {
     "models": "Encoders",
-    "text": "Text",
+    "bench_text": "Text",
     "input_pipeline": "Input of pretraining",
     "tensorflow_step": "TensorFlow",
     "finetuning": "Fine-tuning",
@@ -41,10 +41,10 @@ Setting = tuple[Any, ...]
 
 
 def load_results(folder: Path) -> dict[str, Result]:
-    """Result files by name, in the order of TITLES, others (of a GPU, say) behind.
+    """Return the results by name, in the order of TITLES, others (e.g. of a GPU) last.
 
     Raises:
-        DataError: there are none, or one is no result.
+        DataError: no results, or a file is not a result.
     """
     results = {}
     for path in sorted(folder.glob("*.json")):
@@ -54,7 +54,7 @@ def load_results(folder: Path) -> dict[str, Result]:
         except (ValueError, KeyError, TypeError):
             complete = False
         if not complete:
-            raise DataError(f"{path}: not what measuring.write_result writes")
+            raise DataError(f"{path}: not what timing.write_result writes")
         results[path.stem] = content
     if not results:
         raise DataError(f"{folder}: no results in it; `make bench` makes them")
@@ -63,16 +63,16 @@ def load_results(folder: Path) -> dict[str, Result]:
     return dict(sorted(results.items(), key=lambda item: places[item[0]]))
 
 
-def by_setting(rows: Sequence[measuring.Row]) -> dict[Setting, dict[str, measuring.Row]]:
-    """The rows of benchmarks/models.py: by setting, by model."""
-    found: dict[Setting, dict[str, measuring.Row]] = {}
+def by_setting(rows: Sequence[timing.Row]) -> dict[Setting, dict[str, timing.Row]]:
+    """Return the rows of benchmarks/models.py by setting and model."""
+    found: dict[Setting, dict[str, timing.Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in SETTING), {})[row["model"]] = row
     return found
 
 
-def compared(rows: Sequence[measuring.Row]) -> list[measuring.Row]:
-    """One row per setting: our figures, and their ratios to those of the others."""
+def compared(rows: Sequence[timing.Row]) -> list[timing.Row]:
+    """Return one row per setting: our figures, and ratios to the other models."""
     table = []
     for models in by_setting(rows).values():
         if (ours := models.get("ours")) is None:
@@ -88,32 +88,32 @@ def compared(rows: Sequence[measuring.Row]) -> list[measuring.Row]:
     return table
 
 
-def describe(row: measuring.Row) -> str:
-    """A setting in words."""
+def describe(row: timing.Row) -> str:
+    """Describe a setting."""
     parts = [row["size"], row["mode"], f"{row['batch']}×{row['length']}", row["precision"]]
     return " ".join(parts + ["compiled"] * row["compiled"])
 
 
 def section(name: str, result: Result) -> str:
-    """A result as Markdown: title, where and how it was measured, table."""
+    """Format a result as Markdown: title, machine, settings, table."""
     kind = next((kind for kind in TITLES if name.startswith(kind)), name)
     title = TITLES.get(kind, name) + ("" if name == kind else f" ({name.removeprefix(kind)[1:]})")
     rows = result["rows"]
     if kind == "models":
-        table = measuring.markdown(compared(rows), COLUMNS)
+        table = timing.markdown(compared(rows), COLUMNS)
     else:
-        table = measuring.markdown(rows, result.get("columns") or _plain_columns(rows[0]))
+        table = timing.markdown(rows, result.get("columns") or _plain_columns(rows[0]))
     settings = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
     parts = [f"## {title}", machine_line(result["machine"]), settings, table]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _plain_columns(row: measuring.Row) -> dict[str, str]:
+def _plain_columns(row: timing.Row) -> dict[str, str]:
     return {key: key for key, value in row.items() if not isinstance(value, list | dict)}
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """Where and when something was measured."""
+    """Describe machine and date of a measurement."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     hardware = f"{machine['cpu']}, {machine['cores']} cores"
     if gpu := machine.get("gpu"):
@@ -121,12 +121,15 @@ def machine_line(machine: dict[str, Any]) -> str:
     return f"{machine['date']}, revision {machine['revision']}; {hardware}; {versions}"
 
 
-def draw(results: dict[str, Result], path: Path) -> bool:
-    """Bars of the time relative to BERT by length; a row of axes per file; False: nothing to draw.
+def plot(results: dict[str, Result], path: Path) -> bool:
+    """Plot the time relative to BERT by length, one row of axes per file.
 
-    Shown are eager runs of the first size and, of a GPU, bf16, else fp32.
+    Shows eager runs of the first size, in bf16 for GPUs and fp32 otherwise. Returns whether there
+    was anything to plot.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would keep global state and pick a screen
+    from matplotlib.figure import (
+        Figure,
+    )  # not pyplot, which keeps global state and selects a display
 
     shown = {
         name: found for name, result in results.items()
@@ -149,7 +152,7 @@ def draw(results: dict[str, Result], path: Path) -> bool:
     return True
 
 
-def _drawable(rows: Sequence[measuring.Row]) -> list[dict[str, measuring.Row]]:
+def _drawable(rows: Sequence[timing.Row]) -> list[dict[str, timing.Row]]:
     size = rows[0]["size"]
     precision = {"cuda": "bf16", "cpu": "fp32"}
     return [
@@ -161,7 +164,7 @@ def _drawable(rows: Sequence[measuring.Row]) -> list[dict[str, measuring.Row]]:
     ]  # fmt: skip
 
 
-def _draw_bars(axes: Any, found: Sequence[dict[str, measuring.Row]]) -> None:
+def _draw_bars(axes: Any, found: Sequence[dict[str, timing.Row]]) -> None:
     width = 0.8 / len(LABELS)
     for number, (model, label) in enumerate(LABELS.items()):
         places = [place + (number - 1) * width for place in range(len(found))]
@@ -179,17 +182,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=measuring.RESULTS, help="their folder")
-    picture = measuring.REPOSITORY / "docs" / "benchmarks.png"
-    parser.add_argument("--plot", type=Path, default=picture, help="file to draw to")
+    parser.add_argument("--results", type=Path, default=timing.RESULTS, help="directory of results")
+    picture = timing.REPOSITORY / "docs" / "benchmarks.png"
+    parser.add_argument("--plot", type=Path, default=picture, help="file of the plot")
     args = parser.parse_args()
     results = load_results(args.results)
     sections = [section(name, result) for name, result in results.items()]
-    head = "# Results\n\nWritten by `make bench`; ../README.md says what the figures mean.\n"
+    head = "# Results\n\nWritten by `make bench`; ../README.md explains the figures.\n"
     atomic_write_text(args.results / "README.md", "\n".join([head, *sections]))
     print("\n".join(sections))
     print(args.results / "README.md")
-    if draw(results, args.plot):
+    if plot(results, args.plot):
         print(args.plot)
 
 

@@ -1,9 +1,9 @@
 """Time a TensorFlow pretraining step, and the input pipeline that feeds it.
 
-Masked language modelling with the sizes below, beside the same graph with one product written
-otherwise: hidden states times the vocabulary as an einsum, as in the original code. Its gradient
-makes a matrix [vocabulary, width] per sequence; ours is a product of two matrices. The ratio grows
-with the vocabulary, so that belongs to it.
+Masked language modelling with the sizes below, compared with the same graph in which the product of
+hidden states and vocabulary is an einsum, as in the original code. The gradient of the einsum
+materializes a matrix [vocabulary, width] per sequence; ours is a product of two matrices. The ratio
+grows with the vocabulary, which must be stated with it.
 
     python benchmarks/tensorflow_step.py --vocab_size=30522 --batch_size=16
 """
@@ -24,8 +24,8 @@ import _paths  # noqa: F401
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import measuring
-import texts
+import corpora
+import timing
 from funnel import ModelConfig
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
@@ -46,7 +46,7 @@ STEPS = 10**6
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
-    """A small model; by default three blocks of two layers and a decoder of two."""
+    """Return a small model; by default three blocks of two layers and a decoder of two."""
     return ModelConfig(
         vocab_size=args.vocab_size, d_model=128, d_embed=128, n_head=2, d_head=64, d_inner=512,
         block_size=args.block_size, decoder_size=args.decoder_size,
@@ -54,12 +54,12 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
 
 
 def targets(args: argparse.Namespace) -> int:
-    """Positions of a record at which tokens are predicted."""
+    """Return the number of predicted positions per record."""
     return max(1, round(TARGETS_PER_TOKEN * args.seq_len))
 
 
 def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """A batch as the input pipeline makes them, of random tokens."""
+    """Return a batch of random tokens in the form of the input pipeline."""
     random, shape = np.random.default_rng(0), (args.batch_size, args.seq_len)
     slots = (args.batch_size, targets(args))
     ids = random.integers(5, args.vocab_size, shape).astype(np.int32)
@@ -76,7 +76,7 @@ def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def einsum_logits(hidden: tf.Tensor, *arguments: Any) -> tf.Tensor:
-    """The scores of all tokens, their last product an einsum over sequences."""
+    """Compute the vocabulary logits with an einsum over sequences as the last product."""
     matmul, batch = tf.matmul, hidden.shape[0]
 
     def product(flat: tf.Tensor, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
@@ -95,7 +95,7 @@ _OUR_LOGITS = pretraining.masked_lm_logits
 def training_step(
     args: argparse.Namespace, logits: Callable[..., tf.Tensor]
 ) -> Callable[[], object]:
-    """A whole step in a graph and session of its own."""
+    """Return a callable for a training step in its own graph and session."""
     with tf.Graph().as_default():
         tf.set_random_seed(0)
         batch = {name: tf.constant(array) for name, array in random_batch(args).items()}
@@ -111,10 +111,10 @@ def training_step(
 
 
 def input_step(args: argparse.Namespace, folder: Path) -> Callable[[], object]:
-    """The next batch of the input pipeline, on one core."""
-    data, config = texts.find_data(args.data_dir), model_config(args)
+    """Return a callable for the next batch of the input pipeline, on one core."""
+    data, config = corpora.find_data(args.data_dir), model_config(args)
     size = int(1e6 * args.megabytes)
-    records, tokenizer = texts.write_records(data, args.vocab_size, args.seq_len, size, folder)
+    records, tokenizer = corpora.write_records(data, args.vocab_size, args.seq_len, size, folder)
     masking = MaskingConfig(args.seq_len, targets(args), truncate_stride=truncation_stride(config))
     masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
     with tf.Graph().as_default():
@@ -132,14 +132,14 @@ def _threads(count: int) -> tf.ConfigProto:
     return tf.ConfigProto(intra_op_parallelism_threads=count, inter_op_parallelism_threads=count)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
-    """One row for each graph, and one for the input."""
+def measure(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
+    """Return one row per graph, and one for the input pipeline."""
     cases = {
         OURS: training_step(args, _OUR_LOGITS),
         EINSUM: training_step(args, einsum_logits),
         INPUT: input_step(args, folder),
     }
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     calls = {OURS: 1, EINSUM: 1, INPUT: args.batches}
     rows = []
     for name, taken in seconds.items():
@@ -148,22 +148,22 @@ def measure(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
         rows.append({"label": name, "ms": 1e3 * each, "rate": rate, "calls": calls[name],
                      "seconds": taken})  # fmt: skip
     for row in rows[:2]:
-        row["ratio_to_einsum"] = measuring.median_ratio(row["seconds"], seconds[EINSUM])
-    rows[2]["feeds"] = calls[INPUT] * measuring.median_ratio(seconds[OURS], seconds[INPUT])
+        row["ratio_to_einsum"] = timing.median_ratio(row["seconds"], seconds[EINSUM])
+    rows[2]["feeds"] = calls[INPUT] * timing.median_ratio(seconds[OURS], seconds[INPUT])
     return rows
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--vocab_size", type=int, default=30522)
     parser.add_argument("--block_size", default="2_2_2")
     parser.add_argument("--decoder_size", default="2")
     parser.add_argument("--seq_len", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=50, help="read from the input in a round")
-    parser.add_argument("--megabytes", type=float, default=4.0, help="of text for the input")
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--batches", type=int, default=50, help="batches read per round")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.vocab_size, args.seq_len, args.batch_size, args.batches = 500, 32, 2, 2
@@ -178,11 +178,11 @@ def main() -> None:
     silence_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
     names = ("vocab_size", "block_size", "decoder_size", "seq_len", "batch_size", "threads",
              "repeats", "quick", "clock")  # fmt: skip
     chosen = {name: getattr(args, name) for name in names}
-    print(measuring.write_result("tensorflow_step", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("tensorflow_step", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from support_tf import import_tensorflow
 
-sys.path.append(str(house.ROOT / "benchmarks"))
+sys.path.append(str(repo_layout.ROOT / "benchmarks"))
 
-import measuring
+import timing
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "FUNNEL_TEST_DATA": "nowhere"}
 
 
 def start(part, *flags):
-    command = [sys.executable, str(house.ROOT / "benchmarks" / f"{part}.py"), *flags]
+    command = [sys.executable, str(repo_layout.ROOT / "benchmarks" / f"{part}.py"), *flags]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=240
     )
@@ -63,7 +63,7 @@ def test_models(results):
             assert row["ms"] == pytest.approx(1e3 * seconds)
             assert row["tokens_per_second"] == pytest.approx(2 * 16 / seconds)
             for other in ("hf", "bert"):
-                ratio = measuring.median_ratio(row["seconds"], rows[other]["seconds"])
+                ratio = timing.median_ratio(row["seconds"], rows[other]["seconds"])
                 assert row[f"ratio_to_{other}"] == pytest.approx(ratio)
             assert row["working_mib"] <= row["peak_mib"] < 1000
         assert rows["ours"]["parameters"] == rows["hf"]["parameters"] > 200_000
@@ -72,13 +72,13 @@ def test_models(results):
 
 def test_text(results):
     needs("transformers")
-    result = results("text")
+    result = results("bench_text")
     rows = rows_by(result, "label")
     for row in result["rows"]:
         assert row["rate"] == pytest.approx(row["amount"] / statistics.median(row["seconds"]))
     first = rows["ours, nothing seen yet"]
     theirs = rows["tokenizers"]
-    ratio = measuring.median_ratio(theirs["seconds"], first["seconds"])
+    ratio = timing.median_ratio(theirs["seconds"], first["seconds"])
     assert theirs["ratio"] == pytest.approx(ratio)
     assert {row["unit"] for row in result["rows"]} == {"MB/s", "questions/s"}
     assert result["settings"]["real_text"] is False
@@ -146,9 +146,9 @@ def made_up_rows():
 
 def test_report(tmp_path):
     columns = {"what": "what", "rate": "per second"}
-    measuring.write_result("models", made_up_rows(), tmp_path)
-    measuring.write_result("text", [{"what": "words", "rate": 12345.6}], tmp_path, {}, columns)
-    measuring.write_result("other", [{"name": "n", "seconds": [1.0]}], tmp_path)
+    timing.write_result("models", made_up_rows(), tmp_path)
+    timing.write_result("bench_text", [{"what": "words", "rate": 12345.6}], tmp_path, {}, columns)
+    timing.write_result("other", [{"name": "n", "seconds": [1.0]}], tmp_path)
     done = start("report", f"--results={tmp_path}", f"--plot={tmp_path / 'plot.png'}")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "README.md").read_text().splitlines()
@@ -162,11 +162,11 @@ def test_report(tmp_path):
 def test_cases_take_turns():
     calls, counted = [], 2
     cases = {name: lambda name=name: calls.append(name) for name in "ab"}
-    seconds = measuring.interleave(cases, counted, warmup=1)
+    seconds = timing.interleave(cases, counted, warmup=1)
     assert calls == ["a", "b"] * 3
     assert [len(taken) for taken in seconds.values()] == [2, 2]
     # Ratios of the rounds are 1, 4 and 0.5; that of the medians would be 1.5.
-    assert measuring.median_ratio([1.0, 4.0, 1.5], [1.0, 1.0, 3.0]) == 1.0
+    assert timing.median_ratio([1.0, 4.0, 1.5], [1.0, 1.0, 3.0]) == 1.0
 
 
 def test_peak_memory_is_that_of_the_case():
@@ -174,15 +174,15 @@ def test_peak_memory_is_that_of_the_case():
         pytest.skip("no /proc here")
     # 64 MiB for a moment, in a call that makes them.
     prepare = functools.partial(functools.partial, operator.mul, b"x", 64 << 20)
-    assert measuring.peak_memory(prepare) >> 20 in (64, 65)
+    assert timing.peak_memory(prepare) >> 20 in (64, 65)
 
 
 def test_make_bench_runs_what_there_is():
-    recipe = (house.ROOT / "Makefile").read_text()
+    recipe = (repo_layout.ROOT / "Makefile").read_text()
     parts = recipe.partition("BENCHMARKS := ")[2].splitlines()[0].split()
     programs = {
         path.stem
-        for path in (house.ROOT / "benchmarks").glob("*.py")
+        for path in (repo_layout.ROOT / "benchmarks").glob("*.py")
         if "__main__" in path.read_text()
     }
     assert set(parts) == programs and parts[-1] == "report"
@@ -194,7 +194,7 @@ def test_finetuning(results):
     for task in ("CoLA", "RTE"):
         ours, theirs = rows[f"{task}, ours"], rows[f"{task}, transformers Trainer"]
         each = [[s / row["examples"] for s in row["seconds"]] for row in (theirs, ours)]
-        assert ours["times_faster"] == pytest.approx(measuring.median_ratio(*each))
+        assert ours["times_faster"] == pytest.approx(timing.median_ratio(*each))
         assert ours["tokens"] <= ours["padded"] <= theirs["padded"] == 32
         assert ours["ms"] == pytest.approx(1e3 * statistics.median(each[1]))
 
@@ -202,6 +202,6 @@ def test_finetuning(results):
 def test_int8(results):
     needs("torch", "transformers")
     for row in results("int8")["rows"]:
-        ratio = measuring.median_ratio(row["seconds"]["fp32"], row["seconds"]["int8"])
+        ratio = timing.median_ratio(row["seconds"]["fp32"], row["seconds"]["int8"])
         assert row["times_faster"] == pytest.approx(ratio)
         assert 0 < row["difference"] < 0.1

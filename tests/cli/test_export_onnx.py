@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-import house
 import readme_commands
+import repo_layout
 from funnel.config.model import ModelConfig
 from half_installation import run_without
 
@@ -20,8 +20,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 
 from funnel_torch import FunnelEncoder, FunnelForSequenceClassification
 
-PROGRAM = house.ROOT / "pytorch" / "export_onnx.py"
-DOCUMENT = house.ROOT / "docs" / "inference.md"
+PROGRAM = repo_layout.ROOT / "pytorch" / "export_onnx.py"
+DOCUMENT = repo_layout.ROOT / "docs" / "inference.md"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "."]
 CONFIG = ModelConfig(
     vocab_size=10, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32, block_size="1_1_1",
@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
 
 
 def run(command, cwd, status=0):
-    roots = [str(house.ROOT / "common"), str(house.ROOT / "pytorch")]
+    roots = [str(repo_layout.ROOT / "common"), str(repo_layout.ROOT / "pytorch")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True,
@@ -101,10 +101,10 @@ def test_every_snippet_of_the_document_runs(folder):
     run(["-c", with_torch], folder)
     exact = np.load(folder / "logits.npy")
     assert 0 < np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)
-    run([house.ROOT / export[1], *export[2:]], folder)
+    run([repo_layout.ROOT / export[1], *export[2:]], folder)
     done = run_without(
         ["torch", "tensorflow"], ["-c", f"import os\nos.chdir({str(folder)!r})\n{with_onnx}"],
-        [house.ROOT / "common"],
+        [repo_layout.ROOT / "common"],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     logits = np.load(folder / "logits.npy")

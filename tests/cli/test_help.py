@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 
-PROGRAMS = sorted(path for path in house.programs() if path.parent.name == "pytorch")
+PROGRAMS = sorted(path for path in repo_layout.programs() if path.parent.name == "pytorch")
 _CODE = """
 import runpy, sys
 program = sys.argv[1]
@@ -20,7 +20,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=house.name)
+@pytest.mark.parametrize("program", PROGRAMS, ids=repo_layout.name)
 def test_help_imports_no_framework(program):
     command = [sys.executable, "-c", _CODE, str(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import house
 import readme_commands
+import repo_layout
 
 COMMANDS = readme_commands.commands()
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
@@ -20,14 +20,14 @@ FLAG = re.compile(r"(?<![\w-])--\w[\w-]*")
 @functools.cache
 def _flags_of(program):
     """Return the flags in a program's help; flags hidden from it are not documented ones."""
-    command = [sys.executable, str(house.ROOT / program), "--help"]
+    command = [sys.executable, str(repo_layout.ROOT / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(FLAG.findall(done.stdout))
 
 
 def _environment():
-    paths = [str(house.ROOT / "common"), str(house.ROOT / "pytorch")]
+    paths = [str(repo_layout.ROOT / "common"), str(repo_layout.ROOT / "pytorch")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
@@ -39,7 +39,7 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_programs_and_flags_exist(command):
-    assert (house.ROOT / command.program).is_file()
+    assert (repo_layout.ROOT / command.program).is_file()
     if command.program.endswith(".sh"):
         return
     if command.program.startswith("pytorch/"):
@@ -47,30 +47,30 @@ def test_programs_and_flags_exist(command):
     assert set(command.flags) <= _flags_of(command.program)
 
 
-@pytest.mark.parametrize("path", readme_commands.documents(), ids=house.name)
+@pytest.mark.parametrize("path", readme_commands.documents(), ids=repo_layout.name)
 def test_links_lead_somewhere(path):
     for target in LINK.findall(path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), f"{house.name(path)}: {target}"
+        assert (path.parent / target).exists(), f"{repo_layout.name(path)}: {target}"
 
 
-@pytest.mark.parametrize("path", readme_commands.documents(), ids=house.name)
+@pytest.mark.parametrize("path", readme_commands.documents(), ids=repo_layout.name)
 def test_make_targets_exist(path):
-    makefile = (house.ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    makefile = (repo_layout.ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for line in readme_commands.shell_lines(path):
         words = line.split()
         if words[0] == "make":
-            assert {w for w in words[1:] if re.fullmatch("[a-z]+", w)} <= targets
+            assert {w for w in words[1:] if re.fullmatch("[a-z-]+", w)} <= targets
 
 
 def test_the_layout_in_the_readme_is_the_repository():
     """Every folder it names exists, and every package and folder of programs is named."""
-    lines = readme_commands.blocks(house.ROOT / "README.md", "text")[-1].splitlines()
+    lines = readme_commands.blocks(repo_layout.ROOT / "README.md", "text")[-1].splitlines()
     shown = {line.split()[0].rstrip("/") for line in lines}
     assert len(lines) <= 20
-    assert not {name for name in shown if not (house.ROOT / name).is_dir()}
-    folders = [*house.LIBRARIES.values(), *house.PROGRAM_DIRECTORIES.values()]
-    assert {house.name(folder) for folder in folders} <= shown
+    assert not {name for name in shown if not (repo_layout.ROOT / name).is_dir()}
+    folders = [*repo_layout.LIBRARIES.values(), *repo_layout.PROGRAM_DIRECTORIES.values()]
+    assert {repo_layout.name(folder) for folder in folders} <= shown
 
 
 def test_flops_table_runs():
@@ -82,9 +82,10 @@ def test_flops_table_runs():
 
 def test_make_help_lists_every_target():
     done = subprocess.run(
-        ["make", "help"], cwd=house.ROOT, capture_output=True, text=True, check=True
+        ["make", "help"], cwd=repo_layout.ROOT, capture_output=True, text=True, check=True
     )
-    assert {"make demo", "make test", "make lint"} <= set(re.findall("make [a-z]+", done.stdout))
+    targets = set(re.findall("make [a-z-]+", done.stdout))
+    assert {"make demo", "make test-fast", "make lint"} <= targets
 
 
 @pytest.fixture
@@ -106,8 +107,8 @@ def released(tmp_path):
 
 
 def test_python_example_runs(released):
-    (code,) = readme_commands.blocks(house.ROOT / "README.md", "python")
-    code += "print(tuple(output.last_hidden_state.shape), len(ids) + 2)\n"
+    (code,) = readme_commands.blocks(repo_layout.ROOT / "README.md", "python")
+    code += "print(tuple(output.last_hidden_state.shape), len(ids))\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=released.parents[1],
@@ -123,10 +124,10 @@ def test_python_example_runs(released):
 
 
 def test_conversion_example_runs(released):
-    lines = readme_commands.shell_lines(house.ROOT / "README.md")
+    lines = readme_commands.shell_lines(repo_layout.ROOT / "README.md")
     (line,) = [line for line in lines if "convert.py" in line and "--to=hf" in line]
     words = line.split()
-    command = [sys.executable, str(house.ROOT / words[1]), *words[2:]]
+    command = [sys.executable, str(repo_layout.ROOT / words[1]), *words[2:]]
     done = subprocess.run(
         command, cwd=released.parents[1], capture_output=True, text=True, check=False
     )
@@ -135,7 +136,7 @@ def test_conversion_example_runs(released):
 
 
 def test_ci_runs_the_command_in_the_readme():
-    readme = readme_commands.shell_lines(house.ROOT / "README.md")
-    script = Path(house.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    readme = readme_commands.shell_lines(repo_layout.ROOT / "README.md")
+    script = Path(repo_layout.ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "make lint test" in readme
     assert "make lint test" in script

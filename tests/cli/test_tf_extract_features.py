@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-import house
+import repo_layout
 from funnel.checkpoints import load_checkpoint, save_checkpoint
 from funnel.config.model import ModelConfig
 from support_tf import import_tensorflow
@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
 
 
 def run(*flags, status=0):
-    program = house.ROOT / "tensorflow" / "extract_features.py"
+    program = repo_layout.ROOT / "tensorflow" / "extract_features.py"
     command = [sys.executable, str(program), "--device_id=-1", *map(str, flags)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == status, done.stderr

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("absl")
 
-import house
+import repo_layout
 import tf_program_runs
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import ConfigError
@@ -146,7 +146,7 @@ def test_what_decides_a_run():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_needs_no_tensorflow(program):
-    path = str(house.PROGRAM_DIRECTORIES["tensorflow"] / f"{program}.py")
+    path = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / f"{program}.py")
     blocked = ["tensorflow", "tensorflow_estimator", "keras"]
     done = run_without(blocked, [path, "--help"])
     assert (done.returncode, done.stderr) == (0, "")
@@ -157,7 +157,7 @@ def test_help_needs_no_tensorflow(program):
 
 
 def test_a_run_without_tensorflow_names_what_to_install():
-    path = str(house.PROGRAM_DIRECTORIES["tensorflow"] / "race.py")
+    path = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / "race.py")
     for arguments in (["--do_train"], ["--do_train", "--verbose"]):
         done = run_without(["tensorflow", "tensorflow_estimator", "keras"], [path, *arguments])
         assert done.returncode == 2
@@ -169,7 +169,7 @@ def test_a_run_without_tensorflow_names_what_to_install():
 def _script(expected=0, **environment):
     """The flags that finetune.sh would give to classifier.py."""
     done = subprocess.run(
-        ["bash", str(house.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
+        ["bash", str(repo_layout.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
         env={"PATH": os.environ["PATH"], "PYTHON": "echo", **environment},
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ from dataclasses import astuple
 
 import pytest
 
-import house
+import repo_layout
 from funnel.config.model import ModelConfig
 from funnel.flops import (
     PUBLISHED,
@@ -18,7 +18,7 @@ from funnel.flops import (
 )
 from funnel.utils.errors import ConfigError
 
-COMMON = house.ROOT / "common"
+COMMON = repo_layout.ROOT / "common"
 SIZES = load_sizes()
 MILLIONS = {
     "L12H768": (108.9, 108.9),

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from funnel.tokenization import get_tokenizer
 
-PROGRAM = house.ROOT / "data-scripts" / "build_vocab.py"
+PROGRAM = repo_layout.ROOT / "data-scripts" / "build_vocab.py"
 TEXT = "A funnel makes a sequence shorter.\nFunnels, funnels and more Funnels!\n" * 10
 
 
@@ -63,7 +63,7 @@ def test_mistakes_are_one_line_and_write_nothing(texts, flags, message):
 
 
 def test_help_names_every_flag_in_groups():
-    done = run(house.ROOT, "--help")
+    done = run(repo_layout.ROOT, "--help")
     assert done.returncode == 0
     for words in ("files:", "vocabulary:", "text:", "--uncased", "--cased", "--min_frequency"):
         assert words in done.stdout

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from corpus_cases import random_documents, write_text, write_vocabulary
 
-CLUSTER = house.ROOT / "data-scripts" / "cluster"
+CLUSTER = repo_layout.ROOT / "data-scripts" / "cluster"
 # Stands in for a program: writes down its flags, and fails for task 1 while there is a file "bad".
 PROGRAM = """echo "$@" >> ran; if [[ $* == *--task=1 && -e bad ]]; then exit 7; fi"""
 
@@ -67,7 +67,7 @@ def test_all_tasks_on_one_machine_and_those_that_failed_again(tmp_path, program)
 
 def test_slurm(corpus):
     environment = {
-        "SLURM_SUBMIT_DIR": str(house.ROOT), "PYTHON": sys.executable, "NUM_TASK": "3",
+        "SLURM_SUBMIT_DIR": str(repo_layout.ROOT), "PYTHON": sys.executable, "NUM_TASK": "3",
         "INPUT_GLOB": "corpus/*/*.txt", "SAVE_DIR": "records", "TOKENIZER": "vocab.txt",
     }  # fmt: skip
     script = "slurm_records.sbatch"
@@ -91,7 +91,7 @@ def test_kubernetes(corpus):
     assert container["args"][1] == str(job["completions"]) == str(job["maxFailedIndexes"])
     words = [*container["command"], *container["args"]]
     for old, new in {
-        "/repo": str(house.ROOT), "/data/": f"{corpus}/", "$(JOB_COMPLETION_INDEX)": "0",
+        "/repo": str(repo_layout.ROOT), "/data/": f"{corpus}/", "$(JOB_COMPLETION_INDEX)": "0",
     }.items():  # fmt: skip
         words = [word.replace(old, new) for word in words]
     words = [sys.executable if word == "python" else word for word in words]

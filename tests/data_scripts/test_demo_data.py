@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import house
+import repo_layout
 from funnel.tasks import CustomTaskConfig, get_task
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import DataError
@@ -17,7 +17,7 @@ from funnel.utils.errors import DataError
 @pytest.fixture(scope="module")
 def program():
     """Return the program as a module, with its folder on the path as when it is run."""
-    folder = house.ROOT / "data-scripts"
+    folder = repo_layout.ROOT / "data-scripts"
     spec = importlib.util.spec_from_file_location("make_demo_data", folder / "make_demo_data.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["make_demo_data"] = module  # dataclasses look their module up

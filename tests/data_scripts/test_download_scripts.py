@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import faulty_server
-import house
 import published_sets
+import repo_layout
 from funnel.tasks import get_task
 from funnel.tasks.race import read_race
 from funnel.tasks.squad import read_squad
@@ -38,7 +38,7 @@ def environment(mirror, **more):
 
 def call(group, mirror, *flags, expected=0, **more):
     """Run a script; return what it printed as its summary and all that it noted."""
-    command = ["bash", str(house.ROOT / SCRIPTS[group]), *map(str, flags)]
+    command = ["bash", str(repo_layout.ROOT / SCRIPTS[group]), *map(str, flags)]
     done = subprocess.run(command, env=environment(mirror, **more), capture_output=True, text=True)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout, done.stderr
@@ -220,7 +220,7 @@ def test_what_an_earlier_run_left_damaged_is_fetched_again(site, small, tmp_path
 
 def start(small, **more):
     group, mirror, *flags = small
-    command = ["bash", str(house.ROOT / SCRIPTS[group]), *map(str, flags)]
+    command = ["bash", str(repo_layout.ROOT / SCRIPTS[group]), *map(str, flags)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment(mirror, **more), **quiet)
 
@@ -281,7 +281,7 @@ def test_help(tmp_path, group):
 
 
 def test_needs_no_package():
-    program = house.ROOT / "data-scripts" / "fetch.py"
+    program = repo_layout.ROOT / "data-scripts" / "fetch.py"
     bare = [sys.executable, "-S", str(program), "race", "--list"]  # -S: no site-packages
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -332,7 +332,7 @@ def test_shell_scripts_are_clean():
     scripts = [
         p
         for top in ("", "data-scripts", "pytorch/scripts", "tensorflow/scripts")
-        for p in sorted((house.ROOT / top).glob("*.sh"))
+        for p in sorted((repo_layout.ROOT / top).glob("*.sh"))
     ]
     assert len(scripts) >= len(SCRIPTS)
     for script in scripts:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import house
+import repo_layout
 from funnel.formats.tfrecord import read_examples
 from funnel.tokenization import get_tokenizer
 from wiki_dumps import CLEAN, dump, packed, plain_sentences
 
-SCRIPTS = house.ROOT / "data-scripts"
-CREATE = house.ROOT / "pytorch" / "create_pretrain_data.py"
+SCRIPTS = repo_layout.ROOT / "data-scripts"
+CREATE = repo_layout.ROOT / "pytorch" / "create_pretrain_data.py"
 
 
 def command(program, *flags):
@@ -186,5 +186,5 @@ def test_help_says_where_to_get_what():
         "prepare_wikipedia.py": ("dumps.wikimedia.org", "files:", "work:", "--keep_lists"),
         "prepare_text.py": ("BookCorpus", "Gigaword", "ClueWeb12", "Common Crawl", "--text_key"),
     }.items():
-        shown = run(house.ROOT, program, "--help").stdout
+        shown = run(repo_layout.ROOT, program, "--help").stdout
         assert all(word in shown for word in words)

@@ -2,7 +2,7 @@
 
 import pytest
 
-import house
+import repo_layout
 from half_installation import run_without
 
 TORCH_ONLY = ("tensorflow", "keras", "tensorflow_estimator", "transformers", "absl")
@@ -10,7 +10,7 @@ TENSORFLOW_ONLY = ("torch", "transformers")
 
 
 def _modules(package):
-    top = house.LIBRARIES[package]
+    top = repo_layout.LIBRARIES[package]
     names = []
     for path in sorted(top.rglob("*.py")):
         parts = path.relative_to(top.parent).with_suffix("").parts
@@ -20,7 +20,7 @@ def _modules(package):
 
 def _import_all(modules, blocked, roots):
     code = "".join(f"import {name}\n" for name in modules)
-    return run_without(blocked, ["-c", code], [house.ROOT / root for root in roots])
+    return run_without(blocked, ["-c", code], [repo_layout.ROOT / root for root in roots])
 
 
 def _has_command_line(path):
@@ -49,12 +49,12 @@ def test_funnel_tf_without_torch():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", house.programs(), ids=house.name)
+@pytest.mark.parametrize("path", repo_layout.programs(), ids=repo_layout.name)
 def test_help_of_every_program(path):
     """From another directory, of an uninstalled clone, with the one framework it needs."""
     if not _has_command_line(path):
         return
-    room = house.name(path).split("/")[0]
+    room = repo_layout.name(path).split("/")[0]
     if room == "pytorch":
         pytest.importorskip("torch")
     blocked = {

@@ -3,16 +3,16 @@
 import re
 import tomllib
 
-import house
+import repo_layout
 
-PROJECT = tomllib.loads((house.ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((repo_layout.ROOT / "pyproject.toml").read_text())
 PIN = re.compile(r"^([A-Za-z0-9_-]+)==([\w.]+)")
 
 
 def _pins():
     """Return {package: versions} over all requirement files, without comments."""
     pins = {}
-    for path in sorted((house.ROOT / "requirements").glob("*.txt")):
+    for path in sorted((repo_layout.ROOT / "requirements").glob("*.txt")):
         for line in path.read_text().splitlines():
             if match := PIN.match(line):
                 pins.setdefault(match[1].lower(), set()).add(match[2])
@@ -21,16 +21,18 @@ def _pins():
 
 def test_every_package_is_mapped():
     packages = {}
-    for name, top in house.LIBRARIES.items():
+    for name, top in repo_layout.LIBRARIES.items():
         for init in top.rglob("__init__.py"):
             below = init.parent.relative_to(top).parts
-            packages[".".join((name, *below))] = init.parent.relative_to(house.ROOT).as_posix()
+            packages[".".join((name, *below))] = init.parent.relative_to(
+                repo_layout.ROOT
+            ).as_posix()
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == set(packages)
     assert PROJECT["tool"]["setuptools"]["package-dir"] == packages
 
 
 def test_every_requirement_is_pinned_or_bounded_and_has_a_reason():
-    for path in (house.ROOT / "requirements").glob("*.txt"):
+    for path in (repo_layout.ROOT / "requirements").glob("*.txt"):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
             if not line or line.startswith(("#", "-r")):

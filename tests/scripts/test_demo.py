@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from funnel.utils.errors import FunnelError
 
 ROWS = {
@@ -20,7 +20,7 @@ ROWS = {
 @pytest.fixture(scope="module")
 def demo():
     pytest.importorskip("sklearn")
-    folder = house.ROOT / "pytorch"
+    folder = repo_layout.ROOT / "pytorch"
     spec = importlib.util.spec_from_file_location("funnel_demo", folder / "demo.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def test_a_failing_step_ends_the_demo(demo, capfd):
 
 def flags_of(program):
     pytest.importorskip("torch")
-    command = [sys.executable, str(house.ROOT / "pytorch" / program), "--help"]
+    command = [sys.executable, str(repo_layout.ROOT / "pytorch" / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(re.findall(r"--\w+", done.stdout))
 

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("absl")
 
-import house
+import repo_layout
 from tf_program_runs import parse_flags
 
-FOLDER = house.PROGRAM_DIRECTORIES["tensorflow"] / "scripts"
+FOLDER = repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / "scripts"
 SETTINGS = {
     "pretrain.sh": {"use_tpu": False, "loss_type": "mlm", "seq_len": 512, "num_predict": 85},
     "tpu_pretrain.sh": {"use_tpu": True, "train_batch_size": 256, "train_steps": 1_000_000},

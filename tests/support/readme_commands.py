@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import house
+import repo_layout
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "configs/README.md", "pytorch/README.md")
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -29,8 +29,12 @@ class Command:
 
 def documents() -> list[Path]:
     """Return every document that shows commands."""
-    named = [house.ROOT / name for name in DOCUMENTS]
-    found = [*named, house.ROOT / "tensorflow" / "README.md", *(house.ROOT / "docs").glob("*.md")]
+    named = [repo_layout.ROOT / name for name in DOCUMENTS]
+    found = [
+        *named,
+        repo_layout.ROOT / "tensorflow" / "README.md",
+        *(repo_layout.ROOT / "docs").glob("*.md"),
+    ]
     return sorted(path for path in found if path.exists())
 
 
@@ -60,5 +64,5 @@ def commands() -> list[Command]:
             if places and any(word.rsplit("/", 1)[-1] in _LAUNCHERS for word in words):
                 after = words[places[0] + 1 :]
                 flags = tuple(w.split("=")[0] for w in after if w.startswith("--"))
-                found.append(Command(house.name(path), words[places[0]], flags))
+                found.append(Command(repo_layout.name(path), words[places[0]], flags))
     return found

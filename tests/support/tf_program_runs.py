@@ -10,9 +10,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-import house
+import repo_layout
 
-TENSORFLOW = house.PROGRAM_DIRECTORIES["tensorflow"]
+TENSORFLOW = repo_layout.PROGRAM_DIRECTORIES["tensorflow"]
 
 
 def parse_settings(name, *arguments):

@@ -11,7 +11,7 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
-import house
+import repo_layout
 from classifier_runs import write_files
 from funnel.formats.tensor_bundle import TFCheckpoint
 from funnel.utils.logging import read_metrics
@@ -52,7 +52,7 @@ def test_two_devices_train_to_the_losses_of_one(tmp_path):
         classifier_flags(tmp_path, name, num_core_per_host=int(name), **_SETTINGS) for name in "12"
     )
     roots = ("common", "tensorflow", "tests/support")
-    path = ":".join(str(house.ROOT / root) for root in roots)
+    path = ":".join(str(repo_layout.ROOT / root) for root in roots)
     done = subprocess.run(
         [sys.executable, "-c", _ON_DEVICES, *one, "--", *two],
         env={**os.environ, "PYTHONPATH": path},

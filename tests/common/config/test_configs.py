@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import pytest
 
-import house
+import repo_layout
 from funnel.config.model import ModelConfig
 
-CONFIGS = house.ROOT / "configs"
+CONFIGS = repo_layout.ROOT / "configs"
 RUN_TIME = {"truncate_seq", "layer_norm_eps"}
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-import house
+import repo_layout
 from funnel.config.model import ModelConfig
 from funnel.pretraining.masking import (
     SAMPLE_STRATEGIES,
@@ -296,7 +296,7 @@ def test_streams_differ_in_every_number_and_stay_the_same_for_ever():
 
 def test_another_process_draws_the_same():
     script = (
-        f"import json, sys; sys.path[:0] = {[str(house.ROOT / 'common')]!r}\n"
+        f"import json, sys; sys.path[:0] = {[str(repo_layout.ROOT / 'common')]!r}\n"
         "from funnel.pretraining.masking import record_generator\n"
         "print(json.dumps([record_generator(1, 2, i).random(3).tolist() for i in range(4)]))\n"
     )

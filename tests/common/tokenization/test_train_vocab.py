@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import house
+import repo_layout
 from funnel.tokenization import get_tokenizer
 from funnel.tokenization.train_vocab import (
     VocabularyConfig,
@@ -124,7 +124,7 @@ def test_bytes_are_the_same_in_every_process(tmp_path, kind):
     for seed in ("1", "2"):
         output = tmp_path / seed
         environment = os.environ | {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": seed}
-        environment["PYTHONPATH"] = str(house.LIBRARIES["funnel"].parent)
+        environment["PYTHONPATH"] = str(repo_layout.LIBRARIES["funnel"].parent)
         command = [sys.executable, "-c", code, str(text), str(output)]
         subprocess.run(command, check=True, env=environment)
         outputs.append(output.read_bytes())

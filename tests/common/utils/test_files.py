@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-import house
+import repo_layout
 from funnel.utils import files
 from funnel.utils.errors import FunnelError
 
-COMMON = house.ROOT / "common"
+COMMON = repo_layout.ROOT / "common"
 
 
 def test_atomic_path_replaces_and_leaves_nothing_beside(tmp_path):

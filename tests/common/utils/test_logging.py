@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from funnel.utils import logging as reporting
 from funnel.utils.errors import FunnelError
 
-COMMON = house.ROOT / "common"
+COMMON = repo_layout.ROOT / "common"
 
 
 def _scalars(directory):

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-import house
+import repo_layout
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 
-COMMON = house.ROOT / "common"
+COMMON = repo_layout.ROOT / "common"
 
 
 def _raise(error):

@@ -1,8 +1,8 @@
-"""Text for the benchmarks: real where it can be found, else made up.
+"""Text for the benchmarks: real text where available, otherwise synthetic.
 
-Real text is the folder of test data (``--data_dir``, ``FUNNEL_TEST_DATA`` or ../shared/data).
-Made-up text has words of 3 to 14 letters whose frequencies fall as those of a language do (Zipf's
-law), so that tables of seen words help as much as they would.
+Real text is the test data directory (``--data_dir``, ``FUNNEL_TEST_DATA`` or ../shared/data).
+Synthetic text has words of 3 to 14 letters with Zipfian frequencies, so that token caches are as
+effective as on natural text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import measuring
+import timing
 from funnel import get_tokenizer
 from funnel.pretraining.create_records import CorpusConfig, create_records
 from funnel.pretraining.record_index import RecordCollection, find_records
@@ -26,12 +26,12 @@ from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json, atomic_write_text
 
 CORPUS, SQUAD = "corpus/wiki_articles.txt", "squad/dev-v2.0.json"
-_VOCABULARY_TEXT = 16_000_000  # characters at most that a vocabulary is built from
+_VOCABULARY_TEXT = 16_000_000  # maximum number of characters that a vocabulary is built from
 _WORDS, _SYLLABLES = 20_000, 60
 
 
 def find_data(given: Path | None) -> Path | None:
-    """The folder of real texts; None: there is none.
+    """Return the directory of real text, or None.
 
     Raises:
         DataError: ``given`` does not exist.
@@ -39,15 +39,15 @@ def find_data(given: Path | None) -> Path | None:
     if given is not None and not given.is_dir():
         raise DataError(f"--data_dir={given}: no such folder")
     named = os.environ.get("FUNNEL_TEST_DATA")
-    usual = Path(named) if named else measuring.REPOSITORY.parent / "shared" / "data"
+    usual = Path(named) if named else timing.REPOSITORY.parent / "shared" / "data"
     folder = given or usual
     return folder if (folder / CORPUS).is_file() and (folder / SQUAD).is_file() else None
 
 
-def lines_of(data: Path | None, size: int) -> list[str]:
-    """About ``size`` characters of sentences, one a line; an empty line ends a document."""
+def corpus_lines(data: Path | None, size: int) -> list[str]:
+    """Return about ``size`` characters of sentences; an empty line ends a document."""
     lines, total = [], 0
-    for line in read_lines([data / CORPUS]) if data else _made_up():
+    for line in read_lines([data / CORPUS]) if data else _synthetic_lines():
         total += len(line) + 1
         if total > size:
             break
@@ -56,14 +56,14 @@ def lines_of(data: Path | None, size: int) -> list[str]:
 
 
 def write_vocabulary(data: Path | None, size: int, path: Path) -> Path:
-    """Build a WordPiece vocabulary of at most ``size`` entries, of more text than is measured."""
-    lines = lines_of(data, min(_VOCABULARY_TEXT, 500 * size))
+    """Build a WordPiece vocabulary of at most ``size`` entries from more text than is measured."""
+    lines = corpus_lines(data, min(_VOCABULARY_TEXT, 500 * size))
     build_vocabulary(lines, path, VocabularyConfig(vocab_size=size))
     return path
 
 
 def write_corpus(lines: list[str], path: Path) -> Path:
-    """The lines as a file."""
+    """Write the lines to a file and return its path."""
     atomic_write_text(path, "\n".join(lines) + "\n")
     return path
 
@@ -71,21 +71,21 @@ def write_corpus(lines: list[str], path: Path) -> Path:
 def write_records(
     data: Path | None, vocab_size: int, seq_len: int, size: int, folder: Path
 ) -> tuple[RecordCollection, Tokenizer]:
-    """Pretraining records of about ``size`` characters, and the tokenizer that made them."""
+    """Write pretraining records of about ``size`` characters; return them and the tokenizer."""
     vocabulary = write_vocabulary(data, vocab_size, folder / "vocab.txt")
     tokenizer = get_tokenizer("word_piece", vocabulary)
-    corpus = write_corpus(lines_of(data, size), folder / "corpus.txt")
+    corpus = write_corpus(corpus_lines(data, size), folder / "corpus.txt")
     records = str(folder / "records")
     create_records(CorpusConfig(str(corpus), records, seq_len), 0, tokenizer, show_progress=False)
     return find_records(records, "train", seq_len, tokenizer.uncased), tokenizer
 
 
 def write_squad(data: Path | None, questions: int, path: Path) -> Path:
-    """A SQuAD file with the first articles that hold at least ``questions`` questions."""
+    """Write a SQuAD file of the first articles with at least ``questions`` questions in total."""
     if data:
         articles = json.loads((data / SQUAD).read_text(encoding="utf-8"))["data"]
     else:
-        articles = _made_up_articles()
+        articles = _synthetic_articles()
     kept, count = [], 0
     for article in articles:
         if count >= questions:
@@ -96,8 +96,8 @@ def write_squad(data: Path | None, questions: int, path: Path) -> Path:
     return path
 
 
-def _made_up() -> Iterator[str]:
-    """Sentences without end; every twentieth line is empty."""
+def _synthetic_lines() -> Iterator[str]:
+    """Yield synthetic sentences without end; every twentieth line is empty."""
     rng = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     syllables = ["".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(_SYLLABLES)]
@@ -108,9 +108,9 @@ def _made_up() -> Iterator[str]:
         yield "" if number % 20 == 0 else " ".join(chosen).capitalize() + "."
 
 
-def _made_up_articles() -> Iterator[dict]:
-    """Articles of ten paragraphs with ten questions each, without end."""
-    sentences = filter(None, _made_up())
+def _synthetic_articles() -> Iterator[dict]:
+    """Yield synthetic articles of ten paragraphs with ten questions each, without end."""
+    sentences = filter(None, _synthetic_lines())
     for number in itertools.count():
         paragraphs = []
         for place in range(10):

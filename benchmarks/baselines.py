@@ -1,9 +1,9 @@
-"""The encoders that are compared, as calls that can be timed.
+"""Encoders to compare, as callables to time.
 
-Ours and transformers' Funnel have the same sizes; the BERT beside them is the one that the paper
-compares with: 12 layers at width 768, 24 at 1024 (tiny ones: as many layers as the encoder has).
-Weights are random and inputs unpadded. A training step is what fine-tuning a classifier does:
-forward with dropout, a linear layer on [CLS], cross entropy, backward, AdamW.
+Our Funnel and transformers' have the same sizes. The BERT baseline is that of the paper: 12 layers
+at width 768, 24 at width 1024 (other widths: as many layers as the encoder). Weights are random and
+inputs unpadded. A training step is one of fine-tuning a classifier: forward with dropout, a linear
+layer on [CLS], cross entropy, backward, AdamW.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
 
-import measuring
+import timing
 from funnel import ModelConfig
 from funnel.flops import model_cost
 from funnel.utils.errors import ConfigError
@@ -34,17 +34,17 @@ _BASELINES = {768: "L12H768", 1024: "L24H1024"}
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """One encoder, shape and mode to time.
 
     Attributes:
         model: ``ours``, ``hf`` or ``bert``.
         size: name of a file in configs/.
-        mode: ``forward`` (evaluation, no gradients) or ``training`` (a whole step).
+        mode: ``forward`` (evaluation, no gradients) or ``training`` (a complete step).
         batch, length: shape of the input.
         precision: ``fp32``, or ``bf16`` by autocast.
-        compiled: through ``torch.compile``.
+        compiled: whether ``torch.compile`` is applied.
         device: ``cpu`` or ``cuda``.
-        threads: of PyTorch.
+        threads: intra-op threads of PyTorch.
     """
 
     model: str
@@ -59,19 +59,19 @@ class Case:
 
     @property
     def gflops(self) -> float:
-        """Billions of floating-point operations by ``funnel.flops``; a backward counts twice."""
+        """GFLOPs according to ``funnel.flops``; a backward pass counts as two forward passes."""
         passes = 3 if self.mode == TRAINING else 1
-        cost = model_cost(config_of(self.model, self.size), self.length, self.batch)
+        cost = model_cost(build_config(self.model, self.size), self.length, self.batch)
         return passes * self.batch * cost.encoder_total / 1e9
 
 
 def load_config(name: str) -> ModelConfig:
-    """The size ``name`` of configs/."""
-    return ModelConfig.load(measuring.REPOSITORY / "configs" / f"{name}.json")
+    """Load the configuration ``configs/name.json``."""
+    return ModelConfig.load(timing.REPOSITORY / "configs" / f"{name}.json")
 
 
-def config_of(model: str, size: str) -> ModelConfig:
-    """What a model computes, in terms of our configuration."""
+def build_config(model: str, size: str) -> ModelConfig:
+    """Return the configuration that describes a model, also that of a baseline."""
     config = load_config(size)
     if model != BERT:
         return config
@@ -82,9 +82,9 @@ def config_of(model: str, size: str) -> ModelConfig:
 
 
 def build(model: str, size: str, length: int) -> nn.Module:
-    """An encoder with random weights, the same every time."""
+    """Build an encoder with random weights from a fixed seed."""
     torch.manual_seed(0)
-    config = config_of(model, size)
+    config = build_config(model, size)
     if model == OURS:
         return FunnelEncoder(config)
     if model == HF:
@@ -106,13 +106,13 @@ def build(model: str, size: str, length: int) -> nn.Module:
 
 
 def parameters(model: str, size: str, length: int) -> int:
-    """Weights of an encoder; none of them is made."""
+    """Return the number of weights of an encoder without allocating them."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in build(model, size, length).parameters())
 
 
 def prepare(case: Case) -> Callable[[], object]:
-    """Build the model of a case, and its input; returns one forward pass or training step."""
+    """Build model and input of a case; return a callable for one forward pass or training step."""
     torch.set_num_threads(case.threads)
     with torch.device(case.device):
         model = build(case.model, case.size, case.length)
@@ -143,7 +143,7 @@ def _forward_pass(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[
 def _training_step(model: nn.Module, ids: torch.Tensor, case: Case) -> Callable[[], object]:
     model.train()
     segments = torch.zeros_like(ids)
-    classifier = nn.Linear(config_of(case.model, case.size).d_model, CLASSES).to(ids.device)
+    classifier = nn.Linear(build_config(case.model, case.size).d_model, CLASSES).to(ids.device)
     labels = ids[:, 0] % CLASSES
     weights = [*model.parameters(), *classifier.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)

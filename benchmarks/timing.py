@@ -1,8 +1,8 @@
-"""What all benchmarks share: timing in turns, peak memory, the machine, files, tables.
+"""Interleaved timing, peak memory, machine description, result files and tables.
 
-Ratios mean something only between things that were timed in turns, in one process: a busy moment
-then hits all of them. So a ratio here is the median of the ratios of all rounds, and the times of
-every round are kept beside it.
+Ratios are meaningful only between cases that are interleaved in one process, where load from
+outside affects all of them. A ratio is therefore the median of the ratios of all rounds; the times
+of all rounds are stored, too.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from funnel.utils.files import atomic_write_json
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "tensorflow", "tensorflow-cpu")
-# A machine that others work on slows wall time down, CPU time little; the latter is that of all
-# threads together, so it serves comparisons on one thread only.
+# Load from other processes affects CPU time less than wall time. CPU time sums over threads, so it
+# serves comparisons on one thread only.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Row = dict[str, Any]
 Step = Callable[[], object]
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with the flags of every benchmark; ``doc`` is the script's docstring."""
+    """Return a parser with the flags of every benchmark; ``doc`` is the script's docstring."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--repeats", type=int, default=5, help="counted rounds")
     made.add_argument("--threads", type=int, default=1, help="threads of the framework")
     made.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: one thread only")
-    made.add_argument("--quick", action="store_true", help="a tiny setting, to see that it runs")
-    made.add_argument("--output_dir", type=Path, default=RESULTS, help="for the JSON file")
+    made.add_argument("--quick", action="store_true", help="tiny settings, to check that it runs")
+    made.add_argument("--output_dir", type=Path, default=RESULTS, help="directory of the JSON file")
     return made
 
 
@@ -61,14 +61,14 @@ def interleave(
     clock: str = "wall",
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every case in every counted round; the cases take turns.
+    """Return the seconds of every case in every counted round; the cases are interleaved.
 
     Args:
-        cases: what to run, by name.
-        repeats: rounds that count.
-        warmup: rounds before them.
+        cases: callables by name.
+        repeats: counted rounds.
+        warmup: rounds before the counted ones.
         clock: one of CLOCKS.
-        synchronize: waits for what a call started elsewhere (``torch.cuda.synchronize``).
+        synchronize: waits for asynchronous work (``torch.cuda.synchronize``).
     """
     if repeats < 1:
         raise FunnelError(f"--repeats={repeats}: must be at least 1")
@@ -87,7 +87,7 @@ def interleave(
 
 
 def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    """The median of the ratios ``a / b`` of every round."""
+    """Return the median of the ratios ``a / b`` of all rounds."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
@@ -97,22 +97,21 @@ def peak_memory(
     runs: int = 2,
     rehearsal: Callable[[], Step] | None = None,
 ) -> int | None:
-    """The most memory, in bytes, that a case held at once: weights, optimizer and all.
+    """Return the peak memory of a case in bytes, including weights and optimizer state.
 
-    On a CPU a process of its own builds the case and runs it, and the peak of its resident memory
-    counts, less what it held before. glibc gives every large block back there as soon as it is
-    freed, so that it is what the case holds that counts, not how blocks were laid out. On a GPU
-    this process does both, and PyTorch's allocator counts.
+    On a CPU a separate process builds and runs the case; the result is its peak resident memory
+    minus the memory before. There glibc returns every large block as soon as it is freed, so that
+    fragmentation does not count. On a GPU, PyTorch's allocator is read in this process.
 
     Args:
-        prepare: builds the case and returns the call; picklable (a ``functools.partial`` of a
+        prepare: builds the case and returns a callable; picklable (a ``functools.partial`` of a
             function of a module).
         device: ``cpu`` or ``cuda``.
-        runs: how often to call; the optimizer's state appears in the first.
-        rehearsal: a tiny case, run before anything counts: libraries load code on first use.
+        runs: number of calls; the first one allocates the optimizer state.
+        rehearsal: a tiny case to run first, since libraries load code on first use.
 
     Returns:
-        None where the system does not say (no ``/proc``).
+        None where the system does not provide it (no ``/proc``).
     """
     if device != "cpu":
         return _peak_on_gpu(prepare, runs)
@@ -121,7 +120,7 @@ def peak_memory(
 
 
 def machine() -> dict[str, Any]:
-    """Date, hardware, versions and settings that a figure depends on."""
+    """Return date, hardware, versions and settings that a figure depends on."""
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "revision": _revision(),
@@ -152,8 +151,8 @@ def write_result(
 ) -> Path:
     """Write ``directory/name.json`` and return its path.
 
-    Beside the rows it holds the machine, the ``settings`` they were measured with, and the
-    ``columns`` that a table of them should have (see :func:`markdown`).
+    The file contains the rows, the machine, the ``settings`` of the measurement, and the
+    ``columns`` of a table of the rows (see :func:`markdown`).
     """
     path = Path(directory) / f"{name}.json"
     content = {"machine": machine(), "settings": dict(settings or {})}
@@ -162,9 +161,9 @@ def write_result(
 
 
 def markdown(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """A Markdown table of ``rows``; ``columns`` are keys with their headings.
+    """Format ``rows`` as a Markdown table; ``columns`` are keys with their headings.
 
-    Numbers get three digits that count; what a row lacks is a dash.
+    Numbers are rounded to three significant digits; missing values are dashes.
     """
     lines = [f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(_cell(row.get(key)) for key in columns)} |" for row in rows]
@@ -199,9 +198,9 @@ def _peak_on_gpu(prepare: Callable[[], Step], runs: int) -> int:
 
 @functools.cache
 def _memory_server() -> ProcessPoolExecutor:
-    """A process that imports what cases need once, and forks for every case; it computes nothing.
+    """Return a server process that imports the libraries once and forks for every case.
 
-    This process cannot fork itself: threads of PyTorch that have worked do not survive it.
+    The benchmark process itself cannot fork, because PyTorch's threads do not survive a fork.
     """
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
@@ -222,7 +221,7 @@ def _peak_in_child(
         gc.collect()
     before = _resident("VmRSS")
     run = prepare()
-    with contextlib.suppress(OSError):  # not everywhere can the peak so far be forgotten
+    with contextlib.suppress(OSError):  # resetting the peak is not supported everywhere
         Path("/proc/self/clear_refs").write_text("5")
     for _ in range(runs):
         run()
@@ -236,7 +235,7 @@ def _resident(key: str) -> int:
 
 @contextlib.contextmanager
 def _exact_allocator() -> Iterator[None]:
-    """In processes started meanwhile glibc keeps no freed block above 64 KiB."""
+    """Make glibc in child processes return freed blocks above 64 KiB immediately."""
     before = dict(os.environ)
     for name in [name for name in before if name.startswith("MALLOC_")]:
         del os.environ[name]
@@ -257,7 +256,7 @@ def _cpu_model() -> str:
 
 
 def _revision() -> str | None:
-    """The commit, with a plus where the working tree differs from it."""
+    """Return the commit, with a plus sign if the working tree differs from it."""
     git = ["git", "-C", str(REPOSITORY)]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         run = {"capture_output": True, "text": True, "check": True}

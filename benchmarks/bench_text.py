@@ -1,9 +1,9 @@
-"""Time what happens to text before a model sees it, on one core.
+"""Time text preprocessing on one core.
 
-Tokenization and the writing of pretraining records in MB of text a second, SQuAD preprocessing in
-questions a second, beside the same work in the `tokenizers` and `transformers` libraries.
+Tokenization and writing of pretraining records in MB of text per second and SQuAD preprocessing in
+questions per second, compared with the `tokenizers` and `transformers` libraries.
 
-    python benchmarks/text.py --megabytes=2 --questions=2000
+    python benchmarks/bench_text.py --megabytes=2 --questions=2000
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core; read when it first works
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core; the library reads it on first use
 
 import _paths  # noqa: F401
 
@@ -27,8 +27,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-import measuring
-import texts
+import corpora
+import timing
 from funnel import get_tokenizer
 from funnel.features.squad import WindowConfig, build_windows
 from funnel.pretraining.create_records import CorpusConfig, create_records
@@ -51,10 +51,10 @@ Cases = dict[str, Callable[[], Any]]
 
 
 def tokenization_cases(lines: list[str], vocabulary: Path, rounds: int) -> Cases:
-    """Token ids of all lines.
+    """Return callables that tokenize all lines.
 
     Raises:
-        FunnelError: the libraries do not agree with ours, so that the times say nothing.
+        FunnelError: the token ids of a library differ from ours, so times are not comparable.
     """
     fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
     used = get_tokenizer("word_piece", vocabulary)
@@ -76,7 +76,7 @@ def tokenization_cases(lines: list[str], vocabulary: Path, rounds: int) -> Cases
 
 
 def library_tokenizer(vocabulary: Path) -> LibraryTokenizer:
-    """BERT's tokenization as the library has it, without anything before it."""
+    """Return the `tokenizers` library's BERT tokenizer, without our cache."""
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
     ids = {piece: index for index, piece in enumerate(pieces)}
     model = WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=200)
@@ -87,14 +87,14 @@ def library_tokenizer(vocabulary: Path) -> LibraryTokenizer:
 
 
 def record_cases(corpus: Path, vocabulary: Path, rounds: int) -> Cases:
-    """Text to pretraining records of 512 tokens, with a tokenizer that has seen nothing."""
+    """Return callables that write pretraining records of 512 tokens with an empty token cache."""
     fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
     config = CorpusConfig(str(corpus), str(corpus.parent / "records"), seq_len=512)
     return {RECORDS: lambda: create_records(config, 0, fresh.pop(), show_progress=False)}
 
 
 def squad_cases(path: Path, vocabulary: Path, rounds: int) -> Cases:
-    """A file of questions to windows of 512 tokens with their places in the text."""
+    """Return callables that turn a question file into windows of 512 tokens with offsets."""
     fresh = [get_tokenizer("word_piece", vocabulary) for _ in range(rounds)]
     theirs = transformers.BertTokenizer(vocab=str(vocabulary), **_SYMBOLS)
     return {
@@ -104,7 +104,7 @@ def squad_cases(path: Path, vocabulary: Path, rounds: int) -> Cases:
 
 
 def example_windows(path: Path, tokenizer: Tokenizer) -> Mapping[str, Any]:
-    """What transformers' question-answering example does: every question with its paragraph."""
+    """Preprocess as transformers' question-answering example: every question with its paragraph."""
     articles = json.loads(path.read_text(encoding="utf-8"))["data"]
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     pairs = [(qa["question"], p["context"]) for p in paragraphs for qa in p["qas"]]
@@ -118,9 +118,9 @@ def example_windows(path: Path, tokenizer: Tokenizer) -> Mapping[str, Any]:
 
 def measure(
     task: str, cases: Cases, amount: float, unit: str, args: argparse.Namespace
-) -> list[measuring.Row]:
-    """One row per case: ``amount`` units were done in each call; the first case is ours."""
-    seconds = measuring.interleave(cases, args.repeats, clock=args.clock)
+) -> list[timing.Row]:
+    """Return one row per case; each call processes ``amount`` units, and the first case is ours."""
+    seconds = timing.interleave(cases, args.repeats, clock=args.clock)
     ours = seconds[next(iter(cases))]
     return [
         {
@@ -128,7 +128,7 @@ def measure(
             "label": name,
             "rate": amount / statistics.median(taken),
             "unit": unit,
-            "ratio": measuring.median_ratio(taken, ours),
+            "ratio": timing.median_ratio(taken, ours),
             "amount": amount,
             "seconds": taken,
         }
@@ -137,11 +137,13 @@ def measure(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = measuring.parser(__doc__)
-    parser.add_argument("--megabytes", type=float, default=2.0, help="of text")
-    parser.add_argument("--questions", type=int, default=2000, help="at least, whole articles")
+    parser = timing.parser(__doc__)
+    parser.add_argument("--megabytes", type=float, default=2.0, help="size of the text")
+    parser.add_argument(
+        "--questions", type=int, default=2000, help="minimum number; complete articles"
+    )
     parser.add_argument("--vocab_size", type=int, default=30522)
-    parser.add_argument("--data_dir", type=Path, help="folder of real texts, see texts.py")
+    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.megabytes, args.questions, args.vocab_size = 0.02, 20, 500
@@ -149,15 +151,15 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def work(args: argparse.Namespace, folder: Path) -> list[measuring.Row]:
-    """All rows, with files in ``folder``."""
-    data = texts.find_data(args.data_dir)
-    lines = texts.lines_of(data, int(1e6 * args.megabytes))
-    corpus = texts.write_corpus(lines, folder / "corpus.txt")
-    squad = texts.write_squad(data, args.questions, folder / "squad.json")
-    vocabulary = texts.write_vocabulary(data, args.vocab_size, folder / "vocab.txt")
+def work(args: argparse.Namespace, folder: Path) -> list[timing.Row]:
+    """Return all rows; temporary files are written to ``folder``."""
+    data = corpora.find_data(args.data_dir)
+    lines = corpora.corpus_lines(data, int(1e6 * args.megabytes))
+    corpus = corpora.write_corpus(lines, folder / "corpus.txt")
+    squad = corpora.write_squad(data, args.questions, folder / "squad.json")
+    vocabulary = corpora.write_vocabulary(data, args.vocab_size, folder / "vocab.txt")
     megabytes, asked = corpus.stat().st_size / 1e6, len(read_squad(squad).questions)
-    rounds = args.repeats + 1  # one for warming up
+    rounds = args.repeats + 1  # one round of warm-up
     rows = []
     for task, cases, amount, unit in (
         ("tokenization", tokenization_cases(lines, vocabulary, rounds), megabytes, "MB/s"),
@@ -172,11 +174,11 @@ def main() -> None:
     args = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         rows = work(args, Path(folder))
-    print(f"{measuring.markdown(rows, COLUMNS)}\n")
-    real = texts.find_data(args.data_dir) is not None
+    print(f"{timing.markdown(rows, COLUMNS)}\n")
+    real = corpora.find_data(args.data_dir) is not None
     chosen = {"repeats": args.repeats, "quick": args.quick, "clock": args.clock}
     chosen |= {"vocab_size": args.vocab_size, "real_text": real}
-    print(measuring.write_result("text", rows, args.output_dir, chosen, COLUMNS))
+    print(timing.write_result("bench_text", rows, args.output_dir, chosen, COLUMNS))
 
 
 if __name__ == "__main__":
