@@ -9,8 +9,7 @@ From a pretrained checkpoint; then the same on data of your own:
         --save_steps=155
     python tensorflow/classifier.py --task_name=csv --text_column=review --label_column=stars ...
 
-A run that was killed continues when the same command is given again. What a run leaves in model_dir
-is in tensorflow/README.md.
+A killed run is resumed by the same command. tensorflow/README.md lists the files in model_dir.
 """
 
 import _paths  # noqa: F401

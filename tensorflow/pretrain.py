@@ -7,9 +7,8 @@ r"""Pretrain a Funnel-Transformer with masked language modelling or ELECTRA, and
         --n_head=12 --d_inner=3072
     python tensorflow/pretrain.py --do_train=False --do_eval=True --eval_split=dev ...
 
-Records come from create_pretrain_data.py. Evaluation looks at every checkpoint from step
---start_eval_steps on, or at --eval_ckpt_path alone. A run that was killed continues when the same
-command is given again.
+Records come from create_pretrain_data.py. Evaluation scores every checkpoint from step
+--start_eval_steps on, or --eval_ckpt_path alone. A killed run is resumed by the same command.
 """
 
 import _paths  # noqa: F401

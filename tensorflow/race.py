@@ -1,4 +1,4 @@
-r"""Fine-tune and evaluate on RACE: four options a question, one of them right.
+r"""Fine-tune and evaluate on RACE: four options per question, one of them correct.
 
     python tensorflow/race.py --use_tpu=False --do_train=True --do_eval=True --data_dir=RACE \
         --output_dir=PROC --model_dir=EXP --init_checkpoint=CKPT/model.ckpt \
@@ -8,7 +8,7 @@ r"""Fine-tune and evaluate on RACE: four options a question, one of them right.
     python tensorflow/race.py --do_eval=True --eval_split=test --model_dir=EXP ...
 
 --data_dir holds {train,dev,test}/{middle,high}/*.txt. All checkpoints are evaluated, the best and
-the last are kept. A run that was killed continues when the same command is given again.
+the last are kept. A killed run is resumed by the same command.
 """
 
 import _paths  # noqa: F401

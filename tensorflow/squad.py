@@ -1,7 +1,7 @@
 r"""Fine-tune a Funnel-Transformer on SQuAD 1.1 or 2.0, predict answers, combine several models.
 
     python tensorflow/squad.py --prepro_split=train --train_file=train-v2.0.json --output_dir=PROC \
-        --tokenizer_path=CKPT/vocab.uncased.txt          # optional: training does it where needed
+        --tokenizer_path=CKPT/vocab.uncased.txt          # optional: training does it if needed
     python tensorflow/squad.py --use_tpu=False --do_train=True --do_predict=True \
         --train_file=train-v2.0.json --predict_file=dev-v2.0.json --output_dir=PROC \
         --model_dir=EXP --init_checkpoint=CKPT/model.ckpt --model_config=CKPT/net_config.json \
@@ -10,10 +10,9 @@ r"""Fine-tune a Funnel-Transformer on SQuAD 1.1 or 2.0, predict answers, combine
     python tensorflow/squad.py --do_ensemble=True --ensemble_ckpts=EXP1/latest,EXP2/latest \
         --predict_file=dev-v2.0.json --output_dir=PROC --ensemble_output_file=predictions.json
 
-All checkpoints answer, the best one's answers go to predictions.json, nbest_predictions.json and
-null_odds.json in --predict_dir (default model_dir). Evaluation with --train_version=v1 and
---eval_version=v1 is that of SQuAD 1.1. A run that was killed continues when the same command is
-given again.
+All checkpoints are scored; the answers of the best one are written to predictions.json,
+nbest_predictions.json and null_odds.json in --predict_dir (default model_dir). --train_version=v1
+with --eval_version=v1 is SQuAD 1.1. A killed run is resumed by the same command.
 """
 
 import _paths  # noqa: F401

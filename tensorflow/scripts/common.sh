@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the fine-tuning scripts share; sourced by them after their own defaults, not run by itself.
+# Settings and flags of the fine-tuning scripts, sourced by them after their own defaults.
 # Every setting can come from the environment.
 
 CKPT_DIR=${CKPT_DIR:-ckpts/B4-4-4H768-ELEC-TF}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The same as race.sh on a TPU; what can be set there can be set here.
+# race.sh on a TPU; it takes the same settings.
 #
 #   TPU=local CORES=8 RACE_DIR=data/RACE bash tensorflow/scripts/tpu_race.sh
 #
-# Not run by the authors of this file on a TPU: see tensorflow/README.md.
+# Not tested on a TPU: see docs/tpu.md.
 set -euo pipefail
 
 export USE_TPU=${USE_TPU:-True}

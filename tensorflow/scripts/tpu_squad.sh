@@ -4,7 +4,7 @@
 #   SQUAD_DIR=data/squad CKPT_DIR=ckpts/B6-6-6H768-ELEC-TF bash tensorflow/scripts/tpu_squad.sh
 #
 # Everything below can be set through the environment; further arguments go to squad.py and come
-# last, so they win. Not run by the authors of this file on a TPU: see tensorflow/README.md.
+# last, so they win. Not tested on a TPU: see docs/tpu.md.
 set -euo pipefail
 
 VERSION=${VERSION:-v2}                             # v1 or v2

@@ -1,4 +1,4 @@
-"""``--help`` of every PyTorch program answers at once: nothing large is imported before it."""
+"""``--help`` of every program answers at once: nothing large is imported before it."""
 
 import subprocess
 import sys
@@ -7,7 +7,9 @@ import pytest
 
 import repo_layout
 
-PROGRAMS = sorted(path for path in repo_layout.programs() if path.parent.name == "pytorch")
+PROGRAMS = sorted(
+    path for path in repo_layout.programs() if path.parent.name in ("pytorch", "tensorflow")
+)
 _CODE = """
 import runpy, sys
 program = sys.argv[1]

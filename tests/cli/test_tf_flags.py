@@ -105,8 +105,8 @@ def test_model_from_flags_and_from_files(tmp_path, tokenizer):
     assert (config.d_inner, config.dropout) == (2048, 0.3)
     flags = _parse("classifier", file, "--notruncate_seq", f"--model_dir={tmp_path}")
     assert not configs.model_config(flags, tokenizer).truncate_seq
-    looks = _parse("classifier", f"--model_dir={tmp_path}")
-    assert configs.model_config(looks, tokenizer).d_inner == 77
+    evaluation = _parse("classifier", f"--model_dir={tmp_path}")
+    assert configs.model_config(evaluation, tokenizer).d_inner == 77
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_optimizer_and_schedule():
         _parse("race", "--min_lr_ratio=2")
 
 
-def test_what_decides_a_run():
+def test_settings_that_affect_the_result():
     one = _parse("classifier", "--learning_rate=1e-4", "--model_dir=a", "--save_steps=5")
     other = _parse("classifier", "--learning_rate=1e-4", "--model_dir=b", "--use_tpu")
     assert configs.recorded_settings(one) == configs.recorded_settings(other)
@@ -167,7 +167,7 @@ def test_a_run_without_tensorflow_names_what_to_install():
 
 
 def _script(expected=0, **environment):
-    """The flags that finetune.sh would give to classifier.py."""
+    """Return the flags that finetune.sh would give to classifier.py."""
     done = subprocess.run(
         ["bash", str(repo_layout.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
         env={"PATH": os.environ["PATH"], "PYTHON": "echo", **environment},

@@ -1,4 +1,4 @@
-"""TensorFlow's shell scripts: valid flags, the recommended settings, everything open to callers."""
+"""TensorFlow's shell scripts: valid flags, recommended settings, all settings open to callers."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 def _calls(script, *arguments, **environment):
-    """Run a script with `echo` for Python; the programs and flags it would have called."""
+    """Run a script with `echo` for Python; yield the programs and flags it would have called."""
     clean = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     result = subprocess.run(
         ["bash", str(FOLDER / script), *arguments],

@@ -1,6 +1,6 @@
-"""From the settings of a program to the tokenizer, the model's configuration and what is recorded.
+"""Build tokenizer, model configuration and recorded settings from the settings of a program.
 
-Nothing here imports TensorFlow; :mod:`funnel_tf.cli.runs` builds what needs it.
+Nothing here imports TensorFlow; :mod:`funnel_tf.cli.runs` does.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from funnel.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to do, and the directory and initial weights of a run."""
+    """Actions, directory and initial weights of a run."""
 
     do_train: bool = setting(False, "train", affects_result=False)
     do_eval: bool = setting(False, "evaluate checkpoints", affects_result=False)
@@ -55,7 +55,7 @@ class TrainingOptions:
     max_save: int = setting(0, "checkpoints kept while training; 0: all", affects_result=False)
     log_freq: int = setting(100, "steps between log lines and summaries", affects_result=False)
     init_global_vars: bool = setting(
-        False, "from init_checkpoint: optimizer state too (pretraining; elsewhere weights alone)"
+        False, "take optimizer state from init_checkpoint too; fine-tuning ignores it"
     )
     deterministic: bool = setting(True, "new: one seed, one order of the data; no: a little faster")
 
@@ -200,7 +200,7 @@ class RaceOptions:
 
 @dataclass(frozen=True)
 class SquadTask:
-    """What ``squad.py`` does besides training."""
+    """Actions of ``squad.py`` other than training."""
 
     prepro_split: str | None = setting(
         None, "train or eval: write that file of records and stop", affects_result=False

@@ -43,7 +43,7 @@ from funnel_tf.cli.options import (
     UpdateOptions,
 )
 
-_TASK = "what to run"
+_TASK = "task"
 _QUESTIONS = "questions and answers"
 _OPTIMIZER = "optimizer, in detail"
 _MASKING = "masking and objective"

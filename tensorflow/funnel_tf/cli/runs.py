@@ -69,7 +69,7 @@ class TrainingJob:
 def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> RunDirectory:
     """Return the directory to train in, if it is free for this run; nothing is written yet.
 
-    ``more`` decides the result besides the flags: the labels of a task, for example.
+    ``more`` is what else decides the result, such as the labels of a task.
     """
     check_given(model_dir=settings.run.model_dir)
     recorded = configs.recorded_settings(settings)
