@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def electra(folder, program):
-    """Return a finished ELECTRA run; its steps end before --start_eval_steps: it scores the last."""
+    """Return a finished ELECTRA run; --start_eval_steps is later, so the last step is scored."""
     assert invoke(program, _flags(folder, "electra", train_steps=30, do_eval=True)) == 0
     return folder / "electra"
 
