@@ -105,6 +105,19 @@ def test_killed_runs_repeat_the_uninterrupted_one(folder, zygote, tmp_path, loss
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_run_recorded_with_old_names_resumes(electra, folder, program, tmp_path, capsys):
+    shutil.copytree(electra, tmp_path / "old")
+    record = json.loads((tmp_path / "old/run_config.json").read_text())
+    settings = record["settings"]
+    settings["shuffle_window"] = settings.pop("shuffle_buffer")
+    (tmp_path / "old/run_config.json").write_text(json.dumps(record))
+    steps = {"train_steps": 60, "eval_steps": 30}
+    argv = arguments(folder, tmp_path / "old", **steps, resume=True)
+    assert invoke(program, argv) == 0
+    other = arguments(folder, tmp_path / "old", **steps, resume=True, shuffle_buffer=99)
+    refuse(program, capsys, other, "shuffle_buffer was 8192, now 99")
+
+
 def test_a_save_between_log_lines_loses_no_figures(folder, zygote, tmp_path):
     settings = {"train_steps": 24, "save_steps": 4, "log_steps": 6, "eval_split": None}
     whole = arguments(folder, tmp_path / "whole", **settings)
