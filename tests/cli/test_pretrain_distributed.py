@@ -70,7 +70,7 @@ def test_equals_one_process(folder, processes, changes, request):
 
 
 def test_a_sharded_run_continues_replicated(folder):
-    """Checkpoints are unsharded. A corrupt record of the fourth step stops the run, then is fixed."""
+    """Checkpoints are unsharded. A corrupt record of the fourth step stops the run."""
     collection = find_records(str(folder / "records"), "train", SEQ_LEN, uncased=True)
     place = RecordOrder(collection.counts, StreamConfig(seed=1)).places(np.array([24]))
     path = collection.files[int(place.file[0])].path

@@ -1,4 +1,4 @@
-"""Command lines generated from settings classes: names, defaults, types and help have one source."""
+"""Command lines generated from settings classes: names, defaults, types, help in one place."""
 
 from __future__ import annotations
 
