@@ -6,10 +6,10 @@ r"""Pretrain a Funnel-Transformer on records: masked language modelling or ELECT
         --tokenizer_path=vocab.txt --loss_type=electra --seq_len=512 --train_bsz=32 \
         --train_steps=100000 --warmup_steps=10000 --model_dir=runs/electra --bf16
 
-The same command goes on where a killed run stopped. Go on with released weights (of a FULL release
-with generator, Adam moments and step): --init_ckpt=B4-4-4H768-ELEC-FULL-TF. Several GPUs, also on
-several nodes: torchrun --nproc_per_node=8 pytorch/pretrain.py ..., with --fsdp if one model does
-not fit. Every checkpoint (model_dir/last, model_dir/best) loads in all other programs:
+The same command continues a killed run. Continue pretraining from released weights (a FULL release
+has generator, Adam moments and step): --init_ckpt=B4-4-4H768-ELEC-FULL-TF. Several GPUs, also on
+several nodes: torchrun --nproc_per_node=8 pytorch/pretrain.py ..., with --fsdp if the model does
+not fit on one. Every checkpoint (model_dir/last, model_dir/best) loads in all other programs:
 --init_ckpt=runs/electra/last.
 """
 

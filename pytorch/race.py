@@ -5,8 +5,8 @@
         --train_bsz=16 --lr=2e-5 --train_steps=24000 --warmup_steps=2400
     torchrun --nproc_per_node=8 pytorch/race.py ...              # --train_bsz counts per process
 
---data_dir holds {train,dev,test}/{middle,high}/*.txt. A run that was killed continues when the same
-command is given again; --do_eval alone evaluates model_dir/best, --eval_model_dir/best or
+--data_dir holds {train,dev,test}/{middle,high}/*.txt. A killed run continues when the same command
+is given again; --do_eval alone evaluates model_dir/best, --eval_model_dir/best or
 --init_ckpt. The scores go to final_scores.json in model_dir.
 """
 

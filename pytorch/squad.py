@@ -12,8 +12,8 @@
     torchrun --nproc_per_node=8 pytorch/squad.py ...             # --train_bsz counts per process
 
 Answers go to predictions.json, nbest_predictions.json and null_odds.json in --predict_dir (default
-model_dir), metrics to final_scores.json there. A run that was killed continues when the same
-command is given again.
+model_dir), metrics to final_scores.json there. A killed run continues when the same command is
+given again.
 """
 
 from __future__ import annotations

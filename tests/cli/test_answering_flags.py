@@ -1,4 +1,4 @@
-"""The flags of pytorch/squad.py and pytorch/race.py are a promise, as the classifier's are."""
+"""The frozen command lines of pytorch/squad.py and pytorch/race.py."""
 
 import pytest
 
@@ -59,7 +59,7 @@ ALIASES = {"max_seq_length", "eval_batch_size"}
 SWITCHES = {"no-conditional_end", "no-use_answer_class", "no-use_masked_loss"}
 
 
-def names_of(parser):
+def flag_names(parser):
     found = {o.removeprefix("--") for a in parser._actions for o in a.option_strings}
     return found - {"-h", "help"}
 
@@ -78,8 +78,8 @@ def test_names_and_defaults_are_frozen(parsers, program, own, more):
     shared = vars(parsers["shared"].parse_args([]))
     expected = {name: shared[name] for name in shared.keys() - CLASSIFIERS} | own
     assert vars(parsers[program].parse_args([])) == expected
-    more = more | (names_of(parsers["shared"]) - shared.keys() - {"task_name"})
-    assert names_of(parsers[program]) == {*expected, *more}
+    more = more | (flag_names(parsers["shared"]) - shared.keys() - {"task_name"})
+    assert flag_names(parsers[program]) == {*expected, *more}
 
 
 @pytest.mark.parametrize("name", ["predict_batch_size", "eval_batch_size"])

@@ -1,4 +1,4 @@
-"""The set of flags is a promise: names and defaults of the original programs, and ours on top."""
+"""The frozen command line of the classifier: flags of the original with defaults, then ours."""
 
 import pytest
 
@@ -125,7 +125,7 @@ ALIASES = {
 
 @pytest.fixture(scope="module")
 def parser():
-    return make_parser(ClassifierSettings, "what it does")
+    return make_parser(ClassifierSettings, "description")
 
 
 def test_names_and_defaults_are_frozen(parser):

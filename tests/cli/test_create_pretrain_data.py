@@ -1,4 +1,4 @@
-"""``create_pretrain_data.py`` as a user runs it, and what a kill leaves behind."""
+"""``create_pretrain_data.py`` as a user runs it, and the files after a kill."""
 
 import json
 import os

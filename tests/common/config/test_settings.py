@@ -1,4 +1,4 @@
-"""Command lines generated from settings classes: names, defaults, types and help stand once."""
+"""Command lines generated from settings classes: names, defaults, types, help in one place."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Program:
 
 
 def test_defaults_come_from_the_class_or_the_program():
-    settings = parse_settings(Program, "what it does", [])
+    settings = parse_settings(Program, "description", [])
     assert settings == Program()
     assert (settings.adam.beta2, settings.adam.name, settings.small.name) == (0.99, "sgd", "adamw")
 
@@ -65,7 +65,7 @@ def test_wrong_values_are_one_line(argv):
 
 
 def test_help_has_titles_texts_and_defaults():
-    text = make_parser(Program, "what it does").format_help()
+    text = make_parser(Program, "description").format_help()
     assert text.count("optimizer:") == 1
     assert "decay of the second moment (default: 0.99)" in text and "in % of nothing" in text
 
@@ -76,9 +76,9 @@ def test_required_flags_and_odd_types():
         value: int | str = setting(1, "either")
 
     with pytest.raises(TypeError, match="a setting is str, int, float or bool"):
-        make_parser(_program_of(Wrong), None)
+        make_parser(_make_program(Wrong), None)
     with pytest.raises(ConfigError, match="path"):
-        parse_settings(_program_of(Device), None, [])
+        parse_settings(_make_program(Device), None, [])
     assert [flags.title for flags in flag_groups(Program)] == ["device", "optimizer", "optimizer"]
 
 
@@ -144,7 +144,7 @@ def test_booleans_as_absl_takes_them():
         parser.parse_args(["--cased=maybe"])
 
 
-def _program_of(settings):
+def _make_program(settings):
     @dataclass(frozen=True)
     class Single:
         only: object = group("only", settings)
