@@ -6,10 +6,17 @@ import difflib
 
 from funnel.tasks import glue, textcls
 from funnel.tasks.base import Example, Task
-from funnel.tasks.custom import FORMATS, CustomTaskConfig, custom_task
+from funnel.tasks.custom import FORMATS, CustomTaskConfig, CustomTaskSettings, custom_task
 from funnel.utils.errors import ConfigError
 
-__all__ = ["CustomTaskConfig", "Example", "Task", "get_task", "task_names"]
+__all__ = [
+    "CustomTaskConfig",
+    "CustomTaskSettings",
+    "Example",
+    "Task",
+    "get_task",
+    "task_names",
+]
 
 
 def _key(name: str) -> str:
