@@ -202,7 +202,6 @@ def load_or_build(
         DataError: the data is missing or malformed (see :meth:`funnel.tasks.base.Task.load`).
         FunnelError: the cache cannot be written.
     """
-    task = task.resolve_labels(data_dir)
     if not cache_dir:
         return encode_examples(task.load(data_dir, split), tokenizer, max_length, segments)
     arrays = Path(cache_dir) / f"{task.name}.{split}.len-{max_length}.npz"

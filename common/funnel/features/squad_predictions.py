@@ -71,7 +71,7 @@ class SquadAnswers:
     nbest: dict[str, list[dict[str, Any]]]
     null_odds: dict[str, float]
 
-    def above(self, threshold: float) -> dict[str, str]:
+    def apply_null_threshold(self, threshold: float) -> dict[str, str]:
         """Return the predictions, empty where the null odds exceed ``threshold``."""
         return {
             name: "" if self.null_odds[name] > threshold else text

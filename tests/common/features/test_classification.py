@@ -138,9 +138,8 @@ class TestCache:
         """Return the features and how many texts were tokenized for them."""
         tokenizer = tokenizer or LetterTokenizer()
         cache = tmp_path / "cache"
-        features = load_or_build(
-            cache, get_task(task), "dev", data, tokenizer, max_length, **settings
-        )
+        resolved = get_task(task).resolve_labels(data)
+        features = load_or_build(cache, resolved, "dev", data, tokenizer, max_length, **settings)
         return features, tokenizer.encoded
 
     def test_second_call_reads_the_same_arrays(self, tmp_path, data):

@@ -171,7 +171,7 @@ def test_files(tmp_path):
 
 def test_a_threshold_silences_what_exceeds_it():
     answers = SquadAnswers({"a": "x", "b": "y"}, {}, {"a": 1.0, "b": 1.5})
-    assert answers.above(1.0) == {"a": "x", "b": ""}
+    assert answers.apply_null_threshold(1.0) == {"a": "x", "b": ""}
     assert answers.predictions == {"a": "x", "b": "y"}
 
 

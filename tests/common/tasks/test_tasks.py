@@ -190,8 +190,8 @@ class TestCustom:
         write(tmp_path / "train.csv", "text,label\nx,10\ny,9\nz,10\n")
         write(tmp_path / "dev.csv", "label,text\n10,u\n")
         write(tmp_path / "test.csv", "text\nv\n")
-        task = get_task("csv")
-        assert task.resolve_labels(tmp_path).labels == ("9", "10")
+        task = get_task("csv").resolve_labels(tmp_path)
+        assert task.labels == ("9", "10")
         assert task.load(tmp_path, "dev") == [Example("u", None, 1)]
         assert task.load(tmp_path, "test") == [Example("v", None, None)]
 
@@ -224,6 +224,8 @@ class TestCustom:
     def test_labels_need_the_training_file(self, tmp_path):
         write(tmp_path / "test.tsv", "text\nx\n")
         with pytest.raises(DataError, match=r"no train\.tsv, which task tsv needs as train data"):
+            get_task("tsv").resolve_labels(tmp_path)
+        with pytest.raises(DataError, match="labels are unknown"):
             get_task("tsv").load(tmp_path, "test")
 
     def test_empty_label_in_the_training_file(self, tmp_path):
