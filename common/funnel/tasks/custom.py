@@ -29,7 +29,7 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class CustomTaskConfig:
-    """How a user's files are read.
+    """Files and columns of a custom task.
 
     Attributes:
         format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled) or ``jsonl``
@@ -41,7 +41,7 @@ class CustomTaskConfig:
             (numeric order if all are whole numbers, otherwise alphabetical).
         regression: the label is a real number.
         train_file, dev_file, test_file: file names; the default is ``train.<format>`` and so on.
-        header: the first line names the columns; without it, columns are positions.
+        header: whether the first line names the columns; if not, columns are positions.
         delimiter: column separator; the default is a tab (tsv) or a comma (csv).
         metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
     """
@@ -114,8 +114,8 @@ def parse_column(text: str, file_format: str) -> Column:
     return int(text) if is_position else text
 
 
-def custom_task(config: CustomTaskConfig) -> Task:
-    """Build the task a configuration describes; its name is the format.
+def build_custom_task(config: CustomTaskConfig) -> Task:
+    """Build the task of a configuration; its name is the format.
 
     Raises:
         ConfigError: a setting is unknown or contradicts another.

@@ -256,10 +256,10 @@ class TestCustom:
         ],
     )
     def test_settings_that_contradict(self, settings, message):
-        from funnel.tasks.custom import custom_task
+        from funnel.tasks.custom import build_custom_task
 
         with pytest.raises(ConfigError, match=message):
-            custom_task(CustomTaskConfig(**settings))
+            build_custom_task(CustomTaskConfig(**settings))
 
     def test_command_line_settings(self):
         settings = CustomTaskSettings("0", "-1", "y", labels="a,b", delimiter="\\t", no_header=True)
