@@ -135,8 +135,8 @@ def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
     for name, array in arrays.items():
         if array.ndim != 2 or array.shape != shape or array.dtype.kind not in "iub":
             raise DataError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}; it should hold whole "
-                f"numbers in the shape of input_ids, [B, T]"
+                f"{path}: {name} is {array.dtype} {list(array.shape)}; it should hold integers "
+                "in the shape of input_ids, [B, T]"
             )
     if 0 in shape:
         raise DataError(f"{path}: input_ids is empty")

@@ -292,18 +292,18 @@ def _assemble(
     """Return the windows of the questions ``order``, whose tokens are ``queries``."""
     sizes = np.diff(paragraphs.offsets).tolist()
     rows = []
-    for place, (index, query) in enumerate(zip(order, queries, strict=True)):
+    for row, (index, query) in enumerate(zip(order, queries, strict=True)):
         paragraph = questions[index].paragraph
         room = config.max_seq_length - len(query) - 3
         for window in cut_windows(sizes[paragraph], room, config.doc_stride):
-            rows.append((place, index, paragraph, *window))
+            rows.append((row, index, paragraph, *window))
     columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
-    place, question, paragraph, first, length, context_first, context_end = columns
+    query_row, question, paragraph, first, length, context_first, context_end = columns
     query_ids, query_offsets = flatten(queries)
     sequences = PairSequences(
         tokens=np.concatenate([paragraphs.ids, query_ids]),
-        first_begins=len(paragraphs.ids) + query_offsets[place],
-        first_lengths=np.diff(query_offsets)[place],
+        first_begins=len(paragraphs.ids) + query_offsets[query_row],
+        first_lengths=np.diff(query_offsets)[query_row],
         second_begins=paragraphs.offsets[paragraph] + first,
         second_lengths=length,
         cls_id=tokenizer.special.cls_id,

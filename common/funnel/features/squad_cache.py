@@ -1,7 +1,7 @@
 """SQuAD files cut into windows, with a cache on disk.
 
-The cache file ``{vocab}.slen-{L}.qlen-{Q}.eval.features.npz`` holds what records lack: the places
-of tokens in the paragraph's characters, from which predicted positions become answer texts.
+The cache file ``{vocab}.slen-{L}.qlen-{Q}.eval.features.npz`` has the character offsets of
+tokens, which records lack; with them predicted positions become answer texts.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class CustomTaskConfig:
         text_b: column of the second text; ``None`` for single texts.
         label: column of the label. The test file may lack it, or leave it empty.
         labels: label texts in the order of their ids; ``None`` reads them from the training file
-            (numeric order if all are whole numbers, otherwise alphabetical).
+            (numeric order if all are integers, otherwise alphabetical).
         regression: the label is a real number.
         train_file, dev_file, test_file: file names; the default is ``train.<format>`` and so on.
         header: whether the first line names the columns; if not, columns are positions.

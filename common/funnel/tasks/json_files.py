@@ -15,7 +15,7 @@ _KINDS = {
     dict: "an object",
     list: "a list",
     str: "a string",
-    int: "a whole number",
+    int: "an integer",
     bool: "true or false",
 }
 

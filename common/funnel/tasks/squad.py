@@ -107,7 +107,7 @@ def _parse_answers(node: JsonNode, context: str) -> tuple[Answer, ...] | None:
     answers = tuple(_parse_answer(item, context) for item in node.members("answers", dict))
     if impossible is not None and impossible == bool(answers):
         raise node.error(
-            f"says is_impossible={str(impossible).lower()} but has {len(answers)} answers"
+            f"has is_impossible={str(impossible).lower()} but has {len(answers)} answers"
         )
     return answers
 
@@ -142,9 +142,9 @@ def _report_misplaced(root: JsonNode, questions: list[Question]) -> None:
         return
     if len(misplaced) > _MISPLACED_SHARE * total:
         raise DataError(
-            f"{root.file}: {len(misplaced)} of {total} answers do not stand at their answer_start "
+            f"{root.file}: {len(misplaced)} of {total} answers are not at their answer_start "
             f"(which counts characters of the context from 0); the first is {misplaced[0]}"
         )
     for where in misplaced[:_WARNINGS]:
-        logger.warning("%s: %s does not stand at its answer_start", root.file, where)
+        logger.warning("%s: %s is not at its answer_start", root.file, where)
     logger.warning("%s: %d of %d answers are misplaced", root.file, len(misplaced), total)

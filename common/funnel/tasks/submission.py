@@ -56,11 +56,14 @@ def find_companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, 
         return None
     other = get_task(task.also_submits)
     here = Path(data_dir)
-    places = [here, *(here.resolve().parent / name for name in ("diagnostic", "AX", "MNLI", ""))]
+    directories = [
+        here,
+        *(here.resolve().parent / name for name in ("diagnostic", "AX", "MNLI", "")),
+    ]
     names = other.sources["test"].names
-    for place in places:
-        if any((place / name).is_file() for name in names):
-            return other, place
+    for directory in directories:
+        if any((directory / name).is_file() for name in names):
+            return other, directory
     logger.warning(
         "no %s in %s or next to it: %s is not written",
         " or ".join(names),

@@ -204,16 +204,18 @@ class TestCache:
         assert self.build(tmp_path, tmp_path, task="tsv")[0].labels.tolist() == [1]
 
     @pytest.mark.parametrize("name", [ARRAYS, KEY])
-    @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "noise"])
-    def test_corrupt_files_are_rebuilt_with_a_warning(self, tmp_path, data, name, damage, caplog):
+    @pytest.mark.parametrize("corruption", ["truncated", "emptied", "flipped", "noise"])
+    def test_corrupt_files_are_rebuilt_with_a_warning(
+        self, tmp_path, data, name, corruption, caplog
+    ):
         expected = rows(self.build(tmp_path, data)[0])
         path = tmp_path / "cache" / name
         content = bytearray(path.read_bytes())
-        if damage == "truncated":
+        if corruption == "truncated":
             del content[len(content) // 2 :]
-        elif damage == "emptied":
+        elif corruption == "emptied":
             content.clear()
-        elif damage == "flipped":
+        elif corruption == "flipped":
             place = content.index(b"a\0\0\0") if name == self.ARRAYS else content.index(b'"')
             content[place] ^= 0xFF
         else:
@@ -254,7 +256,7 @@ class TestCache:
         assert self.build(tmp_path, data)[1] == 40
         assert "allow_pickle" in caplog.text
 
-    def test_key_file_says_what_the_arrays_are_made_of(self, tmp_path, data):
+    def test_key_file_describes_the_inputs_of_the_arrays(self, tmp_path, data):
         self.build(tmp_path, data)
         key = json.loads((tmp_path / "cache" / self.KEY).read_text())
         assert (key["task"], key["split"], key["max_length"]) == ("rte", "dev", 32)

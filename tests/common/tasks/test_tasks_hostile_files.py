@@ -1,4 +1,4 @@
-"""Files as users have them, damaged or of the wrong kind: each is refused in one clear line."""
+"""Corrupt files and files of the wrong kind: each is refused in one clear line."""
 
 import csv
 import random

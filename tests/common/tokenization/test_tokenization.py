@@ -1,4 +1,4 @@
-"""WordPiece against its description, BERT's own tokenizer, and what offsets promise."""
+"""WordPiece against a reference and BERT's own tokenizer, and its offsets."""
 
 import hashlib
 import logging
@@ -37,7 +37,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A vocabulary learnt from real lines, so that words come out in all ways."""
+    """A vocabulary trained on real lines, so that words have one piece, several or none."""
     entries = train_wordpiece(real_lines(40), VocabularyConfig(vocab_size=3000))
     return write_vocabulary(tmp_path_factory.mktemp("vocab") / "real.txt", entries)
 
@@ -87,7 +87,7 @@ def test_real_lines_equal_berts_own_tokenizer(tmp_path, trained, uncased):
 
 
 def test_characters_differ_from_the_description_only_where_documented():
-    """The library's Unicode tables are its own; docs/differences.md lists what follows."""
+    """docs/differences.md lists where the library's Unicode tables differ."""
     basic = BasicTokenizer(uncased=True)
     old = unicodedata.ucd_3_2_0
     characters = [c for c in map(chr, range(0x30000)) if old.category(c) not in ("Cn", "Cs")]
@@ -219,7 +219,7 @@ def test_ids_count_distinct_lines(tmp_path, caplog):
         (b"<unk>\n\xff\xfe\n", "v.txt: not a UTF-8 text file"),
     ],
 )
-def test_a_damaged_vocabulary_is_an_error(tmp_path, content, message):
+def test_a_corrupt_vocabulary_is_an_error(tmp_path, content, message):
     (tmp_path / "v.txt").write_bytes(content)
     with pytest.raises(TokenizerError, match=message):
         get_tokenizer("word_piece", tmp_path / "v.txt")
