@@ -75,10 +75,10 @@ class Tokenizer(ABC):
         self.fingerprint = _fingerprint(self.kind, file)
         self._pieces = list(pieces)
         self._functional = special.functional
-        self._starts = [self._is_start(i, piece) for i, piece in enumerate(self._pieces)]
+        self._starts = [self._starts_word(i, piece) for i, piece in enumerate(self._pieces)]
 
     @abstractmethod
-    def _is_start(self, index: int, piece: str) -> bool:
+    def _starts_word(self, token_id: int, piece: str) -> bool:
         """Whether a token with this id and text starts a word."""
 
     @abstractmethod
@@ -122,19 +122,19 @@ class Tokenizer(ABC):
         """Number of ids."""
         return len(self._pieces)
 
-    def is_start_id(self, index: int) -> bool:
+    def is_start_id(self, token_id: int) -> bool:
         """Whether the token starts a word; used by whole-word masking."""
-        return self._starts[index]
+        return self._starts[token_id]
 
-    def is_func_id(self, index: int) -> bool:
+    def is_func_id(self, token_id: int) -> bool:
         """Whether the token is a special token other than unk."""
-        return index in self._functional
+        return token_id in self._functional
 
-    def _piece(self, index: int) -> str:
-        if not 0 <= index < len(self._pieces):
+    def _piece(self, token_id: int) -> str:
+        if not 0 <= token_id < len(self._pieces):
             size = len(self._pieces)
-            raise TokenizerError(f"{self.path}: no token has the id {index}; there are {size}")
-        return self._pieces[index]
+            raise TokenizerError(f"{self.path}: no token has the id {token_id}; there are {size}")
+        return self._pieces[token_id]
 
 
 def replace_surrogates(text: str) -> str:

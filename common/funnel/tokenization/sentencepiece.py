@@ -54,8 +54,8 @@ class SentencePieceTokenizer(Tokenizer):
         # the comma is unknown too. Otherwise the ids alone show which tokens to expand.
         self._comma_is_unknown = self._processor.piece_to_id(",") == self.special.unk_id
 
-    def _is_start(self, index: int, piece: str) -> bool:
-        if index in self._functional or index == self.special.unk_id:
+    def _starts_word(self, token_id: int, piece: str) -> bool:
+        if token_id in self._functional or token_id == self.special.unk_id:
             return False
         is_mark = len(piece) == 1 and piece != "'" and is_punctuation(piece)
         return piece.startswith(BLANK) or is_mark
@@ -107,11 +107,14 @@ class SentencePieceTokenizer(Tokenizer):
         return [part for i in ids for part in self._expansions.get(i, (i,))]
 
     def _split(self, normalized: str) -> list[_Piece]:
+        """Return the tokens of a normalized text, with the digit-comma rule applied."""
         found = self._processor.encode(normalized, out_type="offset_mapping")
         pieces = []
-        for text, index, span in zip(found["pieces"], found["ids"], found["offsets"], strict=True):
-            piece = _Piece(text, index, *span)
-            if _ends_in_digit_comma(text) and index not in self._functional:
+        for text, token_id, span in zip(
+            found["pieces"], found["ids"], found["offsets"], strict=True
+        ):
+            piece = _Piece(text, token_id, *span)
+            if _ends_in_digit_comma(text) and token_id not in self._functional:
                 pieces.extend(self._without_comma(piece, normalized))
             else:
                 pieces.append(piece)

@@ -52,7 +52,7 @@ class WordPieceTokenizer(Tokenizer):
         self._library = self._splitter.build_tokenizer(vocabulary, self._pieces[special.unk_id])
         self._cache = _ChunkCache(self._library, self._splitter)
 
-    def _is_start(self, index: int, piece: str) -> bool:
+    def _starts_word(self, token_id: int, piece: str) -> bool:
         return not piece.startswith(CONTINUATION)
 
     def tokenize(self, text: str) -> list[str]:
