@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from funnel.features.tfrecords import FieldSpec, RecordSchema
+from funnel.features.record_schema import FieldSpec, RecordSchema, pretraining_schema
 from funnel.formats.tfrecord import encode_example, write_records
 from funnel.pretraining.masking import Masker, MaskingConfig
 from funnel.pretraining.record_index import RecordCollection, RecordFile
@@ -21,7 +21,6 @@ from funnel_tf.data.input_pipeline import (
     finetune_input_fn,
     num_batches,
     pretrain_input_fn,
-    pretrain_schema,
 )
 
 NUMBER = RecordSchema({
@@ -202,5 +201,8 @@ def test_a_damaged_file_is_named(tmp_path, kind):
     files = [str(file.path) for file in collection.files]
     words = {"bit": "pre-1, record 4", "cut": "pre-1, record 7", "length": "pre-0, record 0",
              "vocabulary": "vocabulary of 40", "missing": "pre-1, record 0.*boundary"}  # fmt: skip
-    with pytest.raises(DataError, match=words[kind]), damage_named(files, pretrain_schema(length)):
+    with (
+        pytest.raises(DataError, match=words[kind]),
+        damage_named(files, pretraining_schema(length)),
+    ):
         _batches(pretrain_input_fn(collection, masker, InputConfig(is_training=False)))

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from funnel.features.tfrecords import FieldSpec, RecordSchema, find_damage, padding_example
+from funnel.features.record_schema import RecordSchema, padding_example, pretraining_schema
+from funnel.features.tfrecords import find_corrupt_record
 from funnel.formats.tfrecord import encode_example
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
@@ -82,12 +83,6 @@ def num_batches(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def pretrain_schema(seq_len: int) -> RecordSchema:
-    """The records that :mod:`funnel.pretraining.create_records` writes."""
-    sizes = {"input": seq_len, "seg_id": seq_len, "boundary": -1, "label": 1}
-    return RecordSchema({name: FieldSpec((size,)) for name, size in sizes.items()})
-
-
 def finetune_input_fn(
     files: Sequence[tuple[str, int]], schema: RecordSchema, config: InputConfig
 ) -> InputFn:
@@ -122,7 +117,8 @@ def pretrain_input_fn(collection: RecordCollection, masker: Masker, config: Inpu
         :func:`funnel_tf.data.masking.mask_records`.
     """
     length = masker.config.seq_len
-    schema, padding = pretrain_schema(length), padding_example(pretrain_schema(length))
+    schema = pretraining_schema(length)
+    padding = padding_example(schema)
     padding |= {"input": np.full(length, masker.special.pad_id), "boundary": np.array([length])}
     files = [(str(file.path), file.num_example) for file in collection.files]
 
@@ -158,7 +154,7 @@ def damage_named(files: Sequence[str], schema: RecordSchema) -> Iterator[None]:
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as e:
         if not isinstance(e, tf.errors.DataLossError) and "Iterator" not in str(e):
             raise
-        damage = find_damage([file for file in files if os.path.exists(file)], schema)
+        damage = find_corrupt_record([file for file in files if os.path.exists(file)], schema)
         if damage is None and _OURS in str(e):
             damage = DataError(_sentence(str(e)))
         if damage is None:
