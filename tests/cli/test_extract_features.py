@@ -97,7 +97,7 @@ def test_summary_of_a_classifier_and_the_other_attention_form(tmp_path):
         ({"ids": np.zeros((1, 4), int)}, "no array input_ids"),
         ({"input_ids": np.zeros(4, int)}, r"[4]"),
         ({"input_ids": np.full((1, 4), 10)}, "numbers from 0 to 9"),
-        ({"input_ids": np.zeros((1, 4))}, "whole numbers"),
+        ({"input_ids": np.zeros((1, 4))}, "should hold integers"),
         ({"input_ids": np.zeros((1, 4), int), "attention_mask": np.ones((1, 5), int)}, "shape"),
     ],
 )
@@ -113,4 +113,4 @@ def test_bad_arrays_are_one_clear_line(model, tmp_path, arrays, message):
 def test_not_an_archive(model, tmp_path):
     (tmp_path / "in.npz").write_bytes(b"hello")
     flags = ("--model", model[1], "--ids", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
-    assert "no readable .npz" in run(*flags, status=2).stderr
+    assert "not a readable .npz" in run(*flags, status=2).stderr

@@ -1,7 +1,8 @@
-"""One's own data as a task: a tsv, csv or jsonl file per split, columns by name or position."""
+"""Custom tasks: the user's own tsv, csv or jsonl files, columns by name or position."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
@@ -10,6 +11,9 @@ from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
 
 FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
+
+# Shells make it hard to pass a tab character, so two spellings of it are accepted.
+_DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
 
 _METRICS = {
     "accuracy": ("accuracy", "error_rate"),
@@ -25,7 +29,7 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class CustomTaskConfig:
-    """How a user's files are read.
+    """Files and columns of a custom task.
 
     Attributes:
         format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled) or ``jsonl``
@@ -34,10 +38,10 @@ class CustomTaskConfig:
         text_b: column of the second text; ``None`` for single texts.
         label: column of the label. The test file may lack it, or leave it empty.
         labels: label texts in the order of their ids; ``None`` reads them from the training file
-            (numeric order if all are whole numbers, otherwise alphabetical).
+            (numeric order if all are integers, otherwise alphabetical).
         regression: the label is a real number.
         train_file, dev_file, test_file: file names; the default is ``train.<format>`` and so on.
-        header: the first line names the columns; without it, columns are positions.
+        header: whether the first line names the columns; if not, columns are positions.
         delimiter: column separator; the default is a tab (tsv) or a comma (csv).
         metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
     """
@@ -64,27 +68,31 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
     second, delimiter = settings.text_b_column, settings.delimiter
     return CustomTaskConfig(
         format=kind,
-        text_a=_parse_column(settings.text_column, kind),
-        text_b=None if second is None else _parse_column(second, kind),
-        label=_parse_column(settings.label_column, kind),
+        text_a=parse_column(settings.text_column, kind),
+        text_b=None if second is None else parse_column(second, kind),
+        label=parse_column(settings.label_column, kind),
         labels=tuple(settings.labels.split(",")) if settings.labels else None,
         regression=settings.regression,
         train_file=settings.train_file,
         dev_file=settings.dev_file,
         test_file=settings.test_file,
         header=settings.header,
-        delimiter={"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+        delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
         metric=settings.metric,
     )
 
 
-def _parse_column(text: str, kind: str) -> Column:
-    """Return a number as a position, unless columns are JSON keys."""
-    return int(text) if text.lstrip("-").isdigit() and kind != "jsonl" else text
+def parse_column(text: str, file_format: str) -> Column:
+    """Return the column that a string names: an integer is a position, except in jsonl files.
+
+    Negative positions count from the last column. In jsonl every column is a key, also ``"0"``.
+    """
+    is_position = file_format != "jsonl" and re.fullmatch(r"-?[0-9]+", text)
+    return int(text) if is_position else text
 
 
-def custom_task(config: CustomTaskConfig) -> Task:
-    """Build the task a configuration describes; its name is the format.
+def build_custom_task(config: CustomTaskConfig) -> Task:
+    """Build the task of a configuration; its name is the format.
 
     Raises:
         ConfigError: a setting is unknown or contradicts another.

@@ -1,10 +1,12 @@
-"""The seven text-classification sets of the Funnel-Transformer paper (section 3) as a table.
+"""The seven text-classification sets of the Funnel-Transformer paper (section 3).
 
-Their authors publish no development set: the "dev" split is the test file, and the published
-figures are error rates on it.
+They have no development set: the "dev" split is the test file, and the published figures are error
+rates on it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from funnel.tasks.base import Task
 from funnel.tasks.tables import Source
@@ -13,16 +15,19 @@ _METRICS = ("accuracy", "error_rate")
 
 
 def _csv(name: str, classes: int, title: bool) -> Task:
-    """Zhang et al. 2015: CSV without header; the class (from 1), perhaps a title, the text."""
+    """Return a task of Zhang et al. 2015: CSV without header; class from 1, title if any, text."""
     columns = (1, 2 if title else None, 0)
-    width = 3 if title else 2
-
-    def source(file: str) -> Source:
-        return Source((file,), *columns, format="csv", header=False, width=width, delimiter=",")
-
+    train = Source(
+        ("train.csv",),
+        *columns,
+        format="csv",
+        header=False,
+        width=3 if title else 2,
+        delimiter=",",
+    )
+    test = replace(train, names=("test.csv",))
+    sources = {"train": train, "dev": test, "test": test}
     labels = tuple(str(number) for number in range(1, classes + 1))
-    test = source("test.csv")
-    sources = {"train": source("train.csv"), "dev": test, "test": test}
     return Task(name, labels, sources, _METRICS, clean=True)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from funnel.features.classification import Features
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
-from funnel.tasks.submission import companion, write_submission
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
@@ -26,7 +27,6 @@ from funnel_torch.tasks.classification import (
     evaluation_of,
     load_splits,
     source_of,
-    write_predictions,
 )
 from funnel_torch.tasks.config import DataConfig
 from funnel_torch.tasks.finetune import predict
@@ -111,7 +111,7 @@ def load_features(
     elif flags.write_prediction:
         logger.warning("%s: no test file, so no test_results.txt", data.data_dir)
     features = load_splits(task, splits, data, tokenizer)
-    if flags.do_submit and (found := companion(task, data.data_dir)):
+    if flags.do_submit and (found := find_companion(task, data.data_dir)):
         other, folder = found
         data = replace(data, data_dir=str(folder))
         features[_COMPANION] = load_splits(other, ["test"], data, tokenizer)["test"]
@@ -172,7 +172,7 @@ def write_results(
     for split, logits in predictions.items() if settings.task.write_prediction else ():
         name = "test" if split == "test" else "valid"
         if split in (*task.eval_splits, "test"):
-            write_predictions(task, logits, folder / f"{name}_results.txt")
+            write_predictions(folder / f"{name}_results.txt", task, decisions(task, logits))
     if settings.task.do_submit:
         submit_dir = settings.task.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]

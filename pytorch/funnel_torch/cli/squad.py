@@ -6,9 +6,11 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from funnel.cli.squad import build_source
 from funnel.features.squad import SquadWindows
-from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
-from funnel.features.squad_tfrecords import SquadSource
+from funnel.features.squad_cache import load_or_build_windows
+from funnel.features.squad_predictions import SquadAnswers, write_answers
+from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
 from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
@@ -17,18 +19,11 @@ from funnel_torch.cli import runs
 from funnel_torch.cli.squad_settings import SquadSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import predict
-from funnel_torch.tasks.squad import (
-    BEAM_FIELDS,
-    SquadScorer,
-    TrainableQuestionAnswering,
-    read_questions,
-)
+from funnel_torch.tasks.squad import SquadScorer, TrainableQuestionAnswering
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
-
-_DEBUG_QUESTIONS = 100
 
 Factory = runs.ModelFactory[TrainableQuestionAnswering]
 
@@ -79,15 +74,13 @@ def load_questions(
     settings: SquadSettings, split: str, tokenizer: Tokenizer
 ) -> tuple[SquadData, SquadWindows]:
     """Return the questions to train on, or to answer (``eval``), and their windows."""
-    files, cache, is_training = settings.files, settings.cache, split == "train"
-    source = SquadSource(
-        files.train_file if is_training else files.predict_file,
-        files.train_version if is_training else files.eval_version,
-        settings.windows,
-        limit=_DEBUG_QUESTIONS if cache.debug_mode else None,
-        overwrite=cache.overwrite_data,
+    cache = settings.cache
+    debug, overwrite = cache.debug_mode, cache.overwrite_data
+    source = build_source(
+        settings.files, split, settings.windows, debug_mode=debug, overwrite=overwrite
     )
-    return read_questions(source, tokenizer, cache.output_dir, is_training, cache.num_proc)
+    found = load_or_build_windows(source, tokenizer, cache.output_dir, split, cache.num_proc)
+    return found.data, found.windows
 
 
 def make_scorer(settings: SquadSettings, tokenizer: Tokenizer) -> SquadScorer:
@@ -210,18 +203,9 @@ def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
         member = replace(factory, init=replace(factory.init, checkpoint=path))
         model, pad_id = member.load().to(world.device), factory.tokenizer.special.pad_id
         members.append(find_answers(settings, model, scorer, pad_id, world))
-    answers = combine_answers(members, settings.answers.n_best_size)
-    predictions, scores = answers.predictions, {}
-    if scorer.has_gold:
-        scores = scorer.score(answers)
+    predictions, scores = score_ensemble(scorer, members, flags)
+    if scores:
         runs.log_scores("dev", scores)
-    elif flags.search_threshold:
-        path = settings.files.predict_file
-        raise DataError(f"{path}: has no answers to search the threshold by")
-    if settings.files.eval_version == "v2":
-        threshold = scores["best_f1_thresh"] if flags.search_threshold else flags.na_threshold
-        logger.info("no answer where the null odds exceed %.4f", threshold)
-        predictions = answers.above(threshold)
     output = Path(flags.ensemble_output_file)
     world.on_rank_zero(lambda: atomic_write_json(output, predictions))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from funnel.cli.flags import check_at_least_one, check_given, split_list
+from funnel.cli.flags import check_given
+from funnel.cli.squad import SquadWork, check_squad_numbers, list_checkpoints
 from funnel.config.heads import AnswerConfig
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
@@ -61,7 +62,7 @@ class SquadSettings(FineTuneSettings):
     @property
     def members(self) -> tuple[str, ...]:
         """The checkpoints of the ensemble."""
-        return split_list(self.ensemble.ensemble_ckpts)
+        return list_checkpoints(self.ensemble)
 
     def with_checkpoint(self, path: str) -> SquadSettings:
         """Return the same settings with another initial checkpoint."""
@@ -73,48 +74,19 @@ class SquadSettings(FineTuneSettings):
         Raises:
             ConfigError: a setting is missing, out of range or contradicts another.
         """
-        check_at_least_one(
-            start_n_top=self.head.start_n_top,
-            end_n_top=self.head.end_n_top,
-            n_best_size=self.answers.n_best_size,
-            max_answer_length=self.answers.max_answer_length,
-            num_proc=self.cache.num_proc,
-        )
-        split = self.cache.prepro_split
+        check_squad_numbers(self.head, self.answers, self.cache.num_proc)
+        split, trains, predicts = self.cache.prepro_split, self.task.do_train, self.task.do_predict
+        work = SquadWork(trains, predicts, split)
+        check_given(**work.required_flags(self.files, self.ensemble))
         if split:
             check_given(output_dir=self.cache.output_dir)
-            self._check_files(trains=split == "train", predicts=split == "eval")
         elif self.ensemble.do_ensemble:
-            self._check_ensemble()
+            self.with_checkpoint(self.members[0]).check_run(trains=False, only="--do_ensemble")
         else:
             self._check_run()
 
-    def _check_files(self, *, trains: bool, predicts: bool) -> None:
-        if trains:
-            check_given(train_file=self.files.train_file)
-        if predicts:
-            check_given(predict_file=self.files.predict_file)
-
     def _check_run(self) -> None:
         trains, predicts = self.task.do_train, self.task.do_predict
-        if not (trains or predicts):
-            raise ConfigError(
-                "nothing to do: --do_train, --do_predict or both are needed, or --do_ensemble"
-            )
-        self._check_files(trains=trains, predicts=predicts)
         if predicts and not (self.files.predict_dir or self.run.model_dir):
             raise ConfigError("--predict_dir or --model_dir is needed: answers are written there")
         self.check_run(trains=trains, only="--do_predict")
-
-    def _check_ensemble(self) -> None:
-        flags = self.ensemble
-        if self.task.do_train or self.task.do_predict:
-            raise ConfigError("--do_ensemble goes without --do_train and --do_predict")
-        check_given(
-            ensemble_ckpts=flags.ensemble_ckpts,
-            predict_file=self.files.predict_file,
-            ensemble_output_file=flags.ensemble_output_file,
-        )
-        if not self.members:
-            raise ConfigError(f"--ensemble_ckpts={flags.ensemble_ckpts}: names no checkpoint")
-        self.with_checkpoint(self.members[0]).check_run(trains=False, only="--do_ensemble")

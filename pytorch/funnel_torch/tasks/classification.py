@@ -1,4 +1,4 @@
-"""Classification and regression tasks: features, scores and prediction files for the fine-tuner."""
+"""Classification and regression tasks: features and scores for the fine-tuner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from funnel.tasks import Task
 from funnel.tasks.metrics import compute
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.files import atomic_write_text
 from funnel_torch.data.batching import SequenceSource
 from funnel_torch.tasks.config import DataConfig
 from funnel_torch.tasks.finetune import Evaluation, Outputs
@@ -96,14 +95,3 @@ def evaluation_of(task: Task, split: str, source: SequenceSource, batch_size: in
         return {**metrics, "loss": mean_loss(task, logits, labels)}
 
     return Evaluation(split, source, score, batch_size=batch_size)
-
-
-def write_predictions(task: Task, logits: np.ndarray, path: Path) -> None:
-    """Write ``index<tab>prediction`` lines: label texts, or scores as the model gives them."""
-    values = decisions(task, logits)
-    if task.is_regression:
-        texts = [f"{value:.6f}" for value in values]
-    else:
-        texts = [(task.labels or ())[value] for value in values]
-    lines = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
-    atomic_write_text(path, "index\tprediction\n" + "".join(lines))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
 from funnel.checkpoints import Checkpoint
 from funnel.features import squad_scoring as scoring
-from funnel.features.squad import SquadWindows, build_windows
 from funnel.features.squad_scoring import BEAM_FIELDS
-from funnel.features.squad_tfrecords import SquadSource, load_windows, save_windows
-from funnel.tasks.squad import SquadData
-from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.models.question_answering import (
@@ -60,40 +55,6 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
         if start_positions is not None and end_positions is not None and is_impossible is not None:
             named["targets"] = AnswerTargets(start_positions, end_positions, is_impossible)
         return super().forward(*inputs, **named)
-
-
-def read_questions(
-    source: SquadSource,
-    tokenizer: Tokenizer,
-    cache_dir: str = "",
-    training: bool = False,
-    num_proc: int = 1,
-) -> tuple[SquadData, SquadWindows]:
-    """The questions of a file and their windows, in its order.
-
-    Args:
-        source: the file and how it is cut.
-        tokenizer: turns text into ids and places.
-        cache_dir: holds windows, those to be answered in the TensorFlow tree's file; empty: none.
-        training: windows with the places of the answers.
-        num_proc: processes that tokenize.
-
-    Raises:
-        DataError: the data cannot be read, or has nothing to train on.
-        FunnelError: the cache cannot be written.
-    """
-    data, kind = source.read(), "train" if training else "eval"
-    vocabulary, windows = Path(tokenizer.path).name, None
-    path = Path(cache_dir, source.name(vocabulary, f"{kind}.features", "npz"))
-    key = str(source.key(tokenizer) | {"split": kind})
-    if cache_dir and not source.overwrite:
-        windows = load_windows(path, key)
-    if windows is None:
-        config = source.windows
-        windows = build_windows(data, tokenizer, config, training, num_proc=num_proc)
-        if cache_dir:
-            save_windows(path, windows, key)
-    return data, windows
 
 
 class SquadScorer(scoring.SquadScorer):

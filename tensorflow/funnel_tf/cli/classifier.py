@@ -16,10 +16,10 @@ from funnel.features.tfrecords import ExampleFile, RecordOptions, classifier_rec
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
 from funnel.tasks.metrics import compute
-from funnel.tasks.submission import companion, write_submission
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_write_text
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import ClassifierSettings
 from funnel_tf.models.heads import classification_head
@@ -115,7 +115,7 @@ def load_records(
         split: classifier_records(folder, task, split, data_dir, tokenizer, length, chosen)
         for split, chosen in wanted.items()
     }
-    if settings.task.do_submit and (found := companion(task, data_dir)):
+    if settings.task.do_submit and (found := find_companion(task, data_dir)):
         other, other_dir = found
         folder = str(Path(folder, other.name))
         files[_COMPANION] = classifier_records(
@@ -150,7 +150,7 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
     run = runs.evaluation_settings(settings, settings.classification.predict_batch_size)
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
     if requested.do_predict:
-        write_predictions(task, found["predictions"], folder / "test_results.txt")
+        write_predictions(folder / "test_results.txt", task, found["predictions"])
     if not requested.do_submit:
         return
     submit_dir = requested.submit_dir or folder / "submit"
@@ -160,14 +160,6 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
         other = get_task(task.also_submits)
         written.append(write_submission(other, found["predictions"], submit_dir))
     logger.info("%s: submission %s", checkpoint, ", ".join(str(path) for path in written))
-
-
-def write_predictions(task: Task, values: np.ndarray, path: Path) -> None:
-    """Write ``index<tab>prediction`` lines: label texts, or the numbers of a regression."""
-    labels = task.labels
-    texts = [f"{v:.6f}" if labels is None else labels[v] for v in values]
-    rows = ["index\tprediction", *(f"{number}\t{text}" for number, text in enumerate(texts))]
-    atomic_write_text(path, "\n".join(rows) + "\n")
 
 
 def _eval_splits(settings: ClassifierSettings, task: Task) -> list[str]:

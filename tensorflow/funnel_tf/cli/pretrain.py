@@ -10,6 +10,7 @@ from pathlib import Path
 
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
+from funnel.features.record_schema import pretraining_schema
 from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
@@ -23,7 +24,6 @@ from funnel_tf.data.input_pipeline import (
     InputConfig,
     num_batches,
     pretrain_input_fn,
-    pretrain_schema,
     report_corrupt_records,
 )
 from funnel_tf.models.electra import electra_graph, mlm_graph
@@ -188,4 +188,4 @@ def _build_graph(
 def _report_corrupt(collection: RecordCollection) -> AbstractContextManager[None]:
     """Turn TensorFlow's error about a record into one that names its file and number."""
     files = [str(file.path) for file in collection.files]
-    return report_corrupt_records(files, pretrain_schema(collection.seq_len))
+    return report_corrupt_records(files, pretraining_schema(collection.seq_len))

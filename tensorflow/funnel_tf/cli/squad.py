@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from funnel.cli.flags import check_at_least_one, check_given, split_list
+from funnel.cli.flags import check_given
+from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
 from funnel.config.heads import AnswerConfig
 from funnel.config.model import NET_CONFIG, ModelConfig
-from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
-from funnel.features.squad_scoring import SquadScorer
+from funnel.features.squad_cache import SquadSource
+from funnel.features.squad_predictions import SquadAnswers, write_answers
+from funnel.features.squad_scoring import SquadScorer, score_ensemble
 from funnel.features.squad_tfrecords import (
-    SquadSource,
-    recorded_shards,
+    count_recorded_shards,
     squad_eval_records,
     squad_train_records,
 )
 from funnel.features.tfrecords import ExampleFile
 from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import ConfigError, DataError, FunnelError
+from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import SquadSettings
@@ -34,8 +33,6 @@ from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
 
 logger = logging.getLogger(__name__)
-
-_DEBUG_EXAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -83,43 +80,14 @@ def check(settings: SquadSettings) -> None:
     Raises:
         ConfigError: they are missing, out of range or contradict each other.
     """
-    split = settings.task.prepro_split
-    check_at_least_one(
-        start_n_top=settings.head.start_n_top,
-        end_n_top=settings.head.end_n_top,
-        n_best_size=settings.answers.n_best_size,
-        max_answer_length=settings.answers.max_answer_length,
-        num_proc=settings.squad.num_proc,
-    )
-    if split not in (None, "", "train", "eval"):
-        raise ConfigError(f"--prepro_split={split}: should be train or eval")
-    check_given(output_dir=settings.records.output_dir, **_needed(settings))
-
-
-def _needed(settings: SquadSettings) -> dict[str, Any]:
-    """Return the flags that must be given for what is requested."""
-    task, files, joint, run = settings.task, settings.files, settings.ensemble, settings.run
-    train_file, predict_file = files.train_file, files.predict_file
-    if task.prepro_split == "train":
-        return {"train_file": train_file}
-    if task.prepro_split:
-        return {"predict_file": predict_file}
-    if joint.do_ensemble:
-        if run.do_train or task.do_predict:
-            raise ConfigError("--do_ensemble goes without --do_train and --do_predict")
-        output = joint.ensemble_output_file
-        return {
-            "ensemble_ckpts": joint.ensemble_ckpts,
-            "predict_file": predict_file,
-            "ensemble_output_file": output,
-        }
-    if not (run.do_train or task.do_predict):
-        raise ConfigError(
-            "nothing to do: --do_train, --do_predict or both, --do_ensemble or --prepro_split"
-        )
-    needed: dict[str, Any] = {"model_dir": run.model_dir}
-    needed |= {"train_file": train_file} if run.do_train else {}
-    return needed | ({"predict_file": predict_file} if task.do_predict else {})
+    task, do_train, joint = settings.task, settings.run.do_train, settings.ensemble
+    check_squad_numbers(settings.head, settings.answers, settings.squad.num_proc)
+    work = SquadWork(do_train, task.do_predict, task.prepro_split)
+    check_given(output_dir=settings.records.output_dir)
+    required = work.required_flags(settings.files, joint)
+    # Only a run of training or prediction has a directory of its own.
+    is_run = not (task.prepro_split or joint.do_ensemble)
+    check_given(**({"model_dir": settings.run.model_dir} if is_run else {}), **required)
 
 
 def preprocess(settings: SquadSettings) -> None:
@@ -154,7 +122,7 @@ def train_and_predict(settings: SquadSettings) -> None:
 def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[ExampleFile]:
     """Return all shards of the training records; those that do not fit are rebuilt."""
     source, folder = _source(settings, "train"), settings.records.output_dir
-    shards = recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
+    shards = count_recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
     seed = settings.run.seed or 0
     return [
         squad_train_records(folder, source, tokenizer, seed, (proc_id, shards))
@@ -206,15 +174,9 @@ def ensemble(settings: SquadSettings) -> None:
     for member, prefix in members:
         graph = _graph(member, configs.model_config(member, tokenizer))
         opinions.append(answer(member, graph, questions, prefix))
-    answers = combine_answers(opinions, settings.answers.n_best_size)
-    predictions, scores = answers.predictions, known_scores(questions.scorer, answers)
-    if settings.files.eval_version == "v2":
-        if joint.search_threshold and not scores:
-            file = settings.files.predict_file
-            raise FunnelError(f"{file}: has no answers to search the threshold by")
-        threshold = scores["best_f1_thresh"] if joint.search_threshold else joint.na_threshold
-        logger.info("no answer where the null odds exceed %.4f", threshold)
-        predictions = answers.above(threshold)
+    predictions, scores = score_ensemble(questions.scorer, opinions, joint)
+    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    logger.info("%s", text or "no answers are known, so there are no scores")
     atomic_write_json(joint.ensemble_output_file, predictions)
 
 
@@ -226,25 +188,13 @@ def ensemble_members(settings: SquadSettings) -> list[tuple[SquadSettings, Path]
     Raises:
         ConfigError: the list names no checkpoint.
     """
-    listed, run = settings.ensemble.ensemble_ckpts, settings.run
-    paths = split_list(listed)
-    if not paths:
-        raise ConfigError(f"--ensemble_ckpts={listed}: names no checkpoint")
-    found = []
-    for prefix in map(resolve_prefix, paths):
+    run, found = settings.run, []
+    for prefix in map(resolve_prefix, list_checkpoints(settings.ensemble)):
         own = prefix.parent / NET_CONFIG
         path = str(own) if not run.model_config and own.is_file() else run.model_config
         member = replace(run, init_checkpoint=str(prefix), model_config=path)
         found.append((replace(settings, run=member), prefix))
     return found
-
-
-def known_scores(scorer: SquadScorer, answers: SquadAnswers) -> Mapping[str, float]:
-    """Return and log the scores of answers; empty where no gold answer is known."""
-    scores = scorer.score(answers) if scorer.has_gold else {}
-    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    logger.info("%s", text or "no answers are known, so there are no scores")
-    return scores
 
 
 def _open_tokenizer(settings: SquadSettings) -> Tokenizer:
@@ -253,13 +203,8 @@ def _open_tokenizer(settings: SquadSettings) -> Tokenizer:
 
 def _source(settings: SquadSettings, split: str) -> SquadSource:
     """Return the questions of ``train`` or ``eval`` and how they are cut."""
-    files, is_train = settings.files, split == "train"
-    return SquadSource(
-        files.train_file if is_train else files.predict_file,
-        files.train_version if is_train else files.eval_version,
-        settings.windows,
-        limit=_DEBUG_EXAMPLES if settings.squad.debug_mode else None,
-    )
+    debug_mode = settings.squad.debug_mode
+    return build_source(settings.files, split, settings.windows, debug_mode=debug_mode)
 
 
 def _graph(settings: SquadSettings, config: ModelConfig) -> BuildGraph:

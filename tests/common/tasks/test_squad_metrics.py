@@ -85,7 +85,7 @@ def test_silence_everywhere_can_be_best():
     golds, wrong = [["x"], []], {"q0": "y", "q1": "z"}
     metrics = evaluate_v2(graded(*golds), wrong, {"q0": 0.1, "q1": 0.9})
     assert (metrics["best_f1"], metrics["best_f1_thresh"], metrics["f1"]) == (50.0, 0.0, 50.0)
-    # The official program says 0 here too, but these odds are no probabilities: 0 silences nobody.
+    # The official program returns 0 here too, but these odds are logits: 0 rejects no answer.
     metrics = evaluate_v2(graded(*golds), wrong, {"q0": -5.0, "q1": -4.0})
     assert metrics["best_f1_thresh"] < -5.0
     assert metrics["f1"] == metrics["best_f1"] == 50.0
@@ -131,7 +131,7 @@ WORDS = ["the", "a", "x", "y.", "Z", "z", "", "x-y"]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_random_cases_beside_a_second_implementation(seed):
+def test_random_cases_equal_the_reference(seed):
     random = np.random.default_rng(seed)
 
     def phrase():
@@ -164,8 +164,10 @@ def test_random_cases_beside_a_second_implementation(seed):
     answerable = graded(*(g or ["x"] for g in golds))
     judged = [
         (
-            max(squad_reference.exact_of(answer.text, predictions[q.id]) for answer in q.answers),
-            max(squad_reference.f1_of(a.text, predictions[q.id], False) for a in q.answers),
+            max(
+                squad_reference.exact_match(answer.text, predictions[q.id]) for answer in q.answers
+            ),
+            max(squad_reference.f1(a.text, predictions[q.id], False) for a in q.answers),
         )
         for q in answerable.questions
     ]

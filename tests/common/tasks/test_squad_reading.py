@@ -1,4 +1,4 @@
-"""SQuAD files: what they hold, in both versions, and what is said of broken ones."""
+"""SQuAD files: content in both versions, and errors of broken ones."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ def test_byte_order_mark_and_lone_surrogate(tmp_path):
 
 BROKEN = [
     ("{", "not valid JSON"),
-    ("[]", "the whole is [], an object is expected"),
+    ("[]", "the file is [], an object is expected"),
     ({}, "data is missing, a list is expected"),
     ({"data": []}, "holds no question"),
     ({"data": {"a": 1}}, 'data is {"a": 1}, a list is expected'),
@@ -65,16 +65,16 @@ BROKEN = [
     (squad_json((CONTEXT, {"id": "a"})), "qas[0].question is missing, a string"),
     (
         squad_json((CONTEXT, {"id": "a", "question": "?", "answers": [{"text": "end"}]})),
-        "data[0].paragraphs[0].qas[0].answers[0].answer_start is missing, a whole number",
+        "data[0].paragraphs[0].qas[0].answers[0].answer_start is missing, an integer",
     ),
     (
         squad_json((CONTEXT, qa("a", "?", ("end", True)))),
-        "answers[0].answer_start is true, a whole number is expected",
+        "answers[0].answer_start is true, an integer is expected",
     ),
     (squad_json((CONTEXT, qa("a", "?", ("  ", 1)))), "answers[0] has an empty text"),
     (
         squad_json((CONTEXT, qa("a", "?", ("end", 26), is_impossible=True))),
-        "qas[0] says is_impossible=true but has 1 answers",
+        "qas[0] has is_impossible=true but has 1 answers",
     ),
     (squad_json((CONTEXT, qa("a", "?", is_impossible=False))), "is_impossible=false but has 0"),
     (
@@ -83,7 +83,7 @@ BROKEN = [
     ),
     (
         squad_json((CONTEXT, qa("a", "?", ("end", 25)))),
-        "1 of 1 answers do not stand at their answer_start",
+        "1 of 1 answers are not at their answer_start",
     ),
 ]
 
@@ -112,5 +112,5 @@ def test_a_few_misplaced_answers_are_logged_and_kept(start, tmp_path, caplog):
     path = squad_file(tmp_path, squad_json((CONTEXT, *good, qa("bad", "?", ("end", start)))))
     data = read_squad(path)
     assert data.questions[-1].answers == (Answer("end", None),)
-    assert "data[0].paragraphs[0].qas[100].answers[0] does not stand" in caplog.text
+    assert "data[0].paragraphs[0].qas[100].answers[0] is not at" in caplog.text
     assert "1 of 101 answers are misplaced" in caplog.text

@@ -47,7 +47,7 @@ def test_counts_of_the_files(name, caplog):
     data = read_squad(DATA / "squad" / f"{name}.json")
     unanswerable = sum(question.answers == () for question in data.questions)
     assert (len(data.paragraphs), len(data.questions), unanswerable) == COUNTS[name]
-    assert not caplog.records, "every answer stands at its answer_start"
+    assert not caplog.records, "every answer is at its answer_start"
     if unanswerable:
         as_v1 = read_squad(DATA / "squad" / f"{name}.json", "v1")
         assert len(as_v1.questions) == len(data.questions) - unanswerable
@@ -60,7 +60,7 @@ def test_gold_answers_come_back_from_their_tokens(sample, tokenizer):
         text = sample.paragraphs[question.paragraph]
         for answer in question.answers:
             end = answer.start + len(answer.text)
-            span = windows.paragraphs.overlapping(question.paragraph, answer.start, end)
+            span = windows.paragraphs.find_overlapping(question.paragraph, answer.start, end)
             place = windows.paragraphs.characters(question.paragraph, *span)
             pairs.append((text[slice(*place)], answer.text))
     assert len(pairs) > 1500
@@ -81,7 +81,7 @@ def _all_knowing(windows):
     return BeamOutputs(score, start, score, end, np.where(is_silent, 5.0, -5.0))
 
 
-def test_a_model_that_knows_the_answers_scores_nearly_everything(sample, tokenizer):
+def test_gold_answers_as_predictions_score_nearly_everything(sample, tokenizer):
     config = WindowConfig(max_seq_length=128, max_query_length=32, doc_stride=32)
     windows = build_windows(sample, tokenizer, config, training=True, seed=3)
     assert len(windows) > 1.5 * len(sample.questions)

@@ -2,8 +2,10 @@
 
 import pytest
 
+from funnel.config.inputs import CustomTaskSettings
 from funnel.tasks import CustomTaskConfig, Example, get_task, task_names
 from funnel.tasks.base import Task
+from funnel.tasks.custom import custom_task_config
 from funnel.tasks.tables import Source
 from funnel.utils.errors import ConfigError, DataError
 from task_files import table, write
@@ -190,8 +192,8 @@ class TestCustom:
         write(tmp_path / "train.csv", "text,label\nx,10\ny,9\nz,10\n")
         write(tmp_path / "dev.csv", "label,text\n10,u\n")
         write(tmp_path / "test.csv", "text\nv\n")
-        task = get_task("csv")
-        assert task.resolve_labels(tmp_path).labels == ("9", "10")
+        task = get_task("csv").resolve_labels(tmp_path)
+        assert task.labels == ("9", "10")
         assert task.load(tmp_path, "dev") == [Example("u", None, 1)]
         assert task.load(tmp_path, "test") == [Example("v", None, None)]
 
@@ -224,6 +226,8 @@ class TestCustom:
     def test_labels_need_the_training_file(self, tmp_path):
         write(tmp_path / "test.tsv", "text\nx\n")
         with pytest.raises(DataError, match=r"no train\.tsv, which task tsv needs as train data"):
+            get_task("tsv").resolve_labels(tmp_path)
+        with pytest.raises(DataError, match="labels are unknown"):
             get_task("tsv").load(tmp_path, "test")
 
     def test_empty_label_in_the_training_file(self, tmp_path):
@@ -254,10 +258,24 @@ class TestCustom:
         ],
     )
     def test_settings_that_contradict(self, settings, message):
-        from funnel.tasks.custom import custom_task
+        from funnel.tasks.custom import build_custom_task
 
         with pytest.raises(ConfigError, match=message):
-            custom_task(CustomTaskConfig(**settings))
+            build_custom_task(CustomTaskConfig(**settings))
+
+    def test_command_line_settings(self):
+        settings = CustomTaskSettings("0", "-1", "y", labels="a,b", delimiter="\\t", header=False)
+        assert custom_task_config("TSV", settings) == CustomTaskConfig(
+            "tsv", 0, -1, "y", ("a", "b"), header=False, delimiter="\t"
+        )
+        assert custom_task_config("csv", CustomTaskSettings(delimiter="tab")).delimiter == "\t"
+        assert custom_task_config("csv", CustomTaskSettings(header=False)).header is False
+        assert custom_task_config("csv", CustomTaskSettings()) == CustomTaskConfig("csv")
+        assert custom_task_config("rte", CustomTaskSettings()) is None
+        assert custom_task_config(None, CustomTaskSettings()) is None
+
+    def test_a_column_of_jsonl_is_a_key_even_if_it_is_a_number(self):
+        assert custom_task_config("jsonl", CustomTaskSettings("0")).text_a == "0"
 
     def test_configuration_of_another_format_or_task(self):
         with pytest.raises(ConfigError, match="custom format is 'csv', not 'tsv'"):

@@ -1,4 +1,4 @@
-"""Files as users have them, damaged or of the wrong kind: each is refused in one clear line."""
+"""Corrupt files and files of the wrong kind: each is refused in one clear line."""
 
 import csv
 import random
@@ -20,7 +20,7 @@ JSON_LINES = ['{"text": "x", "label": "a"}', '{"text": "y", "label": 1}'] * 100
 
 def load(tmp_path, content, split="train", task=RTE, name=None):
     write(tmp_path / (name or f"{split}.tsv"), content)
-    return task.load(tmp_path, split)
+    return task.resolve_labels(tmp_path).load(tmp_path, split)
 
 
 def refused(tmp_path, content, message, *where, **more):
