@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
@@ -32,6 +33,7 @@ from funnel_tf.training.estimator import (
     BuildGraph,
     Features,
     Graph,
+    InputFn,
     build_estimator,
     evaluate_graph,
     make_model_fn,
@@ -129,17 +131,21 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
     count = num_batches(collection.num_examples, size)
     if 0 < evaluation.max_eval_batch < count:
         count = evaluation.max_eval_batch
-
-    def score(checkpoint: Path) -> Scores:
-        found = evaluate_graph(estimator, input_fn, checkpoint, count)
-        disc_loss = settings.objective.disc_coeff * found.get("disc_loss", 0.0)
-        return {split: {"loss": found["mlm_loss"] + disc_loss, **found}}
-
+    score = partial(_score, settings, estimator, input_fn, count)
     log = MetricsLog(model_dir)
     with _report_corrupt(collection):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
     write_best(best, model_dir)
+
+
+def _score(
+    settings: PretrainSettings, estimator: Any, input_fn: InputFn, count: int, checkpoint: Path
+) -> Scores:
+    """Return the losses of a checkpoint over ``count`` batches; the first one selects the best."""
+    found = evaluate_graph(estimator, input_fn, checkpoint, count)
+    disc_loss = settings.objective.disc_coeff * found.get("disc_loss", 0.0)
+    return {settings.evaluation.eval_split: {"loss": found["mlm_loss"] + disc_loss, **found}}
 
 
 def find_checkpoints(settings: PretrainSettings) -> list[SavedStep]:
