@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from funnel.checkpoints.names import Shape
-from funnel.config.model import ModelConfig, read_json_object
+from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_directory, atomic_path, atomic_write_json
+from funnel.utils.json_files import read_json_object
 
 LABELS_FILE = "labels.json"
 # What a classifier's weights do not say; config.json has room for it, labels.json has it elsewhere.

@@ -34,8 +34,9 @@ from funnel.checkpoints.names import (
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from funnel.checkpoints.torch_file import load_torch_file
-from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig, read_json_object
+from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
+from funnel.utils.json_files import read_json_object
 
 WEIGHTS, EXTRA, CARD = "model.safetensors", "funnel_extra.safetensors", "README.md"
 TORCH_WEIGHTS = "pytorch_model.bin"

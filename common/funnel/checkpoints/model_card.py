@@ -6,7 +6,6 @@ from pathlib import Path
 
 from funnel.checkpoints import hf_names
 from funnel.checkpoints.base import Checkpoint
-from funnel.config.hf_keys import expressible
 
 _MARK = "library_name: funnel-transformer"
 _SHOWN = 12
@@ -70,7 +69,7 @@ def _description(checkpoint: Checkpoint) -> str:
 
 
 def _transformers(checkpoint: Checkpoint, architecture: str) -> str:
-    if not expressible(checkpoint.config):
+    if not checkpoint.config.is_hf_compatible:
         return (
             "`transformers` cannot compute this configuration; the model type in `config.json` "
             "makes it say so."

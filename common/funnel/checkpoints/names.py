@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from funnel.config.heads import generator_config
 from funnel.config.model import ModelConfig
 
 Shape = tuple[int, ...]
@@ -103,15 +104,6 @@ def classifiers(found: Mapping[str, Shape]) -> dict[str, int]:
             labels = shape[-1] if shape else 0
             scopes[match.group(1)] = max(labels, scopes.get(match.group(1), 0))
     return scopes
-
-
-def generator_config(config: ModelConfig, width_shrink: float = 0.25) -> ModelConfig:
-    """The generator that pretrains ``config``: as deep, ``width_shrink`` as wide (section 3.1)."""
-    return config.replace(
-        d_model=int(config.d_model * width_shrink),
-        d_inner=int(config.d_inner * width_shrink),
-        n_head=int(config.n_head * width_shrink),
-    )
 
 
 def generator_of(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig:

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from funnel.tasks.base import Example, Task
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_path, atomic_write_json, sha256_file
+from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -252,7 +251,7 @@ def _data_sha256(files: Sequence[Path]) -> str:
     for file in files:
         # A split of one file counts by its content alone, wherever and under what name it lies.
         name = "" if len(files) == 1 else f"{file.parent.name}/{file.name}"
-        with read_errors_named(file):
+        with name_read_errors(file):
             digest.update(f"{name}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

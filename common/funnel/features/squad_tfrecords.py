@@ -31,9 +31,8 @@ from funnel.features.tfrecords import (
     read_meta,
 )
 from funnel.tasks.squad import SquadData, read_squad
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_path, sha256_file
+from funnel.utils.files import atomic_path, name_read_errors, sha256_file
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -76,7 +75,7 @@ class SquadSource:
 
     def key(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Everything that decides the windows, as JSON values."""
-        with read_errors_named(Path(self.path)):
+        with name_read_errors(Path(self.path)):
             content = sha256_file(self.path)
         return {
             "task": "squad",

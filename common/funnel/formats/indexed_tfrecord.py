@@ -13,8 +13,8 @@ import numpy as np
 
 from funnel.formats.crc32c import masked_crc32c
 from funnel.formats.tfrecord import read_records
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
+from funnel.utils.files import name_read_errors
 
 _HEADER = struct.Struct("<QI")  # length of the data, its checksum
 _FRAME = _HEADER.size + 4  # bytes of a record beside its data
@@ -64,7 +64,7 @@ class IndexedRecords:
                 "write it again"
             )
         self._offsets = offsets
-        with read_errors_named(self._path):
+        with name_read_errors(self._path):
             self._handle = os.open(self._path, os.O_RDONLY)
         self._close = weakref.finalize(self, os.close, self._handle)
 
@@ -81,7 +81,7 @@ class IndexedRecords:
         offset = int(self._offsets[index])
         if offset == _LOST:
             raise DataError(f"{self._path}, record {index}: lost among damaged ones")
-        with read_errors_named(self._path):
+        with name_read_errors(self._path):
             header = os.pread(self._handle, _HEADER.size, offset)
             if header[8:] == _checksum(header[:8]):
                 length = _HEADER.unpack(header)[0]
@@ -128,7 +128,7 @@ def _walk(path: Path) -> np.ndarray | None:
     """
     offsets = array("q")
     position = 0
-    with read_errors_named(path), open(path, "rb", buffering=_BUFFER) as stream:
+    with name_read_errors(path), open(path, "rb", buffering=_BUFFER) as stream:
         size = os.fstat(stream.fileno()).st_size
         while position + _FRAME <= size:
             offsets.append(position)

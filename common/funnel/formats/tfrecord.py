@@ -18,9 +18,8 @@ import numpy as np
 
 from funnel.formats import protobuf_wire as wire
 from funnel.formats.crc32c import masked_crc32c
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
-from funnel.utils.files import atomic_path
+from funnel.utils.files import atomic_path, name_read_errors
 
 _HEADER = struct.Struct("<QI")  # length, its checksum
 _FRAME = _HEADER.size + 4  # bytes of a record beside its data
@@ -95,7 +94,7 @@ def read_records(
             message names the file and the number of the record.
     """
     path = Path(path)
-    with read_errors_named(path), open(path, "rb", buffering=_BUFFER) as stream:
+    with name_read_errors(path), open(path, "rb", buffering=_BUFFER) as stream:
         size = os.fstat(stream.fileno()).st_size
         index, position = (0, 0) if offset is None else (start, offset)
         stream.seek(position)

@@ -19,8 +19,8 @@ import numpy as np
 
 from funnel.formats.indexed_tfrecord import count_records
 from funnel.pretraining.create_records import RecordSet
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.files import name_read_errors
 
 _NAMED = 8  # sets of records, or tasks, that a message lists
 
@@ -98,7 +98,7 @@ def find_records(
 def _described(folder: Path) -> dict[RecordSet, set[int]]:
     """The tasks of every set that have a description in a folder."""
     found: dict[RecordSet, set[int]] = defaultdict(set)
-    with read_errors_named(folder):
+    with name_read_errors(folder):
         names = sorted(os.listdir(folder))
     for parsed in map(RecordSet.of_meta, names):
         if parsed is not None:
@@ -133,7 +133,7 @@ def _files_of(folder: Path, described: RecordSet, tasks: set[int]) -> list[Recor
 
 def _read_meta(meta: Path) -> list[RecordFile]:
     """The files that a description names."""
-    with read_errors_named(meta):
+    with name_read_errors(meta):
         text = meta.read_text(encoding="utf-8")
     try:
         content = json.loads(text)

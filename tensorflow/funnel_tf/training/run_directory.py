@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from funnel.checkpoints.base import copy_vocabulary, write_labels
-from funnel.config.model import NET_CONFIG, ModelConfig, read_json_object
+from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
+from funnel.utils.json_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
