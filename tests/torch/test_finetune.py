@@ -235,7 +235,7 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
 
 def test_vocabulary_must_fit(tmp_path, monkeypatch):
     scratch = InitConfig(fallback=CONFIG)
-    with pytest.raises(ConfigError, match="holds 21 tokens.*--overwrite_keys=vocab_size"):
+    with pytest.raises(ConfigError, match="21 tokens.*--overwrite_keys=vocab_size"):
         build(scratch, vocabulary(tmp_path, 21))
     build(scratch, vocabulary(tmp_path, 19))  # room for more is fine in a fresh model
     beside = vocabulary(tmp_path, 19, "beside.txt")

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 NET_CONFIG = "net_config.json"
 PYTORCH_NET_CONFIG = "net_config.pytorch.json"
 HF_CONFIG = "config.json"
+MAX_ABSOLUTE_POSITIONS = 512  # rows of the position table of rel_attn_type null, as in BERT
 
 _CHOICES = {
     "ff_activation": ("gelu", "relu", "tanh"),

@@ -21,8 +21,7 @@ from funnel.formats.indexed_tfrecord import count_records
 from funnel.pretraining.create_records import RecordSet
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import name_read_errors
-
-_NAMED = 8  # sets of records, or tasks, that a message lists
+from funnel.utils.text import join_names
 
 
 class RecordFile(NamedTuple):
@@ -122,7 +121,7 @@ def _refuse_mixture(folder: Path, wanted: Iterable[RecordSet]) -> None:
 def _files_of(folder: Path, described: RecordSet, tasks: set[int]) -> list[RecordFile]:
     missing = [task for task in range(described.num_task) if task not in tasks]
     if missing:
-        names = ", ".join(map(str, missing[:_NAMED])) + (", ..." if missing[_NAMED:] else "")
+        names = join_names([str(task) for task in missing])
         raise DataError(
             f"{folder}: {_words(described)} is not complete: {len(missing)} of its "
             f"{described.num_task} tasks ({names}) wrote no {described.meta_name(missing[0])}"
@@ -166,5 +165,4 @@ def _words(described: RecordSet, passes: str = "") -> str:
 
 def _listed(found: Iterable[RecordSet]) -> str:
     words = sorted({_words(described) for described in found})
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return ", ".join(words[:_NAMED]) + more if words else "no records at all"
+    return join_names(words) or "no records at all"

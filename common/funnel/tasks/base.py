@@ -12,7 +12,7 @@ from pathlib import Path
 
 from funnel.tasks.tables import Source, TableRow, folder_files, header_of, read_records
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.text import clean_classification_text
+from funnel.utils.text import clean_classification_text, join_names
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,8 @@ class Task:
             return value
         if record.label not in ids:
             raise DataError(
-                f"{record.where}: unknown label {record.label!r}; allowed: {_listed(self.labels)}"
+                f"{record.where}: unknown label {record.label!r}; allowed: "
+                f"{join_names(self.labels or (), _SHOWN_LABELS)}"
             )
         return ids[record.label]
 
@@ -204,12 +205,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _listed(labels: tuple[str, ...] | None) -> str:
-    shown = ", ".join((labels or ())[:_SHOWN_LABELS])
-    more = len(labels or ()) - _SHOWN_LABELS
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _written_label(record: TableRow) -> str:

@@ -10,13 +10,13 @@ _LINK = re.compile(r"<a\s[^>]*>|</a>")
 _BLANKS = re.compile(r" {2,}")
 
 
-def join_names(names: Sequence[str], limit: int) -> str:
+def join_names(names: Sequence[str], limit: int = 8, separator: str = ", ") -> str:
     """Join names for a message: at most ``limit`` of them, then the number of the others.
 
     >>> join_names(["a", "b", "c", "d"], 2)
     'a, b and 2 more'
     """
-    shown = ", ".join(names[:limit])
+    shown = separator.join(names[:limit])
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
