@@ -117,7 +117,7 @@ def test_curves(tmp_path):
 
 def test_curves_without_a_loss_or_a_file_say_which(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "dev", "accuracy": 1}\n')
-    with pytest.raises(FunnelError, match=r"metrics.jsonl: holds no training loss"):
+    with pytest.raises(FunnelError, match=r"metrics.jsonl: no training loss"):
         reporting.plot_curves({"a": tmp_path / "metrics.jsonl"}, tmp_path / "c.png")
     with pytest.raises(FunnelError, match=r"none.jsonl: no such metrics file"):
         reporting.plot_curves({"a": tmp_path / "none.jsonl"}, tmp_path / "c.png")
