@@ -139,11 +139,13 @@ def model_cost(
     encoder: list[LayerCost] = []
     before = geometry[0]
     for block, spec in zip(geometry, config.blocks, strict=True):
+        # The first layer of a pooled block attends from pooled queries to unpooled keys.
         key = before if block.pooled and config.pool_q_only else block
         encoder.append(layer_cost(config, block, key, batch_size, segments))
         later = layer_cost(config, block, block, batch_size, segments)
         encoder += [later] * (spec.layers - 1)
         before = block
+    # The decoder works on all input positions.
     layer = layer_cost(config, geometry[0], geometry[0], batch_size, segments)
     decoder = (config.decoder or BlockSpec(0)).layers
     projected = config.d_embed != config.d_model
@@ -169,6 +171,7 @@ def pretraining_cost(
     """
     predictor = generator or config
     width = predictor.d_embed
+    # Projection to the embedding size, then scores of the vocabulary, at the predicted positions.
     prediction = 2.0 * num_predict * width * (predictor.d_model + predictor.vocab_size)
     total = model_cost(config, seq_len, batch_size).total + prediction
     if generator is not None:

@@ -132,6 +132,8 @@ def staged(directory: Path, stale: Collection[str] = ()) -> Iterator[Path]:
         with atomic_directory(directory) as temporary:
             yield temporary
         return
+    # A directory that exists may hold other files, so it cannot be swapped: its files are replaced
+    # one by one, after all are complete.
     incoming = directory / ".incoming"
     with atomic_directory(incoming) as temporary:
         yield temporary

@@ -80,6 +80,7 @@ def load_hf(
     entries |= hf_names.head_names(architecture, scope)
     _drop_tied(theirs, f"{prefix}embeddings.word_embeddings.weight", path)
     tensors = _unpack(theirs, entries, config, scope, path)
+    # Tensors outside transformers' architecture, and the optimizer state.
     extra_path = path / EXTRA
     extra = read_safetensors(extra_path)[0] if extra_path.is_file() else {}
     state = {name: extra.pop(name) for name in list(extra) if is_optimizer_state(name)}
@@ -108,7 +109,9 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
     held = {part for entry in entries.values() for part in entry.parts}
     others = {name: values for name, values in checkpoint.tensors.items() if name not in held}
     others |= checkpoint.optimizer
+    # Weights of an earlier model here, in any form that weight_files would find.
     stale = (EXTRA, WEIGHTS + INDEX_SUFFIX, TORCH_WEIGHTS, TORCH_WEIGHTS + INDEX_SUFFIX)
+    # A README.md that a user wrote is kept.
     keep_card = (path / CARD).is_file() and not is_model_card(path / CARD)
     with staged(path, (*stale, _TOKENIZER_CONFIG)) as directory:
         packed = {name: entry.pack(checkpoint.tensors) for name, entry in entries.items()}

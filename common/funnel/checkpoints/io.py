@@ -36,6 +36,7 @@ def detect(path: str | Path) -> tuple[str, Path]:
     if path.is_file() and path.suffix == ".safetensors":
         path = path.parent
     if path.is_file() and path.suffix in SUFFIXES:
+        # .bin is ambiguous: transformers' name tells its files from others.
         is_shard_of_hf = path.name.startswith("pytorch_model") and path.suffix == ".bin"
         return ("hf", path.parent) if is_shard_of_hf else ("pt", path)
     if path.is_dir():
@@ -45,6 +46,7 @@ def detect(path: str | Path) -> tuple[str, Path]:
             f"{path}: no known checkpoint; should be *.pt, *.safetensors or a TensorFlow prefix"
         )
     if not path.exists():
+        # A kill during an atomic replacement may have left the directory under another name.
         recover_swap(path)
         if path.is_dir():
             return _detect_in(path)

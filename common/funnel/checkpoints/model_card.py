@@ -22,7 +22,7 @@ _OUR_CLASSES = {hf_names.BASE: "FunnelEncoder"}
 
 
 def is_model_card(path: Path) -> bool:
-    """Whether the file is one of these cards, which a new one may replace."""
+    """Return whether the file is one of these cards, which a new one may replace."""
     return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 

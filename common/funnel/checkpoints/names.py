@@ -134,17 +134,17 @@ def infer_generator(config: ModelConfig, found: Mapping[str, Shape]) -> ModelCon
 
 
 def is_weight(name: str) -> bool:
-    """Whether a TensorFlow variable is a weight of the model and not training state."""
+    """Return whether a TensorFlow variable is a weight of the model and not training state."""
     return name.startswith(("model/", "generator/")) and not name.endswith(SLOTS)
 
 
 def is_optimizer_state(name: str) -> bool:
-    """Whether a TensorFlow variable is an Adam slot or the step counter."""
+    """Return whether a TensorFlow variable is an Adam slot or the step counter."""
     return name == GLOBAL_STEP or name.endswith(SLOTS)
 
 
 def is_task_head(name: str) -> bool:
-    """Whether a variable belongs to the head of a fine-tuned task."""
+    """Return whether a variable belongs to the head of a fine-tuned task."""
     return any(part in name for part in _TASK_HEAD_PARTS)
 
 
@@ -164,6 +164,7 @@ def released_names(config: ModelConfig, cls_scope: str) -> dict[str, str]:
         WORD_TABLE: "input_layer.0.lookup_table",
         "model/input/layer_norm/gamma": "input_layer.1.weight",
         "model/input/layer_norm/beta": "input_layer.1.bias",
+        # cls_head is a Sequential of linear, tanh, dropout, linear.
         f"{SUMMARY}/kernel": "cls_head.0.weight",
         f"{SUMMARY}/bias": "cls_head.0.bias",
         f"model/{cls_scope}/logit/kernel": "cls_head.3.weight",
@@ -178,6 +179,8 @@ def released_names(config: ModelConfig, cls_scope: str) -> dict[str, str]:
     return names
 
 
+# These layers are not nn.Linear: their weights have the layout of canonical kernels. The released
+# files therefore differ from the canonical form in names only.
 _RELEASED_ATTENTION = {
     "q/kernel": "q_head.weight",
     "k/kernel": "k_head.weight",
@@ -219,6 +222,7 @@ def _norm(scope: str, size: int) -> dict[str, Shape]:
 def _input_shapes(config: ModelConfig) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {WORD_TABLE: (config.vocab_size, config.d_embed)}
     shapes |= _norm("model/input/layer_norm", config.d_embed)
+    # The baseline adds absolute positions and segments to the embedding, as BERT does.
     if config.rel_attn_type == "null":
         tables = {"position": MAX_ABSOLUTE_POSITIONS, "segment": 2}
         for name, rows in tables.items():
@@ -229,6 +233,7 @@ def _input_shapes(config: ModelConfig) -> dict[str, Shape]:
 def _stack_shapes(root: str, config: ModelConfig, decoder: bool) -> dict[str, Shape]:
     """Return the layers of encoder and decoder below ``root`` (``model`` or ``generator``)."""
     shapes: dict[str, Shape] = {}
+    # In the encoder's scope, although it is applied to the embedding.
     if config.d_embed != config.d_model:
         shapes |= _linear(f"{root}/encoder/input_projection", config.d_embed, config.d_model)
     first = config.num_encoder_params
@@ -247,6 +252,8 @@ def _layer_shapes(config: ModelConfig) -> dict[str, Shape]:
     for name in ("k", "v"):
         shapes[f"rel_attn/{name}/kernel"] = (width, heads, size)
         shapes[f"rel_attn/{name}/bias"] = (heads, size)
+    # Query and distances have no biases: r_w_bias, r_r_bias and r_s_bias, added to the query in the
+    # content, position and segment scores, take their place.
     shapes |= {"rel_attn/o/kernel": (heads, size, width), "rel_attn/o/bias": (width,)}
     shapes["rel_attn/r_w_bias"] = (heads, size)
     if config.rel_attn_type != "null":

@@ -87,6 +87,7 @@ def save_pt(checkpoint: Checkpoint, path: Path, config_path: str | Path | None =
     others |= checkpoint.optimizer
     extra_path = _extra_path(path)
     save_torch_file(path, {theirs: checkpoint.tensors[name] for name, theirs in held.items()})
+    # The config is in the extra file's metadata, so both are read from one place.
     if others or _loses_settings(config):
         write_safetensors(extra_path, others, {_CONFIG_KEY: encode_config(config)})
     else:
@@ -114,7 +115,7 @@ def _read_extra(path: Path) -> tuple[dict[str, np.ndarray], ModelConfig | None]:
 
 
 def _loses_settings(config: ModelConfig) -> bool:
-    """Whether the released config file would describe another model."""
+    """Return whether the released config file would describe another model."""
     reread = ModelConfig.from_dict(config.to_pytorch_net_config())
     if config.rel_attn_type == "factorized":  # computes the same as the default
         config = config.replace(rel_attn_type="rel_shift")

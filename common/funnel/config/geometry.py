@@ -57,6 +57,7 @@ def pooled_length(length: int, config: ModelConfig) -> int:
     """Return the length after pooling once; the last window may be incomplete."""
     # In the same form as the frameworks' shape inference, so that symbolic lengths compare equal.
     size, kept = config.pooling_size, cut_length(length, config)
+    # ceil(n / size) = (n - 1) // size + 1; a separate [CLS] is one position more on both sides.
     if config.separate_cls:
         return (kept - 2) // size + 2
     return (kept - 1) // size + 1
@@ -75,6 +76,7 @@ def encoder_geometry(config: ModelConfig, length: int) -> tuple[BlockGeometry, .
         if last.length <= smallest:
             geometry.append(BlockGeometry(last.length, last.start, last.stride))
             continue
+        # A pooled position is at the first position of its window. Index 1 keeps position id 1.
         stride = last.stride * config.pooling_size
         start = 1 - stride if config.separate_cls else 0
         geometry.append(BlockGeometry(pooled_length(last.length, config), start, stride, True))
@@ -87,6 +89,8 @@ def relative_range(query: BlockGeometry, key: BlockGeometry) -> RelativeRange:
     ``count`` is ``ratio * query.length + key.length``, ``ratio`` more than there are distances:
     with that padding the shifted rows are a view of the scores, without a copy.
     """
+    # In the first layer of a block a pooled query attends to unpooled keys: ratio is then the
+    # pooling size, else 1. Row 0 is for the largest distance, of the last query to the first key.
     ratio = query.stride // key.stride
     offset = ratio * (query.length - 1)
     return RelativeRange(
@@ -106,6 +110,7 @@ def bucket_length(num_tokens: int, max_length: int, config: ModelConfig) -> int:
     """
     size = config.upsample_factor
     separate = 1 if config.separate_cls else 0
+    # Complete windows of the last block, each upsample_factor tokens, after [CLS].
     windows = (num_tokens - separate + size - 1) // size
     length = separate + windows * size
     if config.separate_cls and config.truncate_seq:

@@ -134,7 +134,7 @@ def _find_offsets(path: Path) -> np.ndarray | None:
             offsets.append(position)
             length = int.from_bytes(stream.read(8), "little")
             position += _FRAME + length
-            if position <= size:
+            if position <= size:  # a corrupt length may be beyond what seek accepts
                 stream.seek(position)
     return np.frombuffer(offsets, np.int64) if position == size and offsets else None
 

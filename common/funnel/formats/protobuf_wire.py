@@ -27,7 +27,7 @@ class WireError(ValueError):
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """Return the unsigned varint at ``position`` and the position after it."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 70, 7):  # 64 bits take at most ten groups
         if position >= len(data):
             raise WireError("ends inside a number")
         byte = data[position]
@@ -42,7 +42,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 def varint(value: int) -> bytes:
     """Encode an integer; a negative one as its 64-bit two's complement, in ten bytes."""
-    value %= _UINT64
+    value %= _UINT64  # Python's modulo gives the two's complement of a negative number
     groups = bytearray()
     while value >= 0x80:
         groups.append(value & 0x7F | 0x80)
@@ -75,6 +75,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
             size = 8 if kind == FIXED64 else 4
         else:
             raise WireError(f"holds a field of wire type {kind}")
+        # A slice beyond the end would be shorter without an error.
         if size > len(message) - position:
             raise WireError("ends inside a field")
         raw = message[position : position + size]

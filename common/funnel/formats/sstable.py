@@ -17,6 +17,7 @@ handle. Numbers are little endian. See ``doc/table_format.md`` in the LevelDB so
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,10 +59,12 @@ def table_bytes(items: Iterable[tuple[bytes, bytes]]) -> bytes:
     for key, value in items:
         block.add(key, value)
         if block.size >= _BLOCK_SIZE:
+            # LevelDB shortens index keys to any that separates two blocks; the last key is one.
             index.add(key, _append(table, block))
             block = _Block()
     if block.last is not None:
         index.add(block.last, _append(table, block))
+    # The meta-index block is for filters, which checkpoints do not have; the format requires it.
     footer = _append(table, _Block()) + _append(table, index)
     return bytes(table) + footer.ljust(_FOOTER_SIZE - len(_MAGIC), b"\0") + _MAGIC
 
@@ -73,6 +76,7 @@ def _parse(data: bytes) -> dict[bytes, bytes]:
     _read_block(data, meta_index)  # empty in checkpoints; read to verify its checksum
     entries: dict[bytes, bytes] = {}
     last: bytes | None = None
+    # The index block's keys are needed for bisection only; its values are the handles in order.
     for handle in _read_block(data, index).values():
         block = _read_block(data, _read_handle(handle, 0)[0])
         for key in block:
@@ -96,6 +100,7 @@ def _read_block(data: bytes, handle: tuple[int, int]) -> dict[bytes, bytes]:
     end = offset + size
     if end + _TRAILER_SIZE > len(data) - _FOOTER_SIZE or size < 4:
         raise WireError("points outside of the file")
+    # The checksum covers the block and the compression byte after it.
     stored = int.from_bytes(data[end + 1 : end + _TRAILER_SIZE], "little")
     if mask(crc32c(data[offset : end + 1])) != stored:
         raise WireError("has a block whose checksum does not match")
@@ -109,12 +114,13 @@ def _read_block(data: bytes, handle: tuple[int, int]) -> dict[bytes, bytes]:
 def _read_entries(block: bytes) -> dict[bytes, bytes]:
     """Return the entries of a block by reading all of it, which needs no restarts."""
     restarts = int.from_bytes(block[-4:], "little")
-    limit = len(block) - 4 * (restarts + 1)
+    limit = len(block) - 4 * (restarts + 1)  # where the entries end
     if limit < 0:
         raise WireError("has a block shorter than its list of restarts")
     entries: dict[bytes, bytes] = {}
     key, position = b"", 0
     while position < limit:
+        # Keys share prefixes, so names like model/encoder/layer_0/... take few bytes.
         shared, position = read_varint(block, position)
         rest, position = read_varint(block, position)
         size, position = read_varint(block, position)
@@ -144,11 +150,12 @@ class _Block:
         if self.last is not None and key <= self.last:
             raise ValueError(f"keys must ascend: {key!r} after {self.last!r}")
         shared = 0
+        # A restart shares nothing with the key before.
         if self._since_restart == _RESTART_INTERVAL:
             self._restarts.append(len(self._data))
             self._since_restart = 0
         elif self.last is not None:
-            shared = _shared_length(key, self.last)
+            shared = len(os.path.commonprefix([key, self.last]))  # noqa: RUF071 - bytes, no paths
         self._data += varint(shared) + varint(len(key) - shared) + varint(len(value))
         self._data += key[shared:] + value
         self._since_restart += 1
@@ -157,11 +164,6 @@ class _Block:
     def finish(self) -> bytes:
         numbers = [*self._restarts, len(self._restarts)]
         return bytes(self._data) + b"".join(number.to_bytes(4, "little") for number in numbers)
-
-
-def _shared_length(one: bytes, other: bytes) -> int:
-    limit = min(len(one), len(other))
-    return next((at for at in range(limit) if one[at] != other[at]), limit)
 
 
 def _append(table: bytearray, block: _Block) -> bytes:

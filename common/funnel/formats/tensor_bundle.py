@@ -93,6 +93,7 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
             self.entries = {
                 key.decode("utf-8"): _parse_entry(value)
                 for key, value in table.items()
+                # Slices are skipped: the full tensor's own entry marks it as partitioned.
                 if not key.startswith(_SLICE_KEY)
             }
         except (wire.WireError, UnicodeDecodeError) as error:
@@ -119,6 +120,7 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
             )
         if entry.dtype not in _DTYPES:
             raise CheckpointError(f"{self.prefix}: {name} holds no numbers ({entry.dtype_name})")
+        # One byte array per file: slices and views of it copy nothing.
         raw = self._shard(entry.shard)[entry.offset : entry.offset + entry.size]
         if masked_crc32c(raw) != entry.crc:
             raise CheckpointError(
@@ -127,6 +129,7 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
         values = raw.view(_DTYPES[entry.dtype][1]).reshape(entry.shape)
         if entry.dtype == _BFLOAT16:
             return bfloat16_to_float32(values)
+        # The file has no padding, and unaligned arrays are slow or refused elsewhere.
         return values if values.flags.aligned else values.copy()
 
     def _shard_path(self, shard: int) -> Path:
@@ -149,6 +152,7 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
         if not 0 <= entry.shard < self._num_shards or entry.offset < 0 or entry.size < 0:
             raise CheckpointError(f"{self.index_path}: corrupt: {name} is in no data file")
         if entry.dtype in _DTYPES:
+            # Python integers: a corrupt shape must not overflow to the right size.
             wanted = np.dtype(_DTYPES[entry.dtype][1]).itemsize
             for size in entry.shape:
                 wanted *= size
@@ -185,6 +189,7 @@ def write_tf_checkpoint(
     with atomic_path(f"{prefix}.index") as index, atomic_path(data_path) as data:
         with data.open("wb") as stream:
             offset = 0
+            # The table needs ascending keys; the data is in the same order.
             for name in sorted(tensors, key=str.encode):
                 # ascontiguousarray turns a scalar into [1]; the entry keeps the original shape.
                 values = np.ascontiguousarray(_little_endian(tensors[name]))
@@ -294,7 +299,7 @@ def _dtype_code(name: str, values: np.ndarray) -> int:
 
 
 def _header(num_shards: int) -> bytes:
-    version = wire.varint_field(1, 1)
+    version = wire.varint_field(1, 1)  # producer 1, the only version of the format
     return wire.varint_field(1, num_shards) + wire.bytes_field(3, version)
 
 

@@ -123,7 +123,7 @@ def read_records(
                 length = _read_length(stream, size - position)
                 following = position + _FRAME + length
                 if index < start:
-                    stream.seek(following)
+                    stream.seek(following)  # data that is skipped is not verified
                 else:
                     record = Record(index, position, _read_data(stream, length, following))
             except _CorruptRecordError as corrupt:
@@ -234,6 +234,7 @@ def decode_varints(data: bytes) -> np.ndarray:
         WireError: the bytes end inside a number, or one has more than 64 bits.
     """
     octets = np.frombuffer(data, np.uint8)
+    # The top bit of each byte is clear in the last byte of a number. Token ids are often below 128.
     is_last = octets < 0x80
     if is_last.all():
         return octets.astype(np.int64)
@@ -242,6 +243,7 @@ def decode_varints(data: bytes) -> np.ndarray:
     last = np.flatnonzero(is_last)
     first = np.zeros_like(last)
     first[1:] = last[:-1] + 1
+    # 64 bits take ten bytes, of which the last has one bit.
     width = int((last - first).max()) + 1
     if width > 10 or (width == 10 and (octets[last[last - first == 9]] > 1).any()):
         raise wire.WireError("holds a number of more than 64 bits")
@@ -263,6 +265,7 @@ def _read_length(stream: BinaryIO, left: int) -> int:
     length, checksum = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != checksum:
         raise _CorruptRecordError("the checksum of its length does not match", None)
+    # Before anything of this length is allocated: a right checksum does not make it plausible.
     if length > left - _FRAME:
         raise _CorruptRecordError(f"the file ends inside its {length} bytes", None)
     return length
@@ -293,7 +296,7 @@ def _find_header(stream: BinaryIO, position: int, size: int) -> int:
             fits = length <= size - position - at - _FRAME
             if fits and masked_crc32c(window[at : at + 8]) == checksum:
                 return position + at
-        position += max(1, starts)
+        position += max(1, starts)  # the next window overlaps by a header less one byte
     return size
 
 

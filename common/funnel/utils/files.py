@@ -212,6 +212,7 @@ def _name_write_errors(target: Path) -> Iterator[None]:
 
 
 def _is_about(named: Path, target: Path) -> bool:
+    # Also files inside a temporary directory, or the parents that could not be created.
     if named in (target, target.parent) or named in target.parents:
         return True
     return any(part.startswith(".tmp-") and part.endswith(target.name) for part in named.parts)

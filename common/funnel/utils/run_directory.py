@@ -76,6 +76,7 @@ class BaseRunDirectory:
         """
         record = read_json_object(self.path / RUN_CONFIG, RunError)
         before = record.get("settings", {})
+        # A setting that only one of them has counts as None: versions may add settings.
         for key in sorted({*before, *self.settings}):
             old, new = before.get(key), self.settings.get(key)
             if old != new:
@@ -105,7 +106,7 @@ class BaseRunDirectory:
         if self.overwrites:
             self._delete_run()
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._record:
+        if self._record:  # a resumed run keeps the record of its beginning
             return False
         atomic_write_json(self.path / RUN_CONFIG, {"settings": self.settings, **information})
         return True

@@ -34,7 +34,7 @@ def clean_classification_text(text: str) -> str:
 
 
 def is_punctuation(char: str) -> bool:
-    """Whether a character is punctuation: visible non-alphanumeric ASCII, or Unicode P*.
+    """Return whether a character is punctuation: visible non-alphanumeric ASCII, or Unicode P*.
 
     Symbols such as ``$`` and ``^`` count, as in BERT, although Unicode puts them into S*.
     """

@@ -1,4 +1,4 @@
-"""TFRecord files and Examples: exact bytes, every kind of damage, resuming, bounded memory."""
+"""TFRecord files and Examples: exact bytes, corruption, resuming, bounded memory."""
 
 import struct
 import tracemalloc
@@ -104,9 +104,9 @@ def test_a_failing_source_leaves_the_old_file(path):
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_a_corrupt_byte_is_found_named_and_skipped_only_on_request(path, mask):
-    whole, records = path.read_bytes(), list(read_records(path))
-    for position in range(len(whole)):
-        corrupt = bytearray(whole)
+    content, records = path.read_bytes(), list(read_records(path))
+    for position in range(len(content)):
+        corrupt = bytearray(content)
         corrupt[position] ^= mask
         path.write_bytes(corrupt)
         hit = next(record for record in records if position < record.end)
@@ -128,10 +128,10 @@ def test_a_corrupt_byte_is_found_named_and_skipped_only_on_request(path, mask):
 
 
 def test_a_file_cut_short_at_any_byte(path):
-    whole, records = path.read_bytes(), list(read_records(path))
+    content, records = path.read_bytes(), list(read_records(path))
     borders = {0, *(record.end for record in records)}
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
         complete = [record for record in records if record.end <= size]
         errors = []
         assert list(read_records(path, on_error=errors.append)) == complete
@@ -141,7 +141,7 @@ def test_a_file_cut_short_at_any_byte(path):
             assert "the file ends inside" in str(errors[0])
 
 
-def test_reading_goes_on_after_a_long_hole(tmp_path):
+def test_reading_continues_after_a_long_hole(tmp_path):
     """A block of zeros, as a crash leaves it, over the start of a record and much of its data."""
     records = [bytes([65 + i]) * 3000 for i in range(5)]
     write_records(tmp_path / "a", records)

@@ -73,7 +73,7 @@ def test_resume_purges_tensorboard_too(tmp_path):
     assert _scalars(tmp_path) == {("train/loss", 1): 1.0, ("train/loss", 2): 20.0}
 
 
-def test_damaged_line_in_the_middle_is_named(tmp_path):
+def test_corrupt_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "split": "train"}\nnonsense\n{"step": 2, "split": "train"}\n')
     with pytest.raises(FunnelError, match=r"metrics.jsonl, line 2"):
