@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from funnel.checkpoints.names import Shape
-from funnel.checkpoints.vocabulary import find_vocabulary
+from funnel.checkpoints.vocabulary import copy_vocabulary, find_vocabulary
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_directory, atomic_write_json
@@ -112,13 +112,17 @@ def read_side_files(directory: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_labels(metadata: Mapping[str, Any], directory: Path) -> None:
-    """Write ``labels.json``, or delete an old one if ``metadata`` has nothing for it."""
+def write_side_files(metadata: Mapping[str, Any], directory: Path) -> None:
+    """Write ``labels.json`` and copy the vocabulary, as far as ``metadata`` has them.
+
+    An old ``labels.json`` is deleted if ``metadata`` has nothing for it.
+    """
     values = {key: metadata[key] for key in _LABEL_KEYS if metadata.get(key) is not None}
     if values:
         atomic_write_json(directory / LABELS_FILE, values)
     else:
         (directory / LABELS_FILE).unlink(missing_ok=True)
+    copy_vocabulary(metadata, directory)
 
 
 @contextlib.contextmanager

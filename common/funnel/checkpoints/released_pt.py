@@ -19,7 +19,7 @@ from funnel.checkpoints.base import (
     encode_config,
     load_config,
     read_side_files,
-    write_labels,
+    write_side_files,
 )
 from funnel.checkpoints.names import (
     DEFAULT_CLS_SCOPE,
@@ -31,7 +31,6 @@ from funnel.checkpoints.names import (
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from funnel.checkpoints.torch_file import load_torch_file, save_torch_file
-from funnel.checkpoints.vocabulary import copy_vocabulary
 from funnel.config.model import NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
 
@@ -93,8 +92,7 @@ def save_pt(checkpoint: Checkpoint, path: Path, config_path: str | Path | None =
     else:
         extra_path.unlink(missing_ok=True)
     config.save_pytorch_net_config(config_path or path.parent / PYTORCH_NET_CONFIG)
-    write_labels(checkpoint.metadata, path.parent)
-    copy_vocabulary(checkpoint.metadata, path.parent)
+    write_side_files(checkpoint.metadata, path.parent)
     return sorted(others)
 
 

@@ -13,10 +13,9 @@ from funnel.checkpoints.base import (
     check_shapes,
     load_config,
     read_side_files,
-    write_labels,
+    write_side_files,
 )
 from funnel.checkpoints.names import find_classifiers, is_optimizer_state, is_weight, shapes_for
-from funnel.checkpoints.vocabulary import copy_vocabulary
 from funnel.config.model import HF_CONFIG, NET_CONFIG
 from funnel.formats.tensor_bundle import OBJECT_GRAPH, TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
@@ -68,8 +67,7 @@ def save_tf(checkpoint: Checkpoint, path: Path) -> list[str]:
     directory = prefix.parent
     write_tf_checkpoint(prefix, {**checkpoint.tensors, **checkpoint.optimizer})
     checkpoint.config.save_net_config(directory / NET_CONFIG)
-    write_labels(checkpoint.metadata, directory)
-    copy_vocabulary(checkpoint.metadata, directory)
+    write_side_files(checkpoint.metadata, directory)
     return []
 
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funnel.checkpoints.base import LABELS_FILE, write_labels
-from funnel.checkpoints.vocabulary import copy_vocabulary
+from funnel.checkpoints.base import LABELS_FILE, write_side_files
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError, RunError
@@ -86,8 +85,7 @@ class RunDirectory(BaseRunDirectory):
         self._write_record({**information, "model": config.to_dict()})
         # Also when resuming: a kill may have come between the record and these files.
         config.save_net_config(self.path / NET_CONFIG)
-        write_labels(metadata, self.path)
-        copy_vocabulary(metadata, self.path)
+        write_side_files(metadata, self.path)
 
     def finish(self, step: int, total_steps: int) -> None:
         """Record the last step, and whether the run is finished."""
