@@ -16,7 +16,7 @@ def crc32c(data: Buffer, crc: int = 0) -> int:
 
     ``crc`` is the checksum of the bytes before, if ``data`` continues them.
     """
-    view = memoryview(data)  # type: ignore[arg-type]  # numpy 1.26 does not declare the protocol
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     if not view.nbytes:
         return crc
     view = view.cast("B")
