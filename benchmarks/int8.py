@@ -23,7 +23,7 @@ from torch import nn
 import baselines
 import timing
 from funnel import get_tokenizer
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.tasks import get_task
 from funnel.tasks.metrics import compute
 from funnel.utils.errors import ConfigError

@@ -1,5 +1,6 @@
 """The Funnel-Transformer in PyTorch: model, heads, loading and saving, fine-tuning."""
 
+from funnel import __version__
 from funnel_torch.models.electra import (
     ElectraPretraining,
     MLMPretraining,
@@ -35,4 +36,5 @@ __all__ = [
     "MLMPretraining",
     "PretrainingBatch",
     "PretrainingConfig",
+    "__version__",
 ]

@@ -1,1 +1,5 @@
-"""The TensorFlow tree: graphs for TPUEstimator, with the variable names of the releases."""
+"""Funnel-Transformer in TensorFlow: graphs for TPUEstimator, variable names as released."""
+
+from funnel import __version__
+
+__all__ = ["__version__"]

@@ -1,4 +1,4 @@
-"""The directory of a run in the TensorFlow tree: claims, checkpoints, retention, the best one."""
+"""The run directory of the TensorFlow backend: ownership, checkpoints, retention, the best one."""
 
 import json
 import math
@@ -37,14 +37,14 @@ def test_a_directory_belongs_to_one_run(tmp_path):
     _save(tmp_path, 3)
     again = _begin(tmp_path, lr=2)
     assert (again.step, again.seed) == (3, 7)
-    with pytest.raises(RunError, match="another run stands there .--lr was 2, now 1"):
+    with pytest.raises(RunError, match="holds another run .lr was 2, now 1"):
         _begin(tmp_path)
     again.finish(3, 3)
     with pytest.raises(RunError, match="finished"):
         _begin(tmp_path, lr=2)
     (tmp_path / "notes.txt").write_text("mine")
-    anew = _begin(tmp_path, overwrite=True)
-    assert (anew.step, anew.seed) == (0, None) and latest_step(tmp_path) == 0
+    fresh = _begin(tmp_path, overwrite=True)
+    assert (fresh.step, fresh.seed) == (0, None) and latest_step(tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"notes.txt", "run_config.json", "net_config.json", "labels.json"}
 

@@ -130,7 +130,7 @@ class _Unsafe:
 def test_other_pickles_are_refused_by_name(tmp_path, monkeypatch, value, told, zipped):
     monkeypatch.chdir(tmp_path)
     path = _save(tmp_path, value, _use_new_zipfile_serialization=zipped)
-    wanted = f"^{re.escape(str(path))}: not tensors only: it asks for {told}, which is not loaded"
+    wanted = f"^{re.escape(str(path))}: not tensors only: it refers to {told}, which is not loaded"
     with pytest.raises(CheckpointError, match=wanted):
         load_checkpoint(path)
     assert not (tmp_path / "was_executed").exists()
@@ -188,7 +188,7 @@ def test_every_damage_to_an_archive_is_found(tmp_path):
         path.write_bytes(good)
     for size in (0, 3, 100, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:size])
-        with pytest.raises(CheckpointError, match="no PyTorch file, or damaged"):
+        with pytest.raises(CheckpointError, match="no PyTorch file, or corrupt"):
             load_torch_file(path)
 
 

@@ -237,7 +237,7 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
 
 def test_vocabulary_must_fit(tmp_path, monkeypatch):
     scratch = InitConfig(fallback=CONFIG)
-    with pytest.raises(ConfigError, match="holds 21 tokens.*--overwrite_keys=vocab_size"):
+    with pytest.raises(ConfigError, match="21 tokens.*--overwrite_keys=vocab_size"):
         build(scratch, vocabulary(tmp_path, 21))
     build(scratch, vocabulary(tmp_path, 19))  # room for more is fine in a fresh model
     beside = vocabulary(tmp_path, 19, "beside.txt")
@@ -245,7 +245,7 @@ def test_vocabulary_must_fit(tmp_path, monkeypatch):
     trained = InitConfig("ckpt", fallback=CONFIG)
     with pytest.raises(ConfigError, match="it was trained with"):
         build(trained, vocabulary(tmp_path, 19, "other.txt"))
-    with pytest.raises(ConfigError, match="holds 21 tokens"):
+    with pytest.raises(ConfigError, match="21 tokens"):
         build(trained, vocabulary(tmp_path, 21))
     build(trained, beside)
 

@@ -102,7 +102,7 @@ def test_waiting_is_measured(collection):
 def test_damage_ends_the_run_in_one_line_or_is_replaced(collection, num_workers, caplog):
     path = collection.files[1].path
     damage(path, 3, 30)
-    with pytest.raises(DataError, match=rf"\A{path}, record 3 \(byte \d+\): damaged.*\Z"):
+    with pytest.raises(DataError, match=rf"\A{path}, record 3 \(byte \d+\): corrupt.*\Z"):
         _steps(collection, _config(TOTAL, num_workers=num_workers), 1)
     config = _config(TOTAL, num_workers=num_workers, skip_corrupt=True)
     batches = PretrainBatches(collection, masker(), config)

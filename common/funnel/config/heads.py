@@ -1,26 +1,26 @@
-"""Choices of heads and of pretraining that are not the model's own; both frameworks read them."""
+"""Settings of the question-answering head and of pretraining, shared by both backends."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from funnel.checkpoints.names import generator_config
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """How answers are modelled.
+    """Settings of the question-answering head.
 
     Attributes:
-        conditional_end: ends depend on the start (the gold one in training).
-        use_answer_class: a separate answerability output; else the start's score at [CLS].
-        use_masked_loss: positions outside the paragraph cannot be chosen.
-        start_n_top: starts kept by the beam.
-        end_n_top: ends kept, for each start if they depend on it.
-        ans_loss_weight: factor on the sum of both span losses.
+        conditional_end: score ends given the start (the gold start in training).
+        use_answer_class: predict answerability by a layer of its own, otherwise by the start score
+            of [CLS].
+        use_masked_loss: exclude positions outside the paragraph.
+        start_n_top: starts kept by the beam search.
+        end_n_top: ends kept; per start with ``conditional_end``.
+        ans_loss_weight: factor on the sum of the start and end losses.
         cls_loss_weight: factor on the answerability loss.
     """
 
@@ -35,13 +35,13 @@ class AnswerConfig:
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """The choices of pretraining that are not the model's.
+    """Settings of masked-language-model and ELECTRA pretraining.
 
     Attributes:
-        hide_masked: MLM alone: [MASK] positions are hidden from attention, as padding is (the
-            original's way). ELECTRA always shows them.
-        width_shrink: width of a new generator (d_model, d_inner, n_head), relative to the model's.
-            A generator that comes with a checkpoint keeps its own.
+        hide_masked: MLM only: mask [MASK] positions in attention as padding is, as the original
+            does. ELECTRA always attends to them.
+        width_shrink: width of a new generator (d_model, d_inner, n_head) relative to the model's.
+            A generator loaded from a checkpoint keeps its own.
         disc_coeff: factor on the discriminator's loss.
     """
 
@@ -56,16 +56,29 @@ class PretrainingConfig:
             raise ConfigError(f"disc_coeff: {self.disc_coeff} should be a number from 0 up")
 
     def generator(self, model: ModelConfig) -> ModelConfig:
-        """The sizes of a new generator for ``model``.
+        """Return the configuration of a new generator for ``model``.
 
         Raises:
-            ConfigError: sizes shrunk like this make no model.
+            ConfigError: the shrunk sizes are no valid model.
         """
         try:
             return generator_config(model, self.width_shrink)
         except ConfigError as error:
             shrink = self.width_shrink
             raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}") from None
+
+
+def generator_config(config: ModelConfig, width_shrink: float = 0.25) -> ModelConfig:
+    """Return the configuration of ELECTRA's generator for ``config``.
+
+    It is as deep as the discriminator and ``width_shrink`` as wide (section 3.1). Head size and
+    embedding size stay: both models share the embedding table.
+    """
+    return config.replace(
+        d_model=int(config.d_model * width_shrink),
+        d_inner=int(config.d_inner * width_shrink),
+        n_head=int(config.n_head * width_shrink),
+    )
 
 
 DEFAULT_ANSWERS = AnswerConfig()

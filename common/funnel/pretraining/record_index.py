@@ -19,10 +19,9 @@ import numpy as np
 
 from funnel.formats.indexed_tfrecord import count_records
 from funnel.pretraining.create_records import RecordSet
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError, DataError
-
-_NAMED = 8  # sets of records, or tasks, that a message lists
+from funnel.utils.files import name_read_errors
+from funnel.utils.text import join_names
 
 
 class RecordFile(NamedTuple):
@@ -98,7 +97,7 @@ def find_records(
 def _described(folder: Path) -> dict[RecordSet, set[int]]:
     """The tasks of every set that have a description in a folder."""
     found: dict[RecordSet, set[int]] = defaultdict(set)
-    with read_errors_named(folder):
+    with name_read_errors(folder):
         names = sorted(os.listdir(folder))
     for parsed in map(RecordSet.of_meta, names):
         if parsed is not None:
@@ -122,7 +121,7 @@ def _refuse_mixture(folder: Path, wanted: Iterable[RecordSet]) -> None:
 def _files_of(folder: Path, described: RecordSet, tasks: set[int]) -> list[RecordFile]:
     missing = [task for task in range(described.num_task) if task not in tasks]
     if missing:
-        names = ", ".join(map(str, missing[:_NAMED])) + (", ..." if missing[_NAMED:] else "")
+        names = join_names([str(task) for task in missing])
         raise DataError(
             f"{folder}: {_words(described)} is not complete: {len(missing)} of its "
             f"{described.num_task} tasks ({names}) wrote no {described.meta_name(missing[0])}"
@@ -133,7 +132,7 @@ def _files_of(folder: Path, described: RecordSet, tasks: set[int]) -> list[Recor
 
 def _read_meta(meta: Path) -> list[RecordFile]:
     """The files that a description names."""
-    with read_errors_named(meta):
+    with name_read_errors(meta):
         text = meta.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
@@ -166,5 +165,4 @@ def _words(described: RecordSet, passes: str = "") -> str:
 
 def _listed(found: Iterable[RecordSet]) -> str:
     words = sorted({_words(described) for described in found})
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return ", ".join(words[:_NAMED]) + more if words else "no records at all"
+    return join_names(words) or "no records at all"

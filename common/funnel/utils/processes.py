@@ -1,7 +1,7 @@
-"""Calls of one function side by side, each in a process of its own.
+"""Parallel calls of a function, one process per call.
 
-Unlike a pool, a process that dies takes no other with it, and all end when the program does,
-whether by an error, by Ctrl-C or because it was killed.
+Unlike in a pool, a process that dies does not affect the others, a failure stops the remaining
+calls in a way that lets them clean up, and no process outlives the program, however it ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -28,18 +28,18 @@ T = TypeVar("T")
 def run_in_processes(
     function: Callable[..., T], calls: Sequence[tuple[Any, ...]], num_proc: int
 ) -> Iterator[T]:
-    """Yield what ``function(*arguments)`` returns for each call, in the order in which they end.
+    """Yield the result of ``function(*arguments)`` for each call, in the order of completion.
 
-    At most ``num_proc`` run at a time. When one fails, the others are stopped: a KeyboardInterrupt
-    is raised in them, so that their ``finally`` clauses run. Function, arguments and results must
-    be picklable, and the program must not start work when it is merely imported.
+    At most ``num_proc`` processes run at a time. If one fails, the others are stopped by a
+    KeyboardInterrupt, so that their ``finally`` clauses run. Function, arguments and results must
+    be picklable, and importing the main module must have no side effects.
 
     Raises:
-        FunnelError: as the function raised it; or a process was killed.
+        FunnelError: the function raised it, or a process was killed.
         RuntimeError: the function raised another exception; its traceback is on stderr.
     """
-    context = multiprocessing.get_context("spawn")  # a fork copies locks that other threads hold
-    resource_tracker.ensure_running()  # done later, it would let signals through again
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks held by other threads
+    resource_tracker.ensure_running()  # started later, it would unblock the signals held below
     waiting = list(calls)[::-1]
     running: dict[Connection, BaseProcess] = {}
     try:
@@ -50,9 +50,9 @@ def run_in_processes(
                 with _signals_held():
                     running[receiver] = context.Process(target=_work, args=arguments)
                     running[receiver].start()
-                sender.close()  # the worker's end is then the only one, and closes with it
-            for receiver in wait(list(running)):
-                result = _outcome(receiver, running[receiver])
+                sender.close()  # the pipe then ends when the process does
+            for receiver in _ready(running):
+                result = _receive(receiver, running[receiver])
                 del running[receiver]
                 yield result
     finally:
@@ -62,18 +62,25 @@ def run_in_processes(
             process.join()
 
 
-def _outcome(receiver: Connection, process: BaseProcess) -> Any:
-    """What a worker sent, or why it sent nothing."""
+def _ready(running: Mapping[Connection, BaseProcess]) -> list[Connection]:
+    """Wait until at least one process has sent its result or ended."""
+    ready = wait(list(running))
+    return [receiver for receiver in running if receiver in ready]
+
+
+def _receive(receiver: Connection, process: BaseProcess) -> Any:
+    """Return the result of a process, or raise the reason why there is none."""
     try:
         outcome = receiver.recv()
-    except (EOFError, OSError):  # ended before, or within, what it had to say
+    except (EOFError, OSError):  # it ended before or while sending
         process.join()
-        if process.exitcode == INTERRUPTED:  # Ctrl-C, of which this process hears later
+        status = process.exitcode or 0
+        if status == INTERRUPTED:  # by a Ctrl-C that this process is about to receive as well
             raise KeyboardInterrupt from None
-        if process.exitcode >= 0:
-            raise RuntimeError("a process failed; its traceback stands above") from None
+        if status >= 0:
+            raise RuntimeError("a process failed; its traceback is above") from None
         raise FunnelError(
-            f"a process was killed (signal {-process.exitcode}), perhaps because memory ran out; "
+            f"a process was killed (signal {-status}), perhaps because memory ran out; "
             "fewer processes at a time need less"
         ) from None
     process.join()
@@ -82,34 +89,47 @@ def _outcome(receiver: Connection, process: BaseProcess) -> Any:
     return outcome
 
 
-def _work(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """What a worker does."""
-    stopping: list[int] = []
+class _StopOnce:
+    """Signal handler that raises KeyboardInterrupt once.
 
-    def stop(number: int, _: object) -> None:
-        if not stopping:  # a second signal must not disturb what the first one set in motion
-            stopping.append(number)
+    A second signal must not interrupt the clean-up that the first one started.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.received is None:
+            self.received = number
             raise KeyboardInterrupt
 
-    def stop_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os.kill(os.getpid(), signal.SIGTERM)
 
+def _work(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Run one call in a worker process and send its result or FunnelError."""
+    stop = _StopOnce()
     try:
         for number in _STOP_SIGNALS:
             signal.signal(number, stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-        threading.Thread(target=stop_with_parent, daemon=True).start()
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
         sender.send(function(*arguments))
     except FunnelError as error:
         sender.send(error)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED if stopping == [signal.SIGINT] else 1)
+        sys.exit(INTERRUPTED if stop.received == signal.SIGINT else 1)
+
+
+def _stop_with_parent() -> None:
+    """Stop this process when its parent ends, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Put off Ctrl-C, here and in a process started meanwhile until it is ready for it."""
+    """Block stop signals here, and in a process started meanwhile until it unblocks them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
+from funnel.utils.files import name_read_errors
 from funnel_data.corpora.bz2_blocks import SIGNATURE, check_end, read_blocks
 from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
@@ -54,7 +54,7 @@ def check_dump(path: Path) -> frozenset[str]:
     Raises:
         DataError: it cannot be read, is empty, cut off, or no dump; one line that says which.
     """
-    with read_errors_named(path):
+    with name_read_errors(path):
         size = path.stat().st_size
         if not size:
             raise DataError(f"{path}: the file is empty")
@@ -87,7 +87,7 @@ def read_articles(path: Path, start: int, end: int) -> Iterator[Article]:
     Raises:
         DataError: the file is damaged, cut off, or holds more than one revision of its pages.
     """
-    with read_errors_named(path):
+    with name_read_errors(path):
         for source in _page_sources(path, start, end):
             try:
                 page = ElementTree.fromstring(source)

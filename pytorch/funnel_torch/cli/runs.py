@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funnel.checkpoints import Checkpoint
+from funnel.checkpoints import Checkpoint, names
 from funnel.config.geometry import encoder_geometry
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
 from funnel_torch.export.onnx_check import GraphInputs, import_onnx, largest_difference
@@ -32,7 +33,6 @@ from funnel_torch.models.heads import (
     FunnelForTokenClassification,
 )
 from funnel_torch.models.initialization import unfilled
-from funnel_torch.models.layers import MAX_ABSOLUTE_POSITIONS
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.question_answering import FunnelForQuestionAnswering
@@ -83,21 +83,21 @@ TASKS = {
     ),
     "multiple_choice": ExportTask(
         FunnelForMultipleChoice,
-        "model/race/logits/kernel",
+        f"{names.RACE_LOGITS}/kernel",
         {"logits": {0: "batch", 1: "choices"}},
     ),
     "token_classification": ExportTask(
         FunnelForTokenClassification,
-        "model/token_classification/logits/kernel",
+        f"{names.TOKEN_LOGITS}/kernel",
         {"logits": _TOKENS},
     ),
     "question_answering": ExportTask(
-        FunnelForQuestionAnswering, "model/start_logits/dense/kernel", _ANSWERS
+        FunnelForQuestionAnswering, f"{names.START_LOGITS}/kernel", _ANSWERS
     ),
     "discriminator": ExportTask(
-        FunnelForPreTraining, "model/binary_loss/weight", {"logits": _TOKENS}
+        FunnelForPreTraining, f"{names.BINARY_OUTPUT}/weight", {"logits": _TOKENS}
     ),
-    "mlm": ExportTask(FunnelForMaskedLM, "model/lm_loss/bias", {"logits": _TOKENS}),
+    "mlm": ExportTask(FunnelForMaskedLM, names.LM_BIAS, {"logits": _TOKENS}),
     "model": ExportTask(FunnelModel, "model/decoder/.+", {"last_hidden_state": _TOKENS} | _ENCODER),
     "encoder": ExportTask(FunnelEncoder, "model/encoder/.+", _ENCODER),
 }

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.names import generator_of
+from funnel.checkpoints.names import infer_generator
 from funnel.config.heads import DEFAULT_PRETRAINING, PretrainingConfig
 from funnel.config.model import ModelConfig
 from funnel.pretraining.masking import MaskedBatch
@@ -203,7 +203,7 @@ class ElectraPretraining(PretrainedModel):
         shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
         if not any(name.startswith("generator/") for name in shapes):
             return {}
-        saved = generator_of(checkpoint.config, shapes)
+        saved = infer_generator(checkpoint.config, shapes)
         return {"generator_sizes": {key: getattr(saved, key) for key in _GENERATOR_SIZES}}
 
     def variable_scopes(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.names import SUMMARY, TOKEN_LOGITS
 from funnel.config.model import ModelConfig
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import activation, gelu
@@ -55,8 +56,7 @@ class ClassificationHead(nn.Module):
 
 
 SUMMARY_SCOPE = {
-    # The misspelling is part of the format.
-    "classifier.linear_hidden": "sequnece_summary/summary",
+    "classifier.linear_hidden": SUMMARY.removeprefix("model/"),
 }
 _CLASSIFIER = re.compile(r"model/(?P<scope>.+)/logit/kernel")
 
@@ -180,7 +180,7 @@ class FunnelForTokenClassification(PretrainedModel):
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
         """Number of labels of the head that was saved."""
-        kernel = checkpoint.tensors.get("model/token_classification/logits/kernel")
+        kernel = checkpoint.tensors.get(f"{TOKEN_LOGITS}/kernel")
         return {} if kernel is None else {"num_labels": kernel.shape[1]}
 
     def head_metadata(self) -> dict[str, Any]:

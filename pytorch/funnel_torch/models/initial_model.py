@@ -9,23 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from funnel.checkpoints import Checkpoint, load_checkpoint
-from funnel.config.model import ModelConfig
+from funnel.checkpoints.names import is_task_head
+from funnel.checkpoints.vocabulary import check_vocabulary
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
-from funnel.utils.files import sha256_file
-from funnel_torch.models.layers import MAX_ABSOLUTE_POSITIONS
 from funnel_torch.models.pretrained import PretrainedModel
 
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PretrainedModel)
-
-# Weights of heads for whole sequences by their canonical names (`model/<task>/logit/kernel`, the
-# summary layer under it, RACE's `model/race/logits/kernel`) and of the three parts of SQuAD's.
-_HEAD_PARTS = (
-    *("/logit/", "/logits/", "/sequnece_summary/"),
-    *("/start_logits/", "/end_logits/", "/answer_class/"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,16 +60,22 @@ def build_model(
     """
     if not start.checkpoint:
         config = final_config(start, None)
-        check_vocabulary(config, tokenizer, None)
+        check_vocabulary(config, tokenizer.path, tokenizer.vocab_size, pretrained=False)
         check_length(config, max_length)
         logger.info("no --init_ckpt: the model starts from random weights")
         return head(config, **arguments)
     checkpoint = load_checkpoint(start.checkpoint, config_path=start.config_path or None)
     config = final_config(start, checkpoint.config)
-    check_vocabulary(config, tokenizer, checkpoint)
+    check_vocabulary(
+        config,
+        tokenizer.path,
+        tokenizer.vocab_size,
+        pretrained=True,
+        pretrained_vocab=checkpoint.metadata.get("vocab_path"),
+    )
     check_length(config, max_length)
     if start.new_head:
-        kept = {k: v for k, v in checkpoint.tensors.items() if not is_head_weight(k)}
+        kept = {k: v for k, v in checkpoint.tensors.items() if not is_task_head(k)}
         checkpoint = Checkpoint(checkpoint.config, kept, {"path": start.checkpoint})
     else:
         check_num_labels(checkpoint, start.checkpoint, arguments.get("num_labels"))
@@ -106,31 +105,6 @@ def final_config(start: InitConfig, found: ModelConfig | None) -> ModelConfig:
     if start.truncate_seq is not None:
         config = config.replace(truncate_seq=start.truncate_seq)
     return config
-
-
-def check_vocabulary(
-    config: ModelConfig, tokenizer: Tokenizer, checkpoint: Checkpoint | None
-) -> None:
-    """Refuse a vocabulary whose ids mean something else to the model.
-
-    A fresh model may have room for more tokens than there are; a trained one may only if it was
-    trained with this very file, which then lies beside it.
-    """
-    size = tokenizer.vocab_size
-    if size == config.vocab_size:
-        return
-    message = (
-        f"{tokenizer.path}: holds {size} tokens, but vocab_size of the model is {config.vocab_size}"
-    )
-    if size > config.vocab_size:
-        hint = "" if checkpoint else "; --overwrite_keys=vocab_size fits the model to it"
-        raise ConfigError(message + hint)
-    if checkpoint is None:
-        logger.info("%s: the other rows of the table stay unused", message)
-        return
-    beside = checkpoint.metadata.get("vocab_path")
-    if beside is None or sha256_file(beside) != sha256_file(tokenizer.path):
-        raise ConfigError(f"{message}; use the vocabulary it was trained with")
 
 
 def check_length(config: ModelConfig, max_length: int) -> None:
@@ -166,8 +140,3 @@ def check_labels(checkpoint_labels: Sequence[str] | None, labels: Sequence[str] 
             f"the checkpoint's labels are {', '.join(checkpoint_labels)} in this order, the "
             f"task's are {', '.join(labels)}; --new_head starts with a fresh head"
         )
-
-
-def is_head_weight(name: str) -> bool:
-    """Whether a canonical name belongs to the head of a task."""
-    return any(part in name for part in _HEAD_PARTS)

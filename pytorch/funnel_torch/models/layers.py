@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_torch.kernels.dropout import Dropout
 from funnel_torch.kernels.linear import Dense, gelu_linear
@@ -17,7 +17,6 @@ from funnel_torch.models.attention import RelativeAttention
 from funnel_torch.models.attention_inputs import AttentionContext
 
 # Size of the absolute position table of the Transformer baseline (rel_attn_type "null").
-MAX_ABSOLUTE_POSITIONS = 512
 
 
 def gelu(x: Tensor) -> Tensor:

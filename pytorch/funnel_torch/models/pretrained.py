@@ -13,12 +13,11 @@ from torch import nn
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
+from funnel.utils.text import join_names
 from funnel_torch.models.initialization import initialize, unfilled
 from funnel_torch.models.weight_mapping import LoadReport, export_tensors, import_tensors
 
 logger = logging.getLogger(__name__)
-
-_NAMES_SHOWN = 8
 
 
 class PretrainedModel(nn.Module):
@@ -121,16 +120,11 @@ def _check(report: LoadReport, path: str | None) -> None:
     if needed or report.mismatched:
         parts = []
         if needed:
-            parts.append("missing " + _shorten(needed))
+            parts.append("missing " + join_names(needed))
         if report.mismatched:
-            parts.append("wrong shape: " + _shorten(report.mismatched))
+            parts.append("wrong shape: " + join_names(report.mismatched))
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(parts)}")
     if report.missing:
-        logger.warning("%s: newly initialised: %s", path, _shorten(report.missing))
+        logger.warning("%s: newly initialised: %s", path, join_names(report.missing))
     if report.unexpected:
-        logger.info("%s: not used by this model: %s", path, _shorten(report.unexpected))
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        logger.info("%s: not used by this model: %s", path, join_names(report.unexpected))

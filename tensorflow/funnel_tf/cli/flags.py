@@ -6,7 +6,6 @@ what a program parsed becomes small configuration objects, which is all the libr
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sys
@@ -18,17 +17,14 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.config.model import ModelConfig
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.features.classification import SegmentIds
 from funnel.tasks import CustomTaskConfig, CustomTaskSettings
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import sha256_file
 from funnel_tf.cli.flag_groups import PROGRAMS, FlagSet
-
-logger = logging.getLogger(__name__)
 
 Flags = SimpleNamespace
 
@@ -153,7 +149,14 @@ def model_config(flags: Flags, tokenizer: Tokenizer) -> ModelConfig:
     config, asked = _config_of(flags, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not flags.use_tpu and not asked:
         config = config.replace(rel_attn_type="rel_shift")
-    check_vocabulary(config, tokenizer, flags.init_checkpoint)
+    start = flags.init_checkpoint
+    check_vocabulary(
+        config,
+        tokenizer.path,
+        tokenizer.vocab_size,
+        pretrained=bool(start),
+        pretrained_vocab=find_vocabulary(_folder(start)) if start else None,
+    )
     return config
 
 
@@ -170,28 +173,6 @@ def _config_of(flags: Flags, path: str, vocab_size: int) -> tuple[ModelConfig, b
     if "truncate_seq" in flags.given:
         config = config.replace(truncate_seq=flags.truncate_seq)
     return config, "rel_attn_type" in overwrite
-
-
-def check_vocabulary(
-    config: ModelConfig, tokenizer: Tokenizer, init_checkpoint: str | None
-) -> None:
-    """Refuse a vocabulary whose ids mean something else to the model.
-
-    A fresh model may have room for more tokens than there are; a trained one may only if it was
-    trained with this very file, which then lies beside it.
-    """
-    size, room = tokenizer.vocab_size, config.vocab_size
-    if size == room:
-        return
-    told = f"{tokenizer.path}: {size} tokens, but the model's vocab_size is {room}"
-    if size > room:
-        hint = "" if init_checkpoint else "; --overwrite_keys=vocab_size makes it fit"
-        raise ConfigError(told + hint)
-    if init_checkpoint:
-        beside = find_vocabulary(_folder(init_checkpoint))
-        if beside is None or sha256_file(beside) != sha256_file(tokenizer.path):
-            raise ConfigError(f"{told}; use the vocabulary of the checkpoint")
-    logger.info("%s: the other rows of the table stay unused", told)
 
 
 def segment_ids(flags: Flags) -> SegmentIds:

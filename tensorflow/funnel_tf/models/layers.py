@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from funnel.checkpoints.names import MAX_POSITIONS
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import constant, kernel, lookup_table
@@ -125,13 +124,13 @@ def _absolute_embeddings(
 ) -> tf.Tensor:
     """Positions, and segments if there are any: [T, E] or [B, T, E]."""
     length = input_ids.shape.as_list()[1]
-    if length > MAX_POSITIONS:
+    if length > MAX_ABSOLUTE_POSITIONS:
         raise DataError(
             f"input of {length} tokens: a model with absolute positions (rel_attn_type null) "
-            f"takes at most {MAX_POSITIONS}"
+            f"takes at most {MAX_ABSOLUTE_POSITIONS}"
         )
     with tf.variable_scope("position_embedding"):
-        positions = lookup_table((MAX_POSITIONS, config.d_embed), config, options)
+        positions = lookup_table((MAX_ABSOLUTE_POSITIONS, config.d_embed), config, options)
     with tf.variable_scope("segment_embedding"):
         segments = lookup_table((2, config.d_embed), config, options)
     added = tf.slice(positions, [0, 0], [length, -1])

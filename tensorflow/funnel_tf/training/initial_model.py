@@ -11,9 +11,11 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints import detect, load_checkpoint
+from funnel.checkpoints.base import describe_mismatches
 from funnel.checkpoints.names import is_optimizer_state
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
+from funnel.utils.text import join_names
 from funnel_tf.training.optimizer import SKIPPED_STEPS, variable_name
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,9 @@ def init_from_checkpoint(config: InitConfig) -> InitReport:
     _refuse(reader, report.missing, report.mismatched)
     logger.info("%s: %d variables restored", reader.prefix, len(report.restored))
     if report.fresh:
-        logger.warning("%s: lacks %s, which start fresh", reader.prefix, _listed(report.fresh))
+        logger.warning(
+            "%s: lacks %s, which start fresh", reader.prefix, join_names(report.fresh, _SHOWN)
+        )
     tf.train.init_from_checkpoint(str(reader.prefix), {name: name for name in report.restored})
     return report
 
@@ -100,17 +104,11 @@ class FitHook(tf.train.SessionRunHook):
 def _refuse(reader: TFCheckpoint, missing: Sequence[str], mismatched: Sequence[str]) -> None:
     """Raise CheckpointError if there is anything to name."""
     problems = {"missing": missing, "of another shape": mismatched}
-    told = [f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names]
-    if told:
+    if told := describe_mismatches(problems, _SHOWN):
         raise CheckpointError(
-            f"{reader.prefix}: does not fit the model: {'; '.join(told)} "
+            f"{reader.prefix}: does not fit the model: {told} "
             "(do --model_config and the flags of the head describe this checkpoint?)"
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def as_tf_checkpoint(path: str, directory: Path, config_path: str = "") -> str:

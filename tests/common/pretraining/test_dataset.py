@@ -159,10 +159,10 @@ def test_files_are_closed_with_what_reads_them(tmp_path):
 
 def test_a_file_of_another_number_of_records_is_refused(tmp_path):
     (path,) = write_set(tmp_path, (3,))
-    with pytest.raises(DataError, match="holds 3 records, its description says 4"):
+    with pytest.raises(DataError, match="holds 3 records, but 4 according"):
         IndexedRecords(path, 4)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"record 2 \(byte \d+\): damaged: the file ends inside"):
+    with pytest.raises(DataError, match=r"record 2 \(byte \d+\): corrupt: the file ends inside"):
         IndexedRecords(path, 3)
 
 

@@ -27,7 +27,7 @@ def test_every_call_has_its_own_process():
     [
         ("user", DataError, "^a.txt, line 3: no good$"),
         ("killed", FunnelError, r"a process was killed \(signal 9\)"),
-        ("defect", RuntimeError, "its traceback stands above"),
+        ("defect", RuntimeError, "its traceback is above"),
     ],
 )
 def test_a_failure_stops_the_others_and_lets_them_clean_up(tmp_path, capfd, how, error, message):
