@@ -196,7 +196,7 @@ def test_a_wrong_file_is_not_kept(name, parameter, tmp_path, monkeypatch):
     """The graph is recorded, then the model changes: what onnxruntime computes is now wrong."""
     model, path = build(name), tmp_path / "m.onnx"
     path.write_bytes(b"previous")
-    record = export._record
+    record = export._trace
 
     def record_and_change(graph, *arguments):
         record(graph, *arguments)
@@ -204,7 +204,7 @@ def test_a_wrong_file_is_not_kept(name, parameter, tmp_path, monkeypatch):
             for weight in getattr(graph.model, parameter).parameters():
                 weight.add_(0.02 * torch.arange(weight.numel()).view_as(weight))
 
-    monkeypatch.setattr(export, "_record", record_and_change)
+    monkeypatch.setattr(export, "_trace", record_and_change)
     with pytest.raises(ExportError, match=r"m\.onnx: not written: .* differ by \d\.\de"):
         export_onnx(model, path)
     assert path.read_bytes() == b"previous"
@@ -235,7 +235,7 @@ def test_a_file_that_the_runtime_cannot_read(tmp_path, monkeypatch):
         graph = onnx.helper.make_graph([node], "g", [x], [y])
         onnx.save(onnx.helper.make_model(graph, ir_version=8), path)
 
-    monkeypatch.setattr(export, "_record", record)
+    monkeypatch.setattr(export, "_trace", record)
     with pytest.raises(ExportError, match=r"m\.onnx: not written: .*cannot load.*NoSuchOperation"):
         export_onnx(build(), tmp_path / "m.onnx")
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
         export_onnx(build().half(), path)
     with pytest.raises(ExportError, match="Linear: no model"):
         export_onnx(torch.nn.Linear(2, 2), path)
-    monkeypatch.setattr(export, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(export, "_MAX_FILE_SIZE", 1000)
     with pytest.raises(ExportError, match="GiB of weights do not fit"):
         export_onnx(build(), path)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -282,7 +282,7 @@ def test_task_is_found_in_every_checkpoint(task, kind, tmp_path):
     loaded = load_checkpoint(tmp_path / ("model.pt" if kind == "pt" else "model"))
     assert find_task(loaded) == task
     again = load_model(loaded, task)
-    assert export.task_of(again) == task
+    assert export.get_task_name(again) == task
     batch = inputs_for(model, 2, 9)
     with torch.no_grad():
         first, second = model(**batch), again(**batch)

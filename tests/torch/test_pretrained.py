@@ -26,7 +26,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
-from funnel_torch.models.initialization import unfilled
+from funnel_torch.models.initialization import skip_init
 from funnel_torch.models.weight_mapping import export_tensors, import_tensors
 
 CONFIG = ModelConfig(
@@ -151,7 +151,7 @@ def test_loading_draws_no_random_numbers(tmp_path):
     before = torch.get_rng_state()
     FunnelModel.from_pretrained(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(TypeError), unfilled():
+    with pytest.raises(TypeError), skip_init():
         FunnelModel(CONFIG, "wrong")
     assert FunnelModel(CONFIG).encoder.layers[0].attention.qkv_weight.std() > 0.01
 
