@@ -28,7 +28,8 @@ from funnel_torch import (
     FunnelModel,
 )
 from funnel_torch.export import onnx as export
-from funnel_torch.export.onnx import TASKS, ExportConfig, export_onnx, find_task, load_model
+from funnel_torch.export.onnx import TASKS, export_onnx, find_task, load_model
+from funnel_torch.export.settings import TASK_NAMES, ExportConfig
 from funnel_torch.models.weight_mapping import export_tensors
 
 VOCAB = 40
@@ -270,6 +271,10 @@ def test_the_model_is_left_as_it_was(tmp_path):
     batch = inputs_for(model.eval(), 2, 9)
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, build()(**batch).logits)
+
+
+def test_task_names_are_the_tasks():
+    assert tuple(TASKS) == TASK_NAMES
 
 
 @pytest.mark.parametrize("kind", ["hf", "pt", "tf"])

@@ -156,6 +156,33 @@ def test_loading_draws_no_random_numbers(tmp_path):
     assert FunnelModel(CONFIG).encoder.layers[0].attention.qkv_weight.std() > 0.01
 
 
+def run_python(code):
+    """Run code in a fresh interpreter that finds the packages; return its output."""
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root / "pytorch"), str(root / "common")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_importing_the_package_imports_no_torch():
+    code = (
+        "import sys, funnel_torch\n"
+        "import funnel_torch.export.settings, funnel_torch.models.initial_model\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert funnel_torch.__version__\n"
+        "for name in funnel_torch.__all__:\n"
+        "    getattr(funnel_torch, name)\n"
+        "assert not hasattr(funnel_torch, 'FunnelNothing')"
+    )
+    run_python(code)
+
+
 def test_loading_imports_nothing_slow(tmp_path):
     """torch's symbolic shapes take a second to import."""
     FunnelModel(CONFIG).save_pretrained(tmp_path)
@@ -166,13 +193,4 @@ def test_loading_imports_nothing_slow(tmp_path):
         f"FunnelModel.from_pretrained({str(tmp_path)!r})\n"
         "print(len(set(sys.modules) - before))"
     )
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([str(root / "pytorch"), str(root / "common")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 50
+    assert int(run_python(code)) < 50

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.names import MAX_POSITIONS
 from funnel.config.geometry import encoder_geometry
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
@@ -28,6 +29,7 @@ from funnel_torch.export.onnx_check import (
     import_onnx,
     largest_difference,
 )
+from funnel_torch.export.settings import DEFAULT_EXPORT, ExportConfig
 from funnel_torch.models.heads import (
     FunnelForMaskedLM,
     FunnelForMultipleChoice,
@@ -36,14 +38,11 @@ from funnel_torch.models.heads import (
     FunnelForTokenClassification,
 )
 from funnel_torch.models.initialization import skip_init
-from funnel_torch.models.layers import MAX_ABSOLUTE_POSITIONS
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.question_answering import FunnelForQuestionAnswering
 from funnel_torch.models.weight_mapping import variable_views
 
-# 14 is the first with all operators that attention needs, 20 the last that the exporter writes.
-OPSETS = range(14, 21)
 TOLERANCE = 1e-4
 _MAX_FILE_SIZE = 2**31 - 1  # bytes, a limit of protobuf
 _DEFAULT_LENGTH = 16
@@ -79,7 +78,8 @@ _ANSWERS = {
     "end_top_index": _BATCH,
     "cls_logits": _BATCH,
 }
-# In the order in which heads are looked for in a checkpoint without an architecture.
+# In the order in which heads are looked for in a checkpoint without an architecture; the names are
+# those of :data:`funnel_torch.export.settings.TASK_NAMES`.
 TASKS = {
     "classification": ExportTask(FunnelForSequenceClassification, _CLASSIFIER, {"logits": _BATCH}),
     "regression": ExportTask(
@@ -105,28 +105,6 @@ TASKS = {
     "model": ExportTask(FunnelModel, "model/decoder/.+", {"last_hidden_state": _TOKENS} | _ENCODER),
     "encoder": ExportTask(FunnelEncoder, "model/encoder/.+", _ENCODER),
 }
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Settings of an export.
-
-    Attributes:
-        opset: ONNX operator set, one of :data:`OPSETS`.
-        batch: batch size of the traced example; the graph takes any.
-        length: length in tokens of the traced example; the graph takes any from its minimum on.
-            None means 16, or the minimum if that is larger.
-    """
-
-    opset: int = 17
-    batch: int = 2
-    length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise ConfigError(f"opset {self.opset}: should be {OPSETS[0]} to {OPSETS[-1]}")
-        if self.batch < 1:
-            raise ConfigError(f"batch {self.batch}: should be at least 1")
 
 
 @dataclass(frozen=True)
@@ -208,7 +186,7 @@ def minimum_length(model: PretrainedModel) -> int:
 
 def maximum_length(model: PretrainedModel) -> int | None:
     """Return the longest length; None without a limit, which only absolute positions have."""
-    return MAX_ABSOLUTE_POSITIONS if model.config.rel_attn_type == "null" else None
+    return MAX_POSITIONS if model.config.rel_attn_type == "null" else None
 
 
 def build_metadata(model: PretrainedModel, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -237,7 +215,7 @@ def build_metadata(model: PretrainedModel, metadata: Mapping[str, Any]) -> dict[
 def export_onnx(
     model: PretrainedModel,
     path: str | Path,
-    config: ExportConfig = ExportConfig(),
+    config: ExportConfig = DEFAULT_EXPORT,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write an ONNX file after verifying it with onnxruntime on several shapes.

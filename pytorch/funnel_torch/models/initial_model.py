@@ -1,4 +1,7 @@
-"""The initial model of a run: from a checkpoint of any format, or with random weights."""
+"""The initial model of a run: from a checkpoint of any format, or with random weights.
+
+This module does not import torch, so that command lines can use :class:`InitConfig`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.checkpoints import Checkpoint, load_checkpoint
+from funnel.checkpoints.names import MAX_POSITIONS
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
 from funnel.utils.files import sha256_file
-from funnel_torch.models.layers import MAX_ABSOLUTE_POSITIONS
-from funnel_torch.models.pretrained import PretrainedModel
+
+if TYPE_CHECKING:
+    from funnel_torch.models.pretrained import PretrainedModel
 
 logger = logging.getLogger(__name__)
 
-Model = TypeVar("Model", bound=PretrainedModel)
+Model = TypeVar("Model", bound="PretrainedModel")
 
 # Parts of the canonical names of task heads' weights: for sequences `model/<task>/logit/kernel`,
 # the summary layer under it and RACE's `model/race/logits/kernel`, and the three parts of SQuAD's.
@@ -175,10 +180,10 @@ def check_length(config: ModelConfig, max_length: int) -> None:
     Raises:
         ConfigError: it has not.
     """
-    if config.rel_attn_type == "null" and max_length > MAX_ABSOLUTE_POSITIONS:
+    if config.rel_attn_type == "null" and max_length > MAX_POSITIONS:
         raise ConfigError(
             f"max_length={max_length}: a model with rel_attn_type 'null' has "
-            f"{MAX_ABSOLUTE_POSITIONS} positions"
+            f"{MAX_POSITIONS} positions"
         )
 
 

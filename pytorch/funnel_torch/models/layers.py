@@ -9,15 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from funnel.checkpoints.names import MAX_POSITIONS
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import DataError
 from funnel_torch.kernels.dropout import Dropout
 from funnel_torch.kernels.linear import Linear
 from funnel_torch.models.attention import RelativeAttention
 from funnel_torch.models.attention_inputs import AttentionContext
-
-# Rows of the absolute position embeddings of the Transformer baseline (rel_attn_type "null").
-MAX_ABSOLUTE_POSITIONS = 512
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -49,7 +47,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.d_embed)
         self.absolute = config.rel_attn_type == "null"
         if self.absolute:
-            self.position_embeddings = nn.Embedding(MAX_ABSOLUTE_POSITIONS, config.d_embed)
+            self.position_embeddings = nn.Embedding(MAX_POSITIONS, config.d_embed)
             self.segment_embeddings = nn.Embedding(2, config.d_embed)
         self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
@@ -63,10 +61,10 @@ class Embeddings(nn.Module):
         hidden = self.word_embeddings(input_ids)
         if self.absolute:
             length = input_ids.shape[1]
-            if length > MAX_ABSOLUTE_POSITIONS:
+            if length > MAX_POSITIONS:
                 raise DataError(
                     f"input of {length} tokens: a model with absolute positions "
-                    f"(rel_attn_type null) takes at most {MAX_ABSOLUTE_POSITIONS}"
+                    f"(rel_attn_type null) takes at most {MAX_POSITIONS}"
                 )
             hidden = hidden + self.position_embeddings.weight[:length]
             if token_type_ids is not None:
