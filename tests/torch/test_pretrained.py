@@ -1,4 +1,4 @@
-"""``from_pretrained`` and ``save_pretrained``: every head, every format, clear refusals."""
+"""``from_pretrained`` and ``save_pretrained``: every head, every format, error messages."""
 
 import logging
 import os
@@ -60,7 +60,7 @@ def outputs(model):
 
 @pytest.mark.parametrize("config", [CONFIG, EXTENDED], ids=["plain", "extended"])
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_models_come_back(tmp_path, name, config):
+def test_saved_models_load_unchanged(tmp_path, name, config):
     torch.manual_seed(0)
     model = MODELS[name](config).eval()
     model.save_pretrained(tmp_path / "out")
@@ -91,7 +91,7 @@ def test_export_and_import_are_inverse():
         assert torch.equal(a, b)
 
 
-def test_a_new_head_is_initialised_and_named(tmp_path, caplog):
+def test_a_new_head_is_initialized_and_named(tmp_path, caplog):
     FunnelModel(CONFIG).save_pretrained(tmp_path / "core")
     with caplog.at_level(logging.WARNING):
         model = FunnelForSequenceClassification.from_pretrained(tmp_path / "core", num_labels=4)
@@ -125,7 +125,7 @@ def test_a_factorized_checkpoint_runs_as_rel_shift_unless_asked(tmp_path):
         torch.testing.assert_close(model(IDS)[0], asked(IDS)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_labels_and_vocabulary_travel_with_the_model(tmp_path):
+def test_labels_and_vocabulary_are_saved_with_the_model(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     model = FunnelForSequenceClassification(CONFIG, 2)

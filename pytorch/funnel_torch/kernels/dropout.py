@@ -38,7 +38,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def sample_keep_mask(shape: Sequence[int], rate: float) -> Tensor:
-    """Draw a bool tensor on the CPU that is True with probability ``1 - rate``."""
+    """Sample a bool tensor on the CPU that is True with probability ``1 - rate``."""
     count = torch.Size(shape).numel()
     # int64 numbers over their full range, read as four independent int16 numbers each.
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
