@@ -1,7 +1,7 @@
 """Convert a TensorFlow checkpoint to the released PyTorch layout; TensorFlow is not needed.
 
-The released layout contains the encoder and a classifier. Decoder, generator and other heads are
-saved in model.extra.safetensors in the same directory, which this repository's programs read.
+The released layout holds the encoder and a classifier. Decoder, generator and other heads are kept
+in a file beside it (model.extra.safetensors), which this repository's programs read.
 
     python pytorch/ckpt_to_pt.py --input_ckpt_path=TF/model.ckpt \
         --input_config_path=TF/net_config.json --output_pt_path=PT/model.pt \
@@ -22,7 +22,7 @@ from funnel.utils.main import run_main
 
 
 def parse_flags() -> argparse.Namespace:
-    """Parse the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,13 +30,13 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--input_ckpt_path", default="", help="TensorFlow checkpoint prefix")
     parser.add_argument(
-        "--input_config_path", default="", help="its net_config.json; default: in its directory"
+        "--input_config_path", default="", help="its net_config.json; default: beside it"
     )
     parser.add_argument("--output_pt_path", default="", help=".pt file to write")
     parser.add_argument(
         "--output_config_path",
         default="",
-        help="PyTorch config to write; default: net_config.pytorch.json next to the .pt file",
+        help="PyTorch config to write; default: net_config.pytorch.json beside the .pt file",
     )
     return parser.parse_args()
 
@@ -48,10 +48,10 @@ def main() -> None:
             raise FunnelError(f"--{name} is missing")
     checkpoint = load_tf(Path(flags.input_ckpt_path), flags.input_config_path or None)
     output = Path(flags.output_pt_path)
-    extra = save_pt(checkpoint, output, flags.output_config_path or None)
+    beside = save_pt(checkpoint, output, flags.output_config_path or None)
     print(f"{flags.input_ckpt_path} -> {output}: {len(checkpoint.tensors)} variables")
-    if extra:
-        print(f"{len(extra)} have no name there; saved in {output.stem}.extra.safetensors")
+    if beside:
+        print(f"{len(beside)} have no name there; kept in {output.stem}.extra.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Convert a checkpoint between TensorFlow, released PyTorch and Hugging Face layouts.
 
-The source's layout is detected. Nothing is dropped: weights that the target layout has no name for
-are saved in a separate file (*extra.safetensors) in the same directory, and listed.
+The source's kind is detected. Nothing is dropped: what the target has no name for is kept in a
+file beside it and listed.
 
     python pytorch/convert.py --src B4-4-4H768-ELEC-TF --dst funnel-b4 --to hf
     python pytorch/convert.py --src funnel-b4 --dst TF/model.ckpt --to tf
@@ -16,11 +16,11 @@ import _paths  # noqa: F401
 from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from funnel.utils.main import run_main
 
-_MAX_LISTED = 20
+_SHOWN = 20
 
 
 def parse_flags() -> argparse.Namespace:
-    """Parse the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,12 +34,12 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--to", required=True, choices=KINDS, help="layout to write")
     parser.add_argument(
-        "--config", default=None, help="model config of the source, if not in its directory"
+        "--config", default=None, help="model config of the source, if not beside its weights"
     )
     parser.add_argument(
         "--with_optimizer",
         action="store_true",
-        help="also copy TensorFlow's Adam slots and step",
+        help="carry TensorFlow's Adam slots and step along",
     )
     return parser.parse_args()
 
@@ -50,15 +50,15 @@ def main() -> None:
         flags.src, config_path=flags.config, with_optimizer=flags.with_optimizer
     )
     source, kind = checkpoint.metadata["path"], checkpoint.metadata["kind"]
-    extra = save_checkpoint(checkpoint, flags.dst, flags.to)
+    beside = save_checkpoint(checkpoint, flags.dst, flags.to)
     number = sum(values.size for values in checkpoint.tensors.values())
     print(f"{source} ({kind}) -> {flags.dst} ({flags.to}): {number:,} weights")
-    if extra:
-        print(f"no name in this layout, saved in *extra.safetensors ({len(extra)}):")
-        for name in extra[:_MAX_LISTED]:
+    if beside:
+        print(f"kept beside, in *extra.safetensors, for lack of a name ({len(beside)}):")
+        for name in beside[:_SHOWN]:
             print(f"  {name}")
-        if len(extra) > _MAX_LISTED:
-            print(f"  … and {len(extra) - _MAX_LISTED} more")
+        if len(beside) > _SHOWN:
+            print(f"  … and {len(beside) - _SHOWN} more")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Export a model with its head to ONNX, verified with onnxruntime before the file is kept.
+"""Export a model with its head to ONNX, checked against onnxruntime before it is kept.
 
     python pytorch/export_onnx.py --model runs/mnli/best --output mnli.onnx
     python pytorch/export_onnx.py --model B4-4-4H768-ELEC-TF --task encoder --output encoder.onnx
@@ -18,11 +18,12 @@ import _paths  # noqa: F401
 
 from funnel.checkpoints import load_checkpoint
 from funnel.utils.main import run_main
-from funnel_torch.export.settings import DEFAULT_EXPORT, OPSETS, TASK_NAMES, ExportConfig
+from funnel_torch.export.onnx import OPSETS, TASKS, ExportConfig, export_onnx, find_task, load_model
+from funnel_torch.export.onnx_check import import_onnx
 
 
 def parse_flags() -> argparse.Namespace:
-    """Parse the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,33 +32,28 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="checkpoint of any supported kind")
     parser.add_argument("--output", required=True, help=".onnx file to write")
     parser.add_argument(
-        "--task", choices=TASK_NAMES, help="kind of model to export; default: the checkpoint's"
+        "--task", choices=tuple(TASKS), help="what to export; default: what the checkpoint is for"
     )
-    parser.add_argument(
-        "--model_config", help="config file, if not in the directory of the weights"
-    )
+    parser.add_argument("--model_config", help="config file, if not beside the weights")
     graph = parser.add_argument_group("graph")
+    default = ExportConfig()
     graph.add_argument(
         "--opset",
         type=int,
-        default=DEFAULT_EXPORT.opset,
-        help=f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_EXPORT.opset})",
+        default=default.opset,
+        help=f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {default.opset})",
     )
     graph.add_argument(
-        "--batch", type=int, default=DEFAULT_EXPORT.batch, help="batch size of the traced example"
+        "--batch", type=int, default=default.batch, help="sequences of the recorded example"
     )
-    graph.add_argument("--length", type=int, help="length in tokens of the traced example")
+    graph.add_argument("--length", type=int, help="tokens of the recorded example")
     return parser.parse_args()
 
 
 def main() -> None:
     flags = parse_flags()
-    # Imports PyTorch, which --help does not need.
-    from funnel_torch.export.onnx import export_onnx, find_task, load_model
-    from funnel_torch.export.onnx_check import import_onnx
-
     config = ExportConfig(opset=flags.opset, batch=flags.batch, length=flags.length)
-    import_onnx()  # fail on a missing package before a large model is loaded
+    import_onnx()  # what is not installed should not show only once a large model is loaded
     checkpoint = load_checkpoint(flags.model, config_path=flags.model_config)
     model = load_model(checkpoint, flags.task or find_task(checkpoint))
     report = export_onnx(model, flags.output, config, checkpoint.metadata)

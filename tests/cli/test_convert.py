@@ -38,7 +38,7 @@ def test_round_trip_through_the_programs(tmp_path):
     save_checkpoint(first, tmp_path / "tf", "tf")
     told = _run_well("pytorch/convert.py", "--src=tf", "--dst=pt", "--to=pt", cwd=tmp_path)
     assert "tf/model.ckpt (tf) -> pt (pt): " in told
-    assert "saved in *extra.safetensors" in told and "generator/decoder" in told
+    assert "kept beside, in *extra.safetensors" in told and "generator/decoder" in told
     _run_well("pytorch/convert.py", "--src=pt", "--dst=hf", "--to=hf", cwd=tmp_path)
     _run_well("pytorch/convert.py", "--src=hf", "--dst=x/model.ckpt", "--to=tf", cwd=tmp_path)
     assert_same(dict(TFCheckpoint(tmp_path / "x/model.ckpt")), first.tensors)
@@ -78,7 +78,7 @@ def test_ckpt_to_pt_with_the_original_flags(tmp_path):
         "--output_config_path=out/config/net_config.pytorch.json",
         cwd=tmp_path,
     )
-    assert "saved in model.extra.safetensors" in told
+    assert "kept in model.extra.safetensors" in told
     assert (tmp_path / "out/config/net_config.pytorch.json").exists()
     state = torch.load(tmp_path / "out/model.pt", weights_only=True)
     assert len(state) == 3 + 4 * 20

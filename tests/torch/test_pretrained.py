@@ -173,7 +173,7 @@ def run_python(code):
 def test_importing_the_package_imports_no_torch():
     code = (
         "import sys, funnel_torch\n"
-        "import funnel_torch.export.settings, funnel_torch.models.initial_model\n"
+        "import funnel_torch.export.config, funnel_torch.models.initial_model\n"
         "assert 'torch' not in sys.modules\n"
         "assert funnel_torch.__version__\n"
         "for name in funnel_torch.__all__:\n"

@@ -23,13 +23,14 @@ from funnel.checkpoints.names import MAX_POSITIONS
 from funnel.config.geometry import encoder_geometry
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
+from funnel_torch.export.config import OPSETS as OPSETS
+from funnel_torch.export.config import ExportConfig
 from funnel_torch.export.onnx_check import (
     GraphInputs,
     PositionalModel,
     import_onnx,
     largest_difference,
 )
-from funnel_torch.export.settings import DEFAULT_EXPORT, ExportConfig
 from funnel_torch.models.heads import (
     FunnelForMaskedLM,
     FunnelForMultipleChoice,
@@ -46,6 +47,7 @@ from funnel_torch.models.weight_mapping import variable_views
 TOLERANCE = 1e-4
 _MAX_FILE_SIZE = 2**31 - 1  # bytes, a limit of protobuf
 _DEFAULT_LENGTH = 16
+_DEFAULT_CONFIG = ExportConfig()
 _BATCH = {0: "batch"}
 _TOKENS = {0: "batch", 1: "length"}
 
@@ -79,7 +81,7 @@ _ANSWERS = {
     "cls_logits": _BATCH,
 }
 # In the order in which heads are looked for in a checkpoint without an architecture; the names are
-# those of :data:`funnel_torch.export.settings.TASK_NAMES`.
+# those of :data:`funnel_torch.export.config.TASK_NAMES`.
 TASKS = {
     "classification": ExportTask(FunnelForSequenceClassification, _CLASSIFIER, {"logits": _BATCH}),
     "regression": ExportTask(
@@ -215,7 +217,7 @@ def build_metadata(model: PretrainedModel, metadata: Mapping[str, Any]) -> dict[
 def export_onnx(
     model: PretrainedModel,
     path: str | Path,
-    config: ExportConfig = DEFAULT_EXPORT,
+    config: ExportConfig = _DEFAULT_CONFIG,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write an ONNX file after verifying it with onnxruntime on several shapes.
