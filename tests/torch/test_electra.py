@@ -30,7 +30,7 @@ from funnel_torch.training.optimizer import (
 )
 from funnel_torch.training.pretraining_metrics import PretrainingSums, summarize
 from parity_cases import doubles
-from parity_models import filled, gradients, gradients_of
+from parity_models import filled, gradients, leaf_gradients
 from pretraining_cases import (
     CONFIGS,
     PLAIN,
@@ -70,7 +70,7 @@ def check_against(model, leaves, loss, expected):
     assert_relative(loss.detach(), expected.detach(), "loss")
     loss.backward()
     expected.backward()
-    wanted = gradients_of(leaves)
+    wanted = leaf_gradients(leaves)
     largest = max(gradient.abs().max().item() for gradient in wanted.values())
     found = gradients(model)
     assert sorted(found) == sorted(wanted)

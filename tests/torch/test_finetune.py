@@ -18,7 +18,7 @@ from funnel.tasks import get_task
 from funnel.tasks.predictions import write_predictions
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource
-from funnel_torch.models import initial_model as starting_point
+from funnel_torch.models import initial_model
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.models.initial_model import InitConfig, build_model
 from funnel_torch.models.weight_mapping import export_tensors
@@ -180,7 +180,7 @@ def saved(monkeypatch, metadata=(), **arguments):
     """Make build_model find the tensors of a fresh classifier at any path."""
     model = small_model(**arguments)
     checkpoint = Checkpoint(CONFIG, export_tensors(model), {"path": "ckpt", **dict(metadata)})
-    monkeypatch.setattr(starting_point, "load_checkpoint", lambda path, config_path: checkpoint)
+    monkeypatch.setattr(initial_model, "load_checkpoint", lambda path, **_: checkpoint)
     return model
 
 
@@ -251,11 +251,11 @@ def test_vocabulary_must_fit(tmp_path, monkeypatch):
 
 
 def test_label_order_of_a_trained_head():
-    starting_point.check_labels(None, ("a", "b"))
-    starting_point.check_labels(("x", "y"), ("a", "b"))
-    starting_point.check_labels(("a", "b"), ("a", "b"))
+    initial_model.check_labels(None, ("a", "b"))
+    initial_model.check_labels(("x", "y"), ("a", "b"))
+    initial_model.check_labels(("a", "b"), ("a", "b"))
     with pytest.raises(ConfigError, match="b, a"):
-        starting_point.check_labels(("b", "a"), ("a", "b"))
+        initial_model.check_labels(("b", "a"), ("a", "b"))
 
 
 def test_bad_data_starts_no_cache(tmp_path):

@@ -11,7 +11,7 @@ from checkpoint_cases import TINY, assert_same, random_checkpoint, with_slots
 from funnel.checkpoints import Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
 from funnel_torch import FunnelForPreTraining, FunnelModel
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingConfig
-from funnel_torch.models.weight_mapping import export_tensors, slots
+from funnel_torch.models.weight_mapping import export_tensors, variable_views
 from pretraining_cases import (
     CONFIGS,
     PLAIN,
@@ -31,11 +31,11 @@ def test_variables_are_the_canonical_ones(config, width_shrink):
     model = ElectraPretraining(config, settings)
     sizes = settings.generator(config)
     wanted = expected_shapes(config, heads=("discriminator", "generator"), generator=sizes)
-    assert {slot.name: slot.shape for _, _, slot in slots(model, config)} == wanted
+    assert {view.name: view.shape for _, _, view in variable_views(model, config)} == wanted
     assert sum(p.numel() for p in model.parameters()) == sum(map(math.prod, wanted.values()))
     mlm = MLMPretraining(config)
     wanted = expected_shapes(config, heads=("mlm",))
-    assert {slot.name: slot.shape for _, _, slot in slots(mlm, config)} == wanted
+    assert {view.name: view.shape for _, _, view in variable_views(mlm, config)} == wanted
     assert sum(p.numel() for p in mlm.parameters()) == sum(map(math.prod, wanted.values()))
 
 
@@ -97,7 +97,7 @@ def test_pretraining_goes_on_from_a_model_without_generator(tmp_path, caplog):
         model = ElectraPretraining.from_pretrained(
             tmp_path / "core", pretraining=PretrainingConfig(width_shrink=0.5)
         )
-    assert "newly initialised" in caplog.text and "model/binary_proj/dense/kernel" in caplog.text
+    assert "newly initialized" in caplog.text and "model/binary_proj/dense/kernel" in caplog.text
     assert model.generator.config.d_model == 8
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert model.generator.encoder.layers[0].attention.qkv_weight.std() > 0.1

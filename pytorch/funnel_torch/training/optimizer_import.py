@@ -11,7 +11,7 @@ from torch import Tensor
 from funnel.checkpoints.names import GLOBAL_STEP, SLOTS
 from funnel.utils.errors import CheckpointError
 from funnel_torch.models.pretrained import PretrainedModel
-from funnel_torch.models.weight_mapping import slots
+from funnel_torch.models.weight_mapping import variable_views
 from funnel_torch.training.fsdp import split_like
 from funnel_torch.training.optimizer import FunnelAdamW
 
@@ -41,16 +41,16 @@ def read_moments(
     """
     moments: dict[str, dict[str, Tensor]] = {}
     wrong: list[str] = []
-    for name, parameter, slot in slots(model, model.config):
+    for name, parameter, view in variable_views(model, model.config):
         entry = moments.setdefault(
             name, {key: torch.zeros_like(parameter, device="cpu") for key in _MOMENTS}
         )
         for key, suffix in zip(_MOMENTS, SLOTS, strict=True):
-            array = state.get(slot.name + suffix)
-            if array is None or array.shape != slot.shape:
-                wrong.append(slot.name + suffix)
+            array = state.get(view.name + suffix)
+            if array is None or array.shape != view.shape:
+                wrong.append(view.name + suffix)
             else:
-                slot.read(entry[key]).copy_(torch.from_numpy(np.array(array)))
+                view.select(entry[key]).copy_(torch.from_numpy(np.array(array)))
     if wrong:
         raise CheckpointError(
             f"Adam moments are missing or of another shape for {len(wrong)} variables, "
