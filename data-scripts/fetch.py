@@ -4,10 +4,10 @@
     python data-scripts/fetch.py squad --list               # addresses, without downloading
     FUNNEL_MIRROR=/copies python data-scripts/fetch.py race # from a directory, or another server
 
-Needs Python 3.11 and nothing else. Transfers go through curl, wget or Python, whichever is there
-first. A mirror holds each file under the host and path of its address, as `wget -x` writes it; in a
-directory the file names alone will do. Whatever was interrupted goes on when the same command is
-given again. Checksums are not published: the first download that passes every check writes
+Needs Python 3.11 and nothing else. Proxies are taken from http_proxy and https_proxy. A mirror holds
+each file under the host and path of its address, as `wget -x` writes it; in a directory the file
+names alone will do. An interrupted download continues when the same command is given again.
+Checksums are not published: the first download that passes every check writes
 download-manifest.json, later ones are compared with it. The exit status is 1 if a set failed.
 """
 
@@ -40,7 +40,6 @@ from funnel_data.downloads.session import (
     SessionConfig,
     provide_all,
 )
-from funnel_data.downloads.transport import choose_transport
 
 MIRROR_VARIABLE = "FUNNEL_MIRROR"
 FAILED = 1
@@ -104,11 +103,6 @@ def add_manner(parser: argparse.ArgumentParser) -> None:
     default = DownloadConfig()
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--transport",
-        default="auto",
-        help="curl, wget or python (default: the first of them that is installed)",
-    )
-    how.add_argument(
         "--attempts",
         type=int,
         default=default.attempts,
@@ -162,7 +156,6 @@ def make_config(flags: argparse.Namespace) -> SessionConfig:
         keep_archives=flags.keep_archives,
         force=flags.force,
         download=DownloadConfig(
-            transport=choose_transport(flags.transport),
             mirror=flags.mirror,
             attempts=flags.attempts,
             stall_seconds=flags.stall_seconds,

@@ -1,14 +1,15 @@
 """One file from servers that do what servers do: whatever happens, it is whole or not there."""
 
+import contextlib
 import gzip
 import shutil
 
 import pytest
 
 import faulty_server
-from funnel.utils.errors import ConfigError, FunnelError
+from funnel.utils.errors import FunnelError
 from funnel_data.downloads.fetch import DownloadConfig, fetch_file, mirrored
-from funnel_data.downloads.transport import TRANSPORTS, choose_transport
+from funnel_data.downloads.transport import Request, open_address
 
 PATH = "/data/a.json"
 WHOLE = b'{"a": "' + b"0123456789" * 40_000 + b'"}'
@@ -31,11 +32,9 @@ def site():
         yield running
 
 
-@pytest.fixture(params=TRANSPORTS)
-def config(request):
-    if request.param != "python" and not shutil.which(request.param):
-        pytest.skip(f"{request.param} is not installed")
-    return DownloadConfig(request.param, attempts=3, stall_seconds=0.4, first_pause=0.01)
+@pytest.fixture
+def config():
+    return DownloadConfig(attempts=3, stall_seconds=0.4, first_pause=0.01)
 
 
 def fetch(site, config, target, path=PATH):
@@ -156,10 +155,27 @@ def test_mirrors(tmp_path):
     assert mirrored(url, str(tmp_path)) == str(deep)
 
 
-def test_choice_of_transport(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: "/bin/wget" if name == "wget" else None)
-    assert choose_transport("auto") == "wget"
-    with pytest.raises(ConfigError, match="'curl': auto, wget or python can be had here"):
-        choose_transport("curl")
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert choose_transport("auto") == "python"
+def test_a_proxy_from_the_environment(site, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib.request._opener", None)  # it reads the proxies once
+    monkeypatch.setenv("http_proxy", site.address)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    url = "http://publisher.invalid/a.json"
+    site.files[url] = WHOLE
+    fetch_file(url, tmp_path / "a.json", config, Silent())
+    assert (tmp_path / "a.json").read_bytes() == WHOLE
+
+
+def test_a_local_mirror_is_copied_from_where_it_stopped(config, tmp_path):
+    source, target = tmp_path / "mirror.json", tmp_path / "a.json"
+    source.write_bytes(WHOLE)
+    with contextlib.closing(open_address(Request(str(source)))) as response:
+        etag = response.headers["etag"]
+    with contextlib.closing(open_address(Request(str(source), 100, etag))) as response:
+        assert response.status == 206
+        assert response.headers["content-range"] == f"bytes 100-{len(WHOLE) - 1}/{len(WHOLE)}"
+        assert response.read() == WHOLE[100 : 100 + (1 << 18)]
+    with contextlib.closing(open_address(Request(str(source), 100, '"another"'))) as response:
+        assert response.status == 200
+    fetch_file(str(source), target, config, Silent())
+    assert target.read_bytes() == WHOLE

@@ -47,7 +47,6 @@ class DownloadConfig:
     """How to download.
 
     Attributes:
-        transport: ``curl``, ``wget`` or ``python``.
         mirror: URL or directory that stands in for every server, None for the servers themselves.
         attempts: failures in a row after which a file is given up.
         stall_seconds: a transfer that brings less than ``stall_bytes`` in this time is broken off.
@@ -56,7 +55,6 @@ class DownloadConfig:
         longest_pause: no pause is longer.
     """
 
-    transport: str = "python"
     mirror: str | None = None
     attempts: int = 5
     stall_seconds: float = 30.0
@@ -123,7 +121,7 @@ def fetch_file(url: str, target: Path, config: DownloadConfig, progress: Progres
             if failures >= config.attempts:
                 message = f"{address}: given up after {failures} attempts: {error}"
                 raise FunnelError(message) from error
-            pause = _pause(config, failures, error.pause)
+            pause = _pause(config, failures, error.retry_after)
             progress.note(f"{target.name}: {error}; again in {pause:.0f} s")
             time.sleep(pause)
     part.finish()
@@ -213,7 +211,7 @@ def _transfer(part: _Part, config: DownloadConfig, progress: Progress) -> None:
     request = Request(
         part.address, start, version.validator if version else None, config.stall_seconds
     )
-    with contextlib.closing(open_address(request, config.transport)) as response:
+    with contextlib.closing(open_address(request)) as response:
         _refuse_status(response, part)
         found = _version(part.address, response)
         if response.status == 200:
@@ -303,7 +301,7 @@ def _refuse_status(response: Response, part: _Part) -> None:
     raise TransferError(
         f"the server answers {response.status}",
         temporary=response.status in _TEMPORARY,
-        pause=_asked_pause(response.headers),
+        retry_after=_asked_pause(response.headers),
     )
 
 
