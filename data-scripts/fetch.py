@@ -4,7 +4,7 @@
     python data-scripts/fetch.py squad --list               # addresses, without downloading
     FUNNEL_MIRROR=/copies python data-scripts/fetch.py race # from a directory, or another server
 
-Needs Python 3.11 and nothing else. Proxies are taken from http_proxy and https_proxy. A mirror holds
+Needs Python 3.11 and nothing else. Proxies are taken from http_proxy and https_proxy. A mirror has
 each file under the host and path of its address, as `wget -x` writes it; in a directory the file
 names alone will do. An interrupted download continues when the same command is given again.
 Checksums are not published: the first download that passes every check writes

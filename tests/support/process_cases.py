@@ -1,4 +1,4 @@
-"""Functions that tests run in processes of their own; those must be able to import them."""
+"""Functions that tests run in worker processes, which have to be able to import them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def process_id(_: int) -> int:
 
 def add(a: int, b: int) -> int:
     return a + b
+
+
+def repeat(piece: bytes, count: int) -> bytes:
+    return piece * count
 
 
 def fail_once_the_other_runs(folder: Path, how: str) -> None:
