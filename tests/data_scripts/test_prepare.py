@@ -126,11 +126,11 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"Ann.\n")
     (tmp_path / "b.txt").write_bytes(b"Bob \xff\n")
     for program, message, *flags in [
-        ("prepare_wikipedia.py", "cut.xml.bz2: the file is cut off", "--input=cut.xml.bz2"),
+        ("prepare_wikipedia.py", "cut.xml.bz2: the file is truncated", "--input=cut.xml.bz2"),
         ("prepare_wikipedia.py", "page.html: not a Wikipedia dump", "--input=page.html"),
         ("prepare_wikipedia.py", "empty: the file is empty", "--input=empty"),
         ("prepare_wikipedia.py", "--input none*: no such file", "--input=none*"),
-        ("prepare_text.py", "--input none: no text file there", "--input=none"),
+        ("prepare_text.py", "--input none: there is no text file", "--input=none"),
         ("prepare_text.py", "--task=1: of 1 tasks", "--input=a.txt", "--task=1"),
         ("prepare_text.py", "--num_proc=0: it must be at least 1", "--input=.", "--num_proc=0"),
         ("prepare_text.py", "--shard_mb=nan: it must be", "--input=.", "--shard_mb=nan"),
