@@ -8,7 +8,7 @@ import pytest
 
 import faulty_server
 from funnel.utils.errors import FunnelError
-from funnel_data.downloads.fetch import DownloadConfig, fetch_file, mirrored
+from funnel_data.downloads.fetch import DownloadConfig, fetch_file, mirror_address
 from funnel_data.downloads.transport import Request, open_address
 
 PATH = "/data/a.json"
@@ -138,21 +138,23 @@ def test_no_server(config, tmp_path):
 
 def test_full_disk_is_noticed_before_anything_is_written(site, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
-    with pytest.raises(FunnelError, match="are still to come, 0.0 GB are free"):
+    with pytest.raises(FunnelError, match="are missing, 0.0 GB are free"):
         fetch(site, DownloadConfig(), tmp_path / "a.json")
 
 
 def test_mirrors(tmp_path):
     url = "https://host.org/deep/a%20b.zip?raw=1"
-    assert mirrored(url, None) == mirrored(url, "") == url
-    assert mirrored(url, "http://m/x/") == "http://m/x/host.org/deep/a%20b.zip"
+    assert mirror_address(url, None) == mirror_address(url, "") == url
+    assert mirror_address(url, "http://m/x/") == "http://m/x/host.org/deep/a%20b.zip"
     deep, flat = tmp_path / "host.org/deep/a b.zip", tmp_path / "a b.zip"
-    assert mirrored(url, str(tmp_path)) == str(deep)
+    assert mirror_address(url, str(tmp_path)) == str(deep)
     flat.touch()
-    assert mirrored(url, str(tmp_path)) == mirrored(url, f"file://{tmp_path}") == str(flat)
+    assert (
+        mirror_address(url, str(tmp_path)) == mirror_address(url, f"file://{tmp_path}") == str(flat)
+    )
     deep.parent.mkdir(parents=True)
     deep.touch()
-    assert mirrored(url, str(tmp_path)) == str(deep)
+    assert mirror_address(url, str(tmp_path)) == str(deep)
 
 
 def test_a_proxy_from_the_environment(site, config, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ FAULTS = {
     "page": "text/html",
     "page as data": "a web page instead of the file",
     "404": "answers 404",
-    "says less": "damaged archive",
+    "says less": "corrupt archive",
     "says more": "given up after 1 attempts",
     "cut": "given up after 1 attempts",
 }
@@ -211,7 +211,7 @@ def test_what_an_earlier_run_left_damaged_is_fetched_again(site, small, tmp_path
     left.parent.mkdir(parents=True)
     left.write_bytes(b"PK\x03\x04 and no more")
     _, notes = call(*small)
-    assert "once more from the start" in notes
+    assert "downloading it again" in notes
     call(*small)
 
 

@@ -129,8 +129,8 @@ class TextReader:
         """Yield (position, line) from the first line that begins in the range to the file's end."""
         position = source.start
         if position:
-            # The range begins within a line, which belongs to the range before, unless the byte
-            # before it is a line end.
+            # A line that began earlier belongs to the previous range: skip to its end, which may be
+            # the byte just before this range.
             stream.seek(position - 1)
             position += len(stream.readline()) - 1
         for raw in stream:
@@ -192,9 +192,8 @@ def _within(lines: Iterable[tuple[int, str]], source: ByteRange) -> Iterator[tup
 
 
 def _is_after(position: int, source: ByteRange) -> bool:
-    """Whether a line begins after a range. A compressed file is always one range, in which
-    positions count decompressed bytes.
-    """
+    """Whether a line begins after a range."""
+    # A compressed file is one range, whose end counts other bytes than the position does.
     return position >= source.end and not _is_compressed(source.path)
 
 
