@@ -34,7 +34,7 @@ def test_shares_and_classes(splits):
     assert classes["test"].most_common(1)[0][1] / sizes["test"] < 0.4
 
 
-def test_no_text_stands_twice(splits):
+def test_no_text_occurs_twice(splits):
     texts = Counter(text.lower() for rows in splits.values() for _, text in rows)
     assert texts.most_common(1)[0][1] == 1
 
@@ -49,7 +49,7 @@ def test_a_file_belongs_to_one_split(sources, splits):
         assert len(found) <= 1, path
 
 
-def test_files_of_a_label_are_assigned_whole_and_within_the_shares():
+def test_files_of_a_label_are_not_divided_and_fit_the_shares():
     rows = [(f"file{n}.py", f"text {n} {i}") for n in range(40) for i in range(1 + n % 7)]
     rows += [("large.py", f"text {i}") for i in range(60)]
     split_by_path = python_docs.assign_files(rows)
@@ -72,7 +72,7 @@ def test_own_name_is_blanked(text, path, expected):
     assert python_docs.blank_own_name(text, path) == expected
 
 
-def test_prose_leaves_code_and_scraps_out():
+def test_prose_leaves_code_and_short_lines_out():
     doc = """Return something that is worth a whole sentence of prose.
 
     >>> here(is_code) # and enough words in it to count as a paragraph otherwise
@@ -110,7 +110,7 @@ def test_corpus_keeps_held_out_files_out():
     assert not any(line != line.strip() or "\n" in line for line in lines)
 
 
-def test_files_are_what_the_programs_read_and_reproducible(tmp_path):
+def test_files_are_readable_by_the_programs_and_reproducible(tmp_path):
     library = tmp_path / "library"
     for module in ("os", "json", "http", "enum"):
         file = library / module / "__init__.py"
@@ -139,7 +139,7 @@ def _paragraphs(seed, count):
     return [text.format(seed, n) for n in range(count)]
 
 
-def test_a_python_without_docstrings_says_so(tmp_path):
+def test_a_library_without_docstrings_is_an_error(tmp_path):
     (tmp_path / "os.py").write_text("x = 1\n")
     with pytest.raises(DataError, match="no docstrings"):
         python_docs.make_demo_data(tmp_path / "out", 300, tmp_path)

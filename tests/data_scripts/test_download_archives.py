@@ -1,4 +1,4 @@
-"""Archives that are damaged or hostile: one line says so, and nothing lands where it should not."""
+"""Corrupt and hostile archives: a one-line error, and no file outside the target folder."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ CONTENT = b"label\ttext\n" * 500
 
 
 def make_tar(path, *members):
-    """Members are names, or (name, what a TarInfo is to be)."""
+    """Write an archive; members are names, or (name, attributes of the TarInfo)."""
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
         for name, facts in ((m, {}) if isinstance(m, str) else m for m in members):
             entry = tarfile.TarInfo(name)
@@ -26,7 +26,7 @@ def make_tar(path, *members):
 
 
 def make_zip(path, *members):
-    """Members are names, or (name, Unix mode)."""
+    """Write an archive; members are names, or (name, Unix mode)."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, mode in ((m, stat.S_IFREG | 0o644) if isinstance(m, str) else m for m in members):
             entry = zipfile.ZipInfo(name)
@@ -37,7 +37,7 @@ def make_zip(path, *members):
 
 @pytest.fixture
 def place(tmp_path):
-    """An empty folder for the contents, deep enough for ``..`` to lead somewhere harmless."""
+    """An empty folder for the contents, so deep that ``..`` leads to a harmless place."""
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     return folder
@@ -63,7 +63,7 @@ def test_paths_that_lead_out(tmp_path, place, make, suffix, name):
     archive = make(tmp_path / f"x{suffix}", name)
     with pytest.raises(ArchiveError, match=HOSTILE_NAMES[name]):
         unpack(archive, place)
-    with pytest.raises(ArchiveError):  # even if it would not be kept
+    with pytest.raises(ArchiveError):  # even if the member is not kept
         unpack(archive, place, ("nothing",))
     assert everything(tmp_path) == [archive.name]
 
@@ -88,15 +88,15 @@ def test_links_and_devices(tmp_path, place, facts):
 
 
 @pytest.mark.parametrize(("make", "suffix"), [(make_tar, ".tgz"), (make_zip, ".zip")])
-def test_damage_anywhere_is_noticed(tmp_path, place, make, suffix):
-    whole = make(tmp_path / f"x{suffix}", "d/a.tsv", "d/b.tsv").read_bytes()
-    for number, cut in enumerate((10, len(whole) // 2, len(whole) - 9, len(whole) - 1)):
+def test_corruption_anywhere_is_detected(tmp_path, place, make, suffix):
+    complete = make(tmp_path / f"x{suffix}", "d/a.tsv", "d/b.tsv").read_bytes()
+    for number, cut in enumerate((10, len(complete) // 2, len(complete) - 9, len(complete) - 1)):
         archive = tmp_path / f"{number}{suffix}"
-        archive.write_bytes(whole[:cut])
+        archive.write_bytes(complete[:cut])
         with pytest.raises(ArchiveError, match="corrupt archive"):
             unpack(archive, place / str(number))
-    broken = bytearray(whole)
-    broken[len(whole) // 4] ^= 0xFF
+    broken = bytearray(complete)
+    broken[len(complete) // 4] ^= 0xFF
     archive = tmp_path / f"flipped{suffix}"
     archive.write_bytes(broken)
     with pytest.raises(ArchiveError):
@@ -118,7 +118,7 @@ def test_a_file_twice_and_a_flood(tmp_path, place):
 
 
 @pytest.mark.parametrize(("make", "suffix"), [(make_tar, ".tar.gz"), (make_zip, ".zip")])
-def test_what_is_wanted_is_written_without_the_first_folder(tmp_path, place, make, suffix):
+def test_kept_members_are_written_without_the_first_folder(tmp_path, place, make, suffix):
     members = ("CoLA/train.tsv", "CoLA/original/train.tsv", "__MACOSX/._train.tsv", "CoLA/x.txt")
     archive = make(tmp_path / f"x{suffix}", *members, "train/pos/1.txt")
     written = unpack(archive, place, ("*.tsv", "train/*/*.txt"))

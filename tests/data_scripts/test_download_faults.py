@@ -1,4 +1,4 @@
-"""One file from servers that do what servers do: whatever happens, it is whole or not there."""
+"""Downloads of one file from a faulty server: the file arrives complete or not at all."""
 
 import contextlib
 import gzip
@@ -12,7 +12,7 @@ from funnel_data.downloads.fetch import DownloadConfig, fetch_file, mirror_addre
 from funnel_data.downloads.transport import Request, open_address
 
 PATH = "/data/a.json"
-WHOLE = b'{"a": "' + b"0123456789" * 40_000 + b'"}'
+CONTENT = b'{"a": "' + b"0123456789" * 40_000 + b'"}'
 
 
 class Silent:
@@ -28,7 +28,7 @@ class Silent:
 
 @pytest.fixture
 def site():
-    with faulty_server.serve(faulty_server.Site({PATH: WHOLE})) as running:
+    with faulty_server.serve(faulty_server.Site({PATH: CONTENT})) as running:
         yield running
 
 
@@ -41,8 +41,8 @@ def fetch(site, config, target, path=PATH):
     return fetch_file(site.address + path, target, config, Silent())
 
 
-# What goes wrong -> which requests ask for the rest only, of the first few.
-MENDED = {
+# For each fault, whether each of the first requests asks for the rest of the file only.
+RECOVERED = {
     "": [False],
     "cut": [False, True],
     "cut, cut": [False, True, True],
@@ -58,21 +58,21 @@ MENDED = {
 }
 
 
-@pytest.mark.parametrize("faults", MENDED)
+@pytest.mark.parametrize("faults", RECOVERED)
 def test_the_file_arrives(site, config, tmp_path, faults):
     site.faults[PATH] = [fault for fault in faults.split(", ") if fault]
     target = tmp_path / "a.json"
     fetch(site, config, target)
-    assert target.read_bytes() == WHOLE
+    assert target.read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     asked = [asked is not None for asked in site.ranges(PATH)]
-    assert asked[: len(MENDED[faults])] == MENDED[faults]
+    assert asked[: len(RECOVERED[faults])] == RECOVERED[faults]
 
 
-def test_the_rest_is_asked_for_to_the_byte(site, config, tmp_path):
+def test_resuming_asks_for_the_exact_rest(site, config, tmp_path):
     site.faults[PATH] = ["cut", "cut"]
     fetch(site, config, tmp_path / "a.json")
-    half, quarter = len(WHOLE) // 2, (len(WHOLE) - len(WHOLE) // 2) // 2
+    half, quarter = len(CONTENT) // 2, (len(CONTENT) - len(CONTENT) // 2) // 2
     assert site.ranges(PATH) == [None, f"bytes={half}-", f"bytes={half + quarter}-"]
 
 
@@ -99,8 +99,8 @@ def test_the_file_does_not_arrive(site, config, tmp_path, fault):
     assert requests is None or len(site.seen) == requests
 
 
-def test_what_is_no_archive_is_refused(site, config, tmp_path):
-    site.files |= {"/a.zip": WHOLE, "/b.tgz": gzip.compress(WHOLE), "/empty.json": b""}
+def test_files_of_another_type_are_refused(site, config, tmp_path):
+    site.files |= {"/a.zip": CONTENT, "/b.tgz": gzip.compress(CONTENT), "/empty.json": b""}
     for path, fault, message in (
         ("/a.zip", "", "not those of a .zip file"),
         ("/b.tgz", "json type", "sends application/json instead"),
@@ -117,17 +117,17 @@ def test_a_file_that_changes_meanwhile_is_not_a_mixture(site, config, tmp_path):
     target, other = tmp_path / "a.json", b'{"b": "' + b"abcdefghij" * 40_000 + b'"}'
     with pytest.raises(FunnelError):
         fetch(site, config, target)
-    assert (tmp_path / "a.json.part").stat().st_size == len(WHOLE) // 2
+    assert (tmp_path / "a.json.part").stat().st_size == len(CONTENT) // 2
     site.files[PATH] = other
     assert fetch(site, config, target)
     assert target.read_bytes() == other
 
 
-def test_a_note_that_is_damaged_is_worth_nothing(site, config, tmp_path):
+def test_a_partial_file_with_a_corrupt_record_is_discarded(site, config, tmp_path):
     (tmp_path / "a.json.part").write_bytes(b"x" * 100)
     (tmp_path / "a.json.part.json").write_text("{")
     fetch(site, config, tmp_path / "a.json")
-    assert (tmp_path / "a.json").read_bytes() == WHOLE
+    assert (tmp_path / "a.json").read_bytes() == CONTENT
     assert site.ranges(PATH) == [None]
 
 
@@ -163,21 +163,21 @@ def test_a_proxy_from_the_environment(site, config, tmp_path, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     url = "http://publisher.invalid/a.json"
-    site.files[url] = WHOLE
+    site.files[url] = CONTENT
     fetch_file(url, tmp_path / "a.json", config, Silent())
-    assert (tmp_path / "a.json").read_bytes() == WHOLE
+    assert (tmp_path / "a.json").read_bytes() == CONTENT
 
 
 def test_a_local_mirror_is_copied_from_where_it_stopped(config, tmp_path):
     source, target = tmp_path / "mirror.json", tmp_path / "a.json"
-    source.write_bytes(WHOLE)
+    source.write_bytes(CONTENT)
     with contextlib.closing(open_address(Request(str(source)))) as response:
         etag = response.headers["etag"]
     with contextlib.closing(open_address(Request(str(source), 100, etag))) as response:
         assert response.status == 206
-        assert response.headers["content-range"] == f"bytes 100-{len(WHOLE) - 1}/{len(WHOLE)}"
-        assert response.read() == WHOLE[100 : 100 + (1 << 18)]
+        assert response.headers["content-range"] == f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}"
+        assert response.read() == CONTENT[100 : 100 + (1 << 18)]
     with contextlib.closing(open_address(Request(str(source), 100, '"another"'))) as response:
         assert response.status == 200
     fetch_file(str(source), target, config, Silent())
-    assert target.read_bytes() == WHOLE
+    assert target.read_bytes() == CONTENT

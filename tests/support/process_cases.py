@@ -23,7 +23,7 @@ def repeat(piece: bytes, count: int) -> bytes:
 
 
 def fail_once_the_other_runs(folder: Path, how: str) -> None:
-    """Fail as ``how`` says, or (``wait``) work until told to stop and write down that it ended."""
+    """Fail in the way ``how``; with ``wait``, run until interrupted and record the clean-up."""
     if how == "wait":
         try:
             (folder / "started").touch()

@@ -219,7 +219,7 @@ def _transfer(part: _PartialFile, config: DownloadConfig, progress: Progress) ->
         elif not _continues(response, version, found, start):
             part.discard()
             raise TransferError("the file has changed on the server", temporary=True)
-        _check_full_disk(part, found.total)
+        _check_disk_space(part, found.total)
         _receive(part, response, config, progress, found.total)
     size = part.size()
     if found.total is not None and size > found.total:
@@ -343,7 +343,7 @@ def _check_page(part: _PartialFile) -> None:
     raise TransferError(problem, temporary=False)
 
 
-def _check_full_disk(part: _PartialFile, total: int | None) -> None:
+def _check_disk_space(part: _PartialFile, total: int | None) -> None:
     free = shutil.disk_usage(part.path.parent).free
     missing = (total or 0) - part.size()
     if missing > free:

@@ -214,7 +214,8 @@ class Manifest:
                 raise DataError(
                     f"{url}: {found['size']} bytes with SHA-256 {found['sha256']}, but "
                     f"{self._path} has {known[url].get('size')} bytes with "
-                    f"{known[url].get('sha256')}; if the publisher changed the file, remove its entry there"
+                    f"{known[url].get('sha256')}; if the publisher changed the file, remove its "
+                    "entry there"
                 )
 
     def record(self, sums: dict[str, dict[str, Any]], name: str, folder: Path) -> None:
