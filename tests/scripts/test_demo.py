@@ -1,4 +1,4 @@
-"""The demo's comparison and the commands it proposes; the whole of it runs under `make demo`."""
+"""The demo's comparison and the commands it proposes; `make demo` runs all of it."""
 
 import importlib.util
 import re
@@ -23,16 +23,18 @@ def demo():
     folder = house.ROOT / "pytorch"
     spec = importlib.util.spec_from_file_location("funnel_demo", folder / "demo.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules["funnel_demo"] = module  # dataclasses look their module up
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("_paths", None)
+    for name in ("funnel_demo", "_paths"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
 def finished(tmp_path):
-    """Data of the demo and a finished run that predicted the first two test texts right."""
+    """Return the data of the demo and a finished run with two of three test texts right."""
     data, model_dir = tmp_path / "data", tmp_path / "model"
     data.mkdir()
     model_dir.mkdir()
@@ -45,18 +47,18 @@ def finished(tmp_path):
 
 
 def test_comparison(demo, finished):
-    levels = demo.baselines(finished[0])
+    levels = demo.score_baselines(finished[0])
     assert levels["test"]["majority class"] == pytest.approx(1 / 3)
     assert levels["dev"] == {"majority class": 1.0, "bag of words": 1.0}
     assert levels["test"]["bag of words"] >= 2 / 3
-    assert demo.funnel_accuracy(*finished) == pytest.approx(2 / 3)
+    assert demo.score_funnel(*finished) == pytest.approx(2 / 3)
 
 
 def test_predictions_of_another_test_set_are_refused(demo, finished):
     data, model_dir = finished
     (model_dir / "test_results.txt").write_text("index\tprediction\n0\tnetwork\n")
     with pytest.raises(FunnelError, match="1 predictions for 3 test examples"):
-        demo.funnel_accuracy(data, model_dir)
+        demo.score_funnel(data, model_dir)
 
 
 def test_a_failing_step_ends_the_demo(demo, capfd):
