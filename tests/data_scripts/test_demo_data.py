@@ -1,4 +1,4 @@
-"""The demo's data: honest splits, no label in the text, the same bytes every time."""
+"""The demo's data: separate splits, no label in the text, reproducible bytes."""
 
 import sysconfig
 from collections import Counter

@@ -53,7 +53,7 @@ RECOVERED = {
     "cut, no range": [False, True],
     "cut, wrong range": [False, True],
     "no validator": [False, False],
-    "says more": [False],
+    "length too large": [False],
     "no length": [False],
 }
 
@@ -83,7 +83,7 @@ REFUSED = {
     "page": ("text/html instead of the file|a web page", 1),
     "page as data": ("sends a web page instead of the file", 1),
     "stall": ("given up after 3 attempts", 3),
-    "says more": ("given up after 3 attempts", 3),
+    "length too large": ("given up after 3 attempts", 3),
     "redirect /data/a.json": ("the server answers 302", None),
 }
 

@@ -153,8 +153,8 @@ FAULTS = {
     "page": "text/html",
     "page as data": "a web page instead of the file",
     "404": "answers 404",
-    "says less": "corrupt archive",
-    "says more": "given up after 1 attempts",
+    "length too small": "corrupt archive",
+    "length too large": "given up after 1 attempts",
     "cut": "given up after 1 attempts",
 }
 

@@ -67,7 +67,7 @@ def test_a_failing_step_ends_the_demo(demo, capfd):
     assert "no docstrings" in capfd.readouterr().err
 
 
-def flags_of(program):
+def read_flags(program):
     pytest.importorskip("torch")
     command = [sys.executable, str(house.ROOT / "pytorch" / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -77,7 +77,7 @@ def flags_of(program):
 def test_proposed_commands_have_the_flags(demo):
     proposed = set(re.findall(r"--\w+", demo.NEXT)) - {"--logdir"}
     assert len(proposed) >= 8
-    assert proposed | {f"--{name}" for name in demo.TRAINING} <= flags_of("classifier.py")
+    assert proposed | {f"--{name}" for name in demo.TRAINING} <= read_flags("classifier.py")
 
 
 def test_both_models_have_one_size_and_start_where_they_should(demo, tmp_path, monkeypatch):
@@ -90,4 +90,4 @@ def test_both_models_have_one_size_and_start_where_they_should(demo, tmp_path, m
     assert {"--train_steps=9", f"--config={demo.CONFIG}", "--loss_type=electra"} <= {*pretraining}
     assert f"--init_ckpt={tmp_path / 'electra' / 'last'}" in training
     used = {flag.partition("=")[0] for flag in pretraining}
-    assert used <= flags_of("pretrain.py")
+    assert used <= read_flags("pretrain.py")

@@ -76,7 +76,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if fault == "wrong range":
                 headers["Content-Range"] = f"bytes 0-{len(content) - 1}/{len(content)}"
             body, status = content[start:], 206
-        length = {"says more": len(body) + 7, "says less": len(body) - 7}.get(fault, len(body))
+        length = {"length too large": len(body) + 7, "length too small": len(body) - 7}.get(
+            fault, len(body)
+        )
         if fault == "no length":
             length = None
         sent = body[: len(body) // 2] if fault in ("cut", "stall", "no validator") else body

@@ -55,7 +55,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def _add_selection_flags(parser: argparse.ArgumentParser, group: str) -> None:
-    flag = parser.add_argument_group("what").add_argument
+    flag = parser.add_argument_group("selection").add_argument
     if group == "ckpts":
         sizes, formats = ", ".join(CHECKPOINT_SIZES), ", ".join(CHECKPOINT_FORMATS)
         flag("--sizes", nargs="+", metavar="SIZE", help=f"{sizes} (default: all)")
@@ -68,7 +68,7 @@ def _add_selection_flags(parser: argparse.ArgumentParser, group: str) -> None:
 
 
 def _add_path_flags(parser: argparse.ArgumentParser, dest: str) -> None:
-    flag = parser.add_argument_group("where").add_argument
+    flag = parser.add_argument_group("paths").add_argument
     flag(
         "--dest",
         type=Path,
@@ -87,7 +87,7 @@ def _add_path_flags(parser: argparse.ArgumentParser, dest: str) -> None:
 
 def _add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     default = DownloadConfig()
-    flag = parser.add_argument_group("how").add_argument
+    flag = parser.add_argument_group("download").add_argument
     flag(
         "--attempts",
         type=int,

@@ -42,7 +42,7 @@ def main(description: str | None) -> None:
     dumps = find_files(flags.input)
     names = frozenset(NO_TEXT.union(*(check_dump(Path(dump)) for dump in dumps)))
     reader = WikipediaReader(WikitextOptions(flags.keep_lists, names))
-    # A dump can be read from any byte, packed or not.
+    # A dump can be read from any byte, compressed or not.
     shards = plan_shards(dumps, "wikipedia", size, is_splittable=lambda _: True)
     settings = {"program": "prepare_wikipedia.py", "keep_lists": flags.keep_lists}
     run_shards(shards, reader, settings, flags)

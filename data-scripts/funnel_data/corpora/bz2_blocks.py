@@ -109,8 +109,8 @@ def _decompress(data: bytes, start: int, stop: int, where: str) -> bytes:
     stream = (((block << _MARK_BITS) | _END) << _CRC_BITS) | checksum
     bits = stop - start + _MARK_BITS + _CRC_BITS
     size = (bits + 7) // 8
-    packed = (stream << (8 * size - bits)).to_bytes(size, "big")
+    compressed = (stream << (8 * size - bits)).to_bytes(size, "big")
     try:
-        return bz2.decompress(SIGNATURE + b"9" + packed)
+        return bz2.decompress(SIGNATURE + b"9" + compressed)
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: corrupt block; `bzip2 -t` gives details") from error

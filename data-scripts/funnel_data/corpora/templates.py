@@ -66,8 +66,8 @@ def _fraction(arguments: Arguments) -> str:
     """``{{frac|2|1|3}}``: 2 1/3."""
     if len(arguments) == 1:
         return f"1/{arguments[0]}"
-    whole, fraction = arguments[:-2], "/".join(arguments[-2:])
-    return " ".join([*whole[-1:], fraction])
+    integer, fraction = arguments[:-2], "/".join(arguments[-2:])
+    return " ".join([*integer[-1:], fraction])
 
 
 def _ship(prefix: str) -> Callable[[Arguments], str]:
