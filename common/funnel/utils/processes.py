@@ -47,8 +47,14 @@ def run_in_processes(
             "a process was killed, perhaps because memory ran out; use fewer processes"
         ) from error
     finally:
-        for worker in executor._processes.values():
+        workers = list(executor._processes.values())
+        for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.join()
+        # A worker may have been stopped while it sent a result: without this, the pool's thread
+        # would wait for the rest of it.
+        executor._result_queue._writer.close()  # type: ignore[attr-defined]
         executor.shutdown(cancel_futures=True)
 
 

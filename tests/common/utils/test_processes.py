@@ -47,8 +47,10 @@ def test_a_failure_stops_the_others_and_lets_them_clean_up(tmp_path, capfd, how,
     assert capfd.readouterr().err == ""
 
 
-def test_no_process_outlives_a_reader_that_stops_early(tmp_path, capfd):
-    results = run_in_processes(add, [(number, 0) for number in range(6)], num_proc=3)
+@pytest.mark.parametrize("size", [1, 50_000_000])
+def test_no_process_outlives_a_reader_that_stops_early(capfd, size):
+    """Large results fill the pipe, so that workers are stopped while they send them."""
+    results = run_in_processes(repeat, [(b"x", size)] * 6, num_proc=3)
     next(results)
     results.close()
     assert multiprocessing.active_children() == []
