@@ -315,7 +315,7 @@ def test_a_killed_process_is_one_line(tmp_path, tokenizer):
     for number in range(2):
         write_text(tmp_path / f"text/{number}.txt", random_documents(number, 9, 6, 8))
     deadly = DeadlyTokenizer(VocabularyFile.read(tokenizer.path, uncased=True))
-    with pytest.raises(FunnelError, match=r"a process was killed \(signal 9\)"):
+    with pytest.raises(FunnelError, match="a process was killed"):
         list(create_all_records(_config(tmp_path, num_task=2), range(2), deadly, num_proc=2))
 
 
