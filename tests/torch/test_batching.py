@@ -56,21 +56,21 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 def test_batches_are_of_similar_length():
     source = make_source(400)
-    spread = {}
+    length_range = {}
     for by_length in (True, False):
         plan = TrainBatches(source, BatchConfig(8, by_length=by_length)).plan(0)
-        spread[by_length] = np.mean([np.ptp(source.lengths[step]) for step in plan])
-    assert spread[True] < spread[False] / 5
+        length_range[by_length] = np.mean([np.ptp(source.lengths[step]) for step in plan])
+    assert length_range[True] < length_range[False] / 5
 
 
 @pytest.mark.parametrize(("size", "accum", "world"), [(4, 1, 2), (2, 2, 2), (2, 4, 1), (1, 1, 8)])
 def test_the_plan_depends_on_the_effective_batch_alone(size, accum, world):
     source = make_source(43)
-    whole = TrainBatches(source, BatchConfig(8)).plan(3)
+    expected = TrainBatches(source, BatchConfig(8)).plan(3)
     ranks = [TrainBatches(source, BatchConfig(size, accum), r, world) for r in range(world)]
     for batches in ranks:
-        assert [s.tolist() for s in batches.plan(3)] == [s.tolist() for s in whole]
-    for step in whole:
+        assert [s.tolist() for s in batches.plan(3)] == [s.tolist() for s in expected]
+    for step in expected:
         parts = [batches.micro_batches(step) for batches in ranks]
         assert len({len(part) for part in parts}) == 1  # as many gradient exchanges everywhere
         assert all(len(part) <= accum for part in parts)
@@ -126,7 +126,7 @@ def test_worker_processes_give_the_same_batches_and_leave_the_generator_alone():
 )
 @pytest.mark.parametrize("max_length", [32, 29])
 def test_short_padding_changes_no_result(changes, max_length):
-    """Each example, padded as its batch needs, gives what padding to max_length gives."""
+    """Each example gives the same result padded as its batch needs and to max_length."""
     torch.manual_seed(0)
     config = CONFIG.replace(**changes)
     model = FunnelForSequenceClassification(config, num_labels=3).double().eval()

@@ -1,4 +1,4 @@
-"""Fine-tuning around the loop: where models start, prediction order, intervals, scores, files."""
+"""Fine-tuning: initial models, prediction order, intervals, scores, files."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ from funnel.features.classification import Features
 from funnel.tasks import get_task
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource
-from funnel_torch.models import initial_model as starting_point
+from funnel_torch.models import initial_model as initial_model
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.models.initial_model import InitConfig, build_model
 from funnel_torch.models.weight_mapping import export_tensors
@@ -112,7 +112,7 @@ def test_evaluation_between_steps_uses_the_weights_of_that_step():
 
 
 def test_compiled_steps_give_the_same_weights(monkeypatch):
-    """With the backend that only traces: a real one takes minutes."""
+    """With the backend that only traces: real compilation takes minutes."""
     compiled = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", compiled)
     weights = []
@@ -178,7 +178,7 @@ def saved(monkeypatch, metadata=(), **arguments):
     """Make build_model find the tensors of a fresh classifier at any path."""
     model = small_model(**arguments)
     checkpoint = Checkpoint(CONFIG, export_tensors(model), {"path": "ckpt", **dict(metadata)})
-    monkeypatch.setattr(starting_point, "load_checkpoint", lambda path, config_path: checkpoint)
+    monkeypatch.setattr(initial_model, "load_checkpoint", lambda path, config_path: checkpoint)
     return model
 
 
@@ -227,7 +227,7 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         start = InitConfig("ckpt", fallback=CONFIG, new_head=True)
         model = build(start, tokenizer, num_labels=2)
-    assert "logit/kernel" in caplog.text  # what starts from random weights is named
+    assert "logit/kernel" in caplog.text  # newly initialised weights are named
     encoder = model.funnel.state_dict()
     assert all(torch.equal(encoder[k], v) for k, v in trained.funnel.state_dict().items())
     assert model.classifier.linear_out.weight.abs().sum() > 0
@@ -238,22 +238,22 @@ def test_vocabulary_must_fit(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="holds 21 tokens.*--overwrite_keys=vocab_size"):
         build(scratch, vocabulary(tmp_path, 21))
     build(scratch, vocabulary(tmp_path, 19))  # room for more is fine in a fresh model
-    beside = vocabulary(tmp_path, 19, "beside.txt")
-    saved(monkeypatch, {"vocab_path": beside.path})
+    saved_vocabulary = vocabulary(tmp_path, 19, "saved.txt")
+    saved(monkeypatch, {"vocab_path": saved_vocabulary.path})
     trained = InitConfig("ckpt", fallback=CONFIG)
     with pytest.raises(ConfigError, match="it was trained with"):
         build(trained, vocabulary(tmp_path, 19, "other.txt"))
     with pytest.raises(ConfigError, match="holds 21 tokens"):
         build(trained, vocabulary(tmp_path, 21))
-    build(trained, beside)
+    build(trained, saved_vocabulary)
 
 
 def test_label_order_of_a_trained_head():
-    starting_point.check_labels(None, ("a", "b"))
-    starting_point.check_labels(("x", "y"), ("a", "b"))
-    starting_point.check_labels(("a", "b"), ("a", "b"))
+    initial_model.check_labels(None, ("a", "b"))
+    initial_model.check_labels(("x", "y"), ("a", "b"))
+    initial_model.check_labels(("a", "b"), ("a", "b"))
     with pytest.raises(ConfigError, match="b, a"):
-        starting_point.check_labels(("b", "a"), ("a", "b"))
+        initial_model.check_labels(("b", "a"), ("a", "b"))
 
 
 def test_bad_data_starts_no_cache(tmp_path):

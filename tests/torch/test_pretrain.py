@@ -1,4 +1,4 @@
-"""Around a pretraining step: its cost, peaks of devices, layers computed twice, Adam's moments."""
+"""Pretraining steps: FLOPs, peaks of devices, recomputed layers, import of Adam's moments."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from funnel_torch.data.pretraining_loader import (
     PretrainBatches,
     evaluation_batches,
 )
-from record_cases import LENGTH, TARGETS, damage, masker, numbers, write_set
+from record_cases import LENGTH, TARGETS, corrupt, masker, numbers, write_set
 
 COUNTS = (9, 14)
 TOTAL = sum(COUNTS)
@@ -38,7 +38,7 @@ def _steps(collection, config, count, first=0, rank=0, world_size=1):
 
 
 def _merged(parts):
-    """The micro-batches of some processes as one, rows in the order of the stream."""
+    """The micro-batches of several processes merged, rows in the order of the dataset."""
     return [
         torch.stack(tensors, 1).flatten(0, 1)
         for tensors in zip(*(_tensors(part) for part in parts), strict=True)
@@ -69,10 +69,10 @@ def test_a_step_is_the_same_however_it_is_shared(
         _steps(collection, config, 7 - first, first, rank, world_size) for rank in range(world_size)
     ]
     for step, *shared in zip(expected[first:], *ranks, strict=True):
-        for whole, *parts in zip(step, *shared, strict=True):
-            assert _equal(_merged(parts), _merged([whole]))
-            assert whole.target_mask.sum() == 8 * TARGETS
-            assert whole.attention_mask.sum() == 8 * LENGTH
+        for full, *parts in zip(step, *shared, strict=True):
+            assert _equal(_merged(parts), _merged([full]))
+            assert full.target_mask.sum() == 8 * TARGETS
+            assert full.attention_mask.sum() == 8 * LENGTH
             assert [len(part.target) for part in parts] == [8 // world_size] * world_size
             assert not any(part.is_dummy for part in parts)
 
@@ -102,10 +102,10 @@ def test_waiting_is_measured(collection):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_damage_ends_the_run_in_one_line_or_is_replaced(collection, num_workers, caplog):
+def test_corrupt_records_end_the_run_in_one_line_or_are_replaced(collection, num_workers, caplog):
     path = collection.files[1].path
-    damage(path, 3, 30)
-    with pytest.raises(DataError, match=rf"\A{path}, record 3 \(byte \d+\): damaged.*\Z"):
+    corrupt(path, 3, 30)
+    with pytest.raises(DataError, match=rf"\A{path}, record 3 \(byte \d+\): (damaged|corrupt).*\Z"):
         _steps(collection, _config(TOTAL, num_workers=num_workers), 1)
     config = _config(TOTAL, num_workers=num_workers, skip_corrupt=True)
     batches = PretrainBatches(collection, masker(), config)
@@ -121,8 +121,8 @@ def test_damage_ends_the_run_in_one_line_or_is_replaced(collection, num_workers,
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (2, 1), (3, 0)])
 def test_evaluation_sees_every_record_once(collection, world_size, num_workers):
-    (whole,) = evaluation_batches(collection, masker(), _config(TOTAL))
-    assert numbers(whole.origin_input) == list(range(TOTAL))
+    (full,) = evaluation_batches(collection, masker(), _config(TOTAL))
+    assert numbers(full.origin_input) == list(range(TOTAL))
     config = _config(5, 3, num_workers, seed=world_size)
     ranks = [
         list(evaluation_batches(collection, masker(), config, rank, world_size))
@@ -130,11 +130,11 @@ def test_evaluation_sees_every_record_once(collection, world_size, num_workers):
     ]
     assert len({len(rank) for rank in ranks}) == 1  # all take part in every exchange
     counted = [part for rank in ranks for part in rank if not part.is_dummy]
-    assert sum(part.target_mask.sum() for part in counted) == whole.target_mask.sum()
+    assert sum(part.target_mask.sum() for part in counted) == full.target_mask.sum()
     for part in counted:
         rows = numbers(part.origin_input)
         assert len(rows) <= 5
-        assert _equal(_tensors(part), [tensor[rows] for tensor in _tensors(whole)])
+        assert _equal(_tensors(part), [tensor[rows] for tensor in _tensors(full)])
     seen = [n for part in counted for n in numbers(part.origin_input)]
     assert sorted(seen) == list(range(TOTAL))
 
@@ -146,8 +146,8 @@ def test_a_process_without_records_gets_a_dummy(collection):
     assert len(lasts[1].target) == 1
 
 
-def test_evaluation_names_damage(collection):
-    damage(collection.files[0].path, 8, 30)
+def test_evaluation_names_corrupt_records(collection):
+    corrupt(collection.files[0].path, 8, 30)
     with pytest.raises(DataError, match="record 8 "):
         list(evaluation_batches(collection, masker(), _config(4)))
 

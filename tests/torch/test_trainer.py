@@ -150,7 +150,7 @@ def test_divergence_is_an_error_not_an_endless_run():
     ],
 )
 def test_best_is_the_best_and_is_what_is_saved(tmp_path, scores, best_step, higher):
-    """The original stored the score of the evaluation before the best one."""
+    """The original saved the score of the evaluation before the best one."""
     log = ListLog()
     trainer = make(higher_is_better=higher, eval_steps=4)
     trainer.output = directory_output(tmp_path / "run", trainer.model, log)
@@ -199,9 +199,9 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
         resumed.train()
         return losses(log), resumed.model.linear.weight.detach()
 
-    whole, resumed = run(), run(stop)
-    assert resumed[0] == whole[0]
-    assert torch.equal(resumed[1], whole[1])
+    uninterrupted, resumed = run(), run(stop)
+    assert resumed[0] == uninterrupted[0]
+    assert torch.equal(resumed[1], uninterrupted[1])
 
 
 def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -215,7 +215,7 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
             try:
                 raise OSError(errno.ENOSPC, "No space left on device")
             finally:
-                raise RuntimeError("unexpected pos 20736 vs 20656")  # what torch says of it
+                raise RuntimeError("unexpected pos 20736 vs 20656")  # the error that torch reports
 
     monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(FunnelError, match="No space left"):
@@ -332,19 +332,19 @@ class Evil:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("damage", ["pickle", "truncated", "list", "missing"])
-def test_unsafe_or_damaged_training_state(tmp_path, damage, capsys):
+@pytest.mark.parametrize("corruption", ["pickle", "truncated", "list", "missing"])
+def test_unsafe_or_corrupt_training_state(tmp_path, corruption, capsys):
     path = tmp_path / "training_state.pt"
-    if damage != "missing":
-        torch.save({"pickle": Evil(), "list": [1]}.get(damage, {"a": torch.zeros(99)}), path)
-    if damage == "truncated":
+    if corruption != "missing":
+        torch.save({"pickle": Evil(), "list": [1]}.get(corruption, {"a": torch.zeros(99)}), path)
+    if corruption == "truncated":
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"training_state\.pt"):
         load_training_state(path)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_damaged_run_config_is_one_line(tmp_path):
+def test_corrupt_run_config_is_one_line(tmp_path):
     finished(tmp_path / "run", {})
     (tmp_path / "run" / "run_config.json").write_text("{")
     with pytest.raises(RunError, match=r"run_config\.json"):

@@ -167,7 +167,7 @@ def choose_device(device_id: int) -> torch.device:
     if device_id < 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        logger.info("no GPU found: running on the CPU (--device_id=-1 says so without this notice)")
+        logger.info("no GPU found: running on the CPU (--device_id=-1 selects it explicitly)")
         return torch.device("cpu")
     if device_id >= torch.cuda.device_count():
         count = torch.cuda.device_count()

@@ -14,7 +14,7 @@ from funnel.pretraining.dataset import DatasetConfig, MaskedDataset, RecordOrder
 from funnel.pretraining.masking import record_generator
 from funnel.pretraining.record_index import find_records
 from funnel.utils.errors import ConfigError, DataError
-from record_cases import LENGTH, damage, example, masker, numbers, write_set
+from record_cases import LENGTH, corrupt, example, masker, numbers, write_set
 
 COUNTS = (40, 7, 0, 25, 31)
 SMALL = {"shuffle_buffer": 16, "interleave": 4}
@@ -54,13 +54,13 @@ def test_every_epoch_is_a_permutation(counts, config):
 
 def test_the_order_can_be_entered_anywhere():
     config = DatasetConfig(seed=5, **SMALL)
-    whole = RecordOrder(np.array(COUNTS), config).locate(np.arange(400))
+    full = RecordOrder(np.array(COUNTS), config).locate(np.arange(400))
     for asked in (np.arange(95, 130), np.array([399, 0, 103, 102]), np.arange(3, 400, 7)):
         alone = pickle.loads(pickle.dumps(RecordOrder(np.array(COUNTS), config))).locate(asked)
-        for found, expected in zip(alone, whole, strict=True):
+        for found, expected in zip(alone, full, strict=True):
             assert np.array_equal(found, expected[asked])
     other = RecordOrder(np.array(COUNTS), DatasetConfig(seed=6, **SMALL)).locate(np.arange(103))
-    assert not np.array_equal(other.number, whole.number[:103])
+    assert not np.array_equal(other.number, full.number[:103])
 
 
 def test_files_meet_other_files_every_epoch():
@@ -162,45 +162,47 @@ def test_a_file_of_another_number_of_records_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds 3 records, its description says 4"):
         IndexedRecords(path, 4)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"record 2 \(byte \d+\): damaged: the file ends inside"):
+    with pytest.raises(
+        DataError, match=r"record 2 \(byte \d+\): (damaged|corrupt): the file ends inside"
+    ):
         IndexedRecords(path, 3)
 
 
-# ----------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------- corrupt records
 
-# Byte of the record that is changed, and what of it is then wrong.
-DAMAGES = [(0, "its length"), (7, "its length"), (9, "its length"), (30, "its data")]
+# Byte of the record that is changed, and the part whose checksum is then wrong.
+CORRUPTIONS = [(0, "its length"), (7, "its length"), (9, "its length"), (30, "its data")]
 
 
-@pytest.mark.parametrize(("at", "words"), DAMAGES)
-def test_a_damaged_record_is_named(tmp_path, at, words):
+@pytest.mark.parametrize(("at", "words"), CORRUPTIONS)
+def test_a_corrupt_record_is_named(tmp_path, at, words):
     paths = write_set(tmp_path, (4, 5))
-    damage(paths[1], 2, at)
+    corrupt(paths[1], 2, at)
     with pytest.raises(DataError, match=rf"{paths[1].name}, record 2 .*the checksum of {words}"):
         _dataset(tmp_path).read(np.arange(9))
 
 
-@pytest.mark.parametrize(("at", "words"), DAMAGES)
+@pytest.mark.parametrize(("at", "words"), CORRUPTIONS)
 def test_on_request_the_next_good_one_takes_its_place(tmp_path, at, words):
     paths = write_set(tmp_path, (4, 5))
     dataset = _dataset(tmp_path, seed=2)
     good = dataset.read(np.arange(18))
     order = numbers(good.origin_input)
-    damage(paths[1], 2, at)
-    spoilt = _dataset(tmp_path, seed=2, skip_corrupt=True)
-    batch = spoilt.read(np.arange(18))
+    corrupt(paths[1], 2, at)
+    lenient = _dataset(tmp_path, seed=2, skip_corrupt=True)
+    batch = lenient.read(np.arange(18))
     expected = [order[i + 1] if number == 6 else number for i, number in enumerate(order)]
     assert numbers(batch.origin_input) == expected
     assert np.array_equal(batch.is_target, good.is_target)  # of the place, not the text
     assert len(batch.corrupt) == 2 and f"{paths[1].name}, record 2" in batch.corrupt[0]
-    alone = spoilt.read(np.array([order.index(6)]))
+    alone = lenient.read(np.array([order.index(6)]))
     assert numbers(alone.origin_input) == [order[order.index(6) + 1]]
 
 
-def test_nothing_but_damage_is_refused_even_then(tmp_path):
+def test_too_many_corrupt_records_in_a_row_are_refused_even_then(tmp_path):
     (path,) = write_set(tmp_path, (2,))
     for index in (0, 1):
-        damage(path, index, 30)
+        corrupt(path, index, 30)
     with pytest.raises(DataError, match="1000 records in a row are corrupt"):
         _dataset(tmp_path, skip_corrupt=True).read(np.arange(1))
 

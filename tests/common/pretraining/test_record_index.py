@@ -1,4 +1,4 @@
-"""Finding the records of a run; whatever is incomplete or ambiguous is refused and named."""
+"""Find the records of a run; incomplete or ambiguous sets are refused with their names."""
 
 import json
 
