@@ -99,9 +99,9 @@ class MLMPretraining(PretrainedModel):
         self, config: ModelConfig, pretraining: PretrainingConfig = DEFAULT_PRETRAINING
     ) -> None:
         super().__init__(config)
-        self.pretraining = pretraining
         self.funnel = FunnelModel(config)
         self.lm_head = MaskedLMHead(config)
+        self.pretraining = pretraining
         initialize(self.lm_head, config)
 
     def variable_scopes(self) -> dict[str, str]:

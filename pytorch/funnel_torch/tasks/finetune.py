@@ -28,15 +28,9 @@ from funnel_torch.data.batching import (
 )
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer
+from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.trainer import (
-    Progress,
-    RunOutput,
-    Trainer,
-    TrainerConfig,
-    autocast,
-    compiled,
-)
+from funnel_torch.training.trainer import Progress, RunOutput, Trainer, TrainerConfig, compiled
 
 logger = logging.getLogger(__name__)
 

@@ -29,16 +29,10 @@ from funnel_torch.training.optimizer import (
     build_optimizer,
 )
 from funnel_torch.training.optimizer_import import AdamState, load_adam_state
+from funnel_torch.training.precision import autocast
 from funnel_torch.training.pretraining_metrics import SCORE_BINS, score_histogram, summarize
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.trainer import (
-    Meter,
-    RunOutput,
-    Trainer,
-    TrainerConfig,
-    autocast,
-    compiled,
-)
+from funnel_torch.training.trainer import Meter, RunOutput, Trainer, TrainerConfig, compiled
 
 PretrainingModel = MLMPretraining | ElectraPretraining
 

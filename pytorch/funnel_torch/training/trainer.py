@@ -25,13 +25,13 @@ from funnel_torch.training.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
+from funnel_torch.training.precision import PRECISIONS, autocast
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.run_directory import RunDirectory
 from funnel_torch.training.saving import ModelSaver
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # fp16 starts with a loss scale of 2^16 and skips a step whenever it has to halve it; this many
 # skipped steps in a row mean that training has diverged.
 _MAX_SKIPS_IN_A_ROW = 50
@@ -322,12 +322,6 @@ class Trainer:
         self.output.meter.load(state.get("meter", []))
         self.scaler.load_state_dict(state["scaler"])
         set_rng_state(random_states[self.world.rank], self.world.device)
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Return the autocast context of a precision; parameters stay fp32."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def compiled(model: nn.Module) -> nn.Module:
