@@ -204,6 +204,7 @@ def create_records(
     found = list(progress(documents_read, "reading documents") if show_progress else documents_read)
     kept = [d for d in found if len(d.tokens) >= max(1, config.min_doc_len)]
     documents, left_out = len(kept), len(found) - len(kept)
+    # The seed of the original: it orders the documents and, unlike there, also samples the pairs.
     seed = 100 * task + config.pass_id
     stream = join_documents(kept, seed)
     del found, kept  # the stream is a copy: free the originals before the examples are written
@@ -331,6 +332,7 @@ def _random_segment(ends: np.ndarray, length: int, rng: random.Random) -> tuple[
 def _truncate(pair: Pair, room: int, rng: random.Random) -> Pair:
     """Truncate the longer segment token by token until both fit: A at its end, B at either end."""
     a_start, a_end, b_start, b_end, label = pair
+    # One token at a time, since each draws a random number; a tie truncates B, as in the original.
     while (a := a_end - a_start) + (b := b_end - b_start) > room:
         if a > b:
             a_end -= 1
@@ -380,7 +382,10 @@ class ExampleFormat:
         """
         a, b = tokens[pair.a_start : pair.a_end], tokens[pair.b_start : pair.b_end]
         ids = np.concatenate(([self.cls_id], a, [self.sep_id], b, [self.sep_id]), dtype=np.int64)
+        # As in XLNet and Funnel-Transformer, [CLS] has a segment of its own.
         kinds = (self.segments.cls, self.segments.a, self.segments.b)
+        # Boundaries are word starts only, so the last word of A or B includes the [SEP] behind it;
+        # masking never selects special tokens.
         words = np.flatnonzero(self.starts_word[ids])
         return {
             "input": ids,

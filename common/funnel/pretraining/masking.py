@@ -204,6 +204,8 @@ def sample_randoms(
     config: MaskingConfig, generators: Sequence[np.random.Generator]
 ) -> MaskingRandoms:
     """Draw the random numbers of ``len(generators)`` records, one row from each generator."""
+    # All strategies draw all numbers, in one block and in a fixed layout. The layout is part of the
+    # meaning of a seed: a run that is resumed with a newer version must get the same masks.
     sizes = (config.seq_len,) * 2 + (config.num_predict,) * 4
     numbers = np.empty((len(generators), sum(sizes)))
     for row, generator in zip(numbers, generators, strict=True):
@@ -235,6 +237,7 @@ class Masker:
         self.special = special
         self.is_text = np.ones(vocab_size, bool)
         self.is_text[list(special.functional)] = False
+        # The unknown token may be a target, since it represents text, but not a replacement.
         self.random_ids = np.setdiff1d(np.arange(vocab_size), reserved)
         if not len(self.random_ids):
             raise ConfigError(f"vocab_size: {vocab_size} holds nothing but special symbols")
@@ -262,6 +265,7 @@ class Masker:
         """
         randoms = sample_randoms(self.config, generators)
         batch = self.apply(input_ids, token_type_ids, boundaries, randoms)
+        # Drawn last, so that the masks do not depend on whether noise is needed.
         seeds = [generator.integers(1 << 63, dtype=np.uint64) for generator in generators]
         return batch._replace(noise_seeds=np.array(seeds, np.uint64))
 
@@ -282,6 +286,7 @@ class Masker:
         target = np.where(target_mask, np.take_along_axis(origin, positions, 1), 0)
         origin = self._truncated(origin)
 
+        # Filled slots only: the position of an empty slot is 0, which is [CLS].
         rows, slots = np.nonzero(target_mask)
         places = rows, positions[rows, slots]
         masked = origin.copy()
@@ -334,6 +339,7 @@ class Masker:
         stop = self.config.seq_len - self.config.truncate_stride
         ended_before = input_ids[:, stop] == self.special.pad_id
         truncated[:, stop:] = self.special.pad_id
+        # A record that has ended in padding before needs no second [SEP].
         truncated[~ended_before, stop] = self.special.sep_id
         return truncated
 
@@ -353,6 +359,7 @@ class Masker:
             return None
         if config.sample_strategy == "token_span":
             lengths = span_lengths(randoms.length, config.min_tok, config.max_tok)
+            # One slot per target: together the slots are longer than the text, see place_spans.
             begin, end = place_spans(lengths, randoms.left, usable / config.num_predict, usable)
             return select_spans(begin, end, randoms.order, is_text, config.num_predict)
         boundaries = check_boundaries(boundaries, *is_text.shape)

@@ -155,6 +155,7 @@ def _read_meta(meta: Path) -> list[RecordFile]:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{meta}: it names {path.name}, which is not there")
+    # Only the total is recorded; counting the records of a single file would mean reading it.
     if len(paths) == 1:
         return [RecordFile(paths[0], num_example)]
     files = [RecordFile(path, count_records(path)) for path in paths]

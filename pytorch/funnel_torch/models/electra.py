@@ -117,6 +117,7 @@ class MLMPretraining(PretrainedModel):
             batch: the records.
             denominators: divisors of the summed losses; by default the counts of the batch.
         """
+        # Hiding [MASK] positions from attention is the original's choice, unlike BERT's.
         hides_masked = self.pretraining.hide_masked
         attention_mask = batch.mlm_attention_mask if hides_masked else batch.attention_mask
         hidden = self.funnel(batch.masked_input, attention_mask.float(), batch.token_type_ids)
@@ -223,6 +224,7 @@ class ElectraPretraining(PretrainedModel):
         word_embeddings = embeddings.word_embeddings.weight
         logits = self.generator(embedded, attention_mask, batch, word_embeddings)
         mlm_sum, mlm_sums = _mlm_loss(logits, batch)
+        # Sampling has no gradient: the generator learns from the MLM loss alone.
         replaced_input = replace_targets(batch, sample(logits, noise))
 
         hidden = self.funnel(replaced_input, attention_mask, token_type_ids).last_hidden_state
@@ -232,6 +234,7 @@ class ElectraPretraining(PretrainedModel):
         disc_sum, sums = _discriminator_loss(disc_logits, is_replaced, batch, mlm_sums)
 
         divisors = denominators or _own_denominators(sums)
+        # Means over different counts: targets of the generator, all tokens of the discriminator.
         mlm_loss = mlm_sum / divisors.targets
         disc_loss = disc_sum / divisors.tokens
         loss = mlm_loss + self.pretraining.disc_coeff * disc_loss

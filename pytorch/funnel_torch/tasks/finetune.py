@@ -228,6 +228,7 @@ def predict(
             fields = {name: getattr(result, name).float().cpu().numpy() for name in outputs}
             parts.append((indices, fields))
     all_parts = [part for process_parts in world.gather(parts) for part in process_parts]
+    # The plan sorts examples by length and deals the batches out: restore their original order.
     order = np.argsort(np.concatenate([indices for indices, _ in all_parts]))
     return {
         name: np.concatenate([fields[name] for _, fields in all_parts])[order] for name in outputs

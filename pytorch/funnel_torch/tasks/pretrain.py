@@ -66,6 +66,8 @@ def step_denominators(
 ) -> LossDenominators:
     """Return the numbers of targets and tokens of a step over all micro-steps and processes."""
     counts = [[int(batch.target_mask.sum()), int(batch.attention_mask.sum())] for batch in batches]
+    # Losses are weighted by targets and tokens, whose numbers differ between micro-batches: a mean
+    # of means would depend on how a step is divided. At least 1, as divisors.
     own = torch.tensor(counts, device=world.device).sum(0)
     return LossDenominators(*world.sum(own).clamp(min=1))
 
@@ -142,6 +144,7 @@ class PretrainingMeter(Meter):
 
     def load(self, state: list[float]) -> None:
         """Restore the sums; rank 0 takes those of all processes."""
+        # The saved sums are totals, and the next report adds those of all processes again.
         if state and self.world.is_rank_zero:
             self._sums = torch.tensor(state, dtype=torch.float64, device=self.world.device)
 

@@ -170,6 +170,7 @@ class Trainer:
             for number, (inputs, weight) in enumerate(micro_batches, start=1):
                 loss += self._backward(inputs, weight, sync=number == len(micro_batches))
 
+            # Clipping needs the true gradients: fp16 gradients are scaled until here.
             self.scaler.unscale_(self.optimizer)
             total_norm = clip_gradients(parameters, config.clip)
             # The only point of a step that waits for the GPU: both numbers are fetched together.
@@ -179,6 +180,7 @@ class Trainer:
                 self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+            # Skipped steps count too: schedule and data order are functions of the step number.
             progress.step += 1
             self._count(mean_loss, applied=math.isfinite(norm))
 
