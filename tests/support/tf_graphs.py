@@ -72,10 +72,16 @@ def inputs_of(batch: Batch) -> ModelInputs:
 
 def arrays_of(batch: PretrainingBatch) -> dict[str, np.ndarray]:
     """A pretraining batch under the names and in the types of the TensorFlow input pipeline."""
-    floats = ("target_mask", "input_mask", "pad_mask")
+    ids = ("masked_input", "origin_input", "target", "target_positions")
+    masks = {
+        "target_mask": batch.target_mask,
+        "input_mask": ~batch.mlm_attention_mask,
+        "pad_mask": ~batch.attention_mask,
+    }
     return {
-        name: tensor.numpy().astype(np.float32 if name in floats else np.int32)
-        for name, tensor in batch._asdict().items()
+        **{name: getattr(batch, name).numpy().astype(np.int32) for name in ids},
+        "seg_id": batch.token_type_ids.numpy().astype(np.int32),
+        **{name: mask.numpy().astype(np.float32) for name, mask in masks.items()},
     }
 
 

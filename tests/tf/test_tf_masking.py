@@ -41,7 +41,11 @@ def test_a_graph_masks_as_numpy_does(strategy, length, count, padded, stride):
     masker = Masker(config, SPECIAL, VOCAB_SIZE)
     records = random_records(np.random.default_rng(length), 300, length, padded=padded)
     found, draws = _run(masker, *records, seed=[3, 5])
-    expected = masker.apply(*records, MaskingRandoms(*draws))._asdict()
+    batch = masker.apply(*records, MaskingRandoms(*draws))
+    same = ("masked_input", "origin_input", "target", "target_positions")
+    expected = {name: getattr(batch, name) for name in (*same, "is_target", "target_mask")}
+    expected |= {"seg_id": batch.token_type_ids, "pad_mask": ~batch.attention_mask}
+    expected["input_mask"] = ~batch.mlm_attention_mask
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
