@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH
+from funnel_torch.cli.flags import classifier_parser
 
 SCRIPTS = sorted((PYTORCH / "scripts").glob("finetune*.sh"))
 
@@ -27,7 +28,7 @@ def call(script, *arguments, expected=0, **environment):
         return result.stderr
     program, *flags = result.stdout.split()
     assert os.path.isfile(program)
-    return os.path.basename(program), flags.classifier_parser("").parse_args(flags)
+    return os.path.basename(program), classifier_parser("").parse_args(flags)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

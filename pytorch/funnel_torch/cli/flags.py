@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from funnel.cli.flags import FlagParser
 from funnel.config.model import ModelConfig
 from funnel.features.classification import SegmentIds
 from funnel.tasks import CustomTaskConfig
@@ -40,30 +41,6 @@ RUNTIME_FLAGS = frozenset(
         *("eval_only", "log_steps", "recompute_layers", "fsdp", "peak_tflops", "skip_corrupt"),
     )
 )
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the program's docstring as it is."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        # "(default: None)", "(default: )" and "(default: False)" tell nobody anything.
-        return super()._get_help_string(action) if action.default else action.help
-
-
-class FlagParser(argparse.ArgumentParser):
-    """Reports a wrong flag in one line, as every other user error; takes no abbreviations."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(
-            usage="%(prog)s [--flag=value ...]",
-            description=description,
-            formatter_class=_HelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a ConfigError instead of printing the usage of a hundred flags."""
-        raise ConfigError(f"{message} (--help lists all flags)")
 
 
 def classifier_parser(description: str) -> FlagParser:
