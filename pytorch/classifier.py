@@ -32,10 +32,10 @@ from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.cli import flags, runs
 from funnel_torch.tasks.classification import (
+    build_evaluation,
+    build_source,
     decisions,
-    evaluation_of,
     load_splits,
-    source_of,
     write_predictions,
 )
 from funnel_torch.tasks.finetune import predict
@@ -112,10 +112,10 @@ def train(
     task, model = inputs.task, inputs.model.to(world.device)
     data = flags.data_config(args)
     sources = {
-        split: source_of(features, model.config, data, inputs.tokenizer)
+        split: build_source(features, model.config, data, inputs.tokenizer)
         for split, features in inputs.features.items()
     }
-    evaluations = [evaluation_of(task, s, sources[s], args.valid_bsz) for s in task.eval_splits]
+    evaluations = [build_evaluation(task, s, sources[s], args.valid_bsz) for s in task.eval_splits]
     return runs.train(args, inputs.run, inputs.plan, model, sources["train"], evaluations, world)
 
 
@@ -131,13 +131,13 @@ def finish(
     for split, features in inputs.features.items():
         if split == "train" or (split in known and not args.write_prediction):
             continue
-        source = source_of(features, model.config, flags.data_config(args), inputs.tokenizer)
+        source = build_source(features, model.config, flags.data_config(args), inputs.tokenizer)
         size = args.valid_bsz if split in task.eval_splits else args.test_bsz
         precision = flags.precision(args)
         outputs = predict(model, source, ["logits"], world, batch_size=size, precision=precision)
         predictions[split] = outputs["logits"]
         if features.labels is not None and task.metrics:
-            scores[split] = evaluation_of(task, split, source, size).score(outputs)
+            scores[split] = build_evaluation(task, split, source, size).score(outputs)
             runs.log_scores(split, scores[split])
     world.on_rank_zero(lambda: write_results(args, task, scores, predictions))
 

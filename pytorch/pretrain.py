@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from functools import partial
 
 import _paths  # noqa: F401
 
@@ -31,7 +32,6 @@ from funnel_torch.data.pretraining_loader import PretrainBatches, evaluation_bat
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining
 from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.pretrain import (
-    Continuation,
     PretrainingModel,
     evaluate,
     make_meter,
@@ -40,7 +40,7 @@ from funnel_torch.tasks.pretrain import (
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.mfu import peak_tflops
-from funnel_torch.training.optimizer_import import global_step, read_moments
+from funnel_torch.training.optimizer_import import AdamState, global_step, read_adam_state
 from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger("funnel_torch.pretrain")
@@ -54,7 +54,7 @@ def open_records(
     """The record files of a split, found and checked."""
     found = (args.record_dir, split, args.max_length, not args.cased)
     passes = args.num_passes if split == "train" else 1
-    records = world.rank_zero_first(lambda: find_records(*found, num_passes=passes))
+    records = world.rank_zero_first(find_records, *found, num_passes=passes)
     count = len(records.files)
     logger.info("%s: %d records of %d tokens, %d files", split, *_sizes(records, args), count)
     return records
@@ -86,11 +86,11 @@ class Evaluator:
         return {self.split: evaluate(model, batches, world, self._precision)}
 
 
-def find_continuation(args: argparse.Namespace, model: PretrainingModel) -> Continuation | None:
-    """Step and moments of --init_ckpt, where it has them and they are wanted.
+def find_adam_state(args: argparse.Namespace, model: PretrainingModel) -> AdamState | None:
+    """Return the Adam state of --init_ckpt, if it has one and it should be used.
 
     Raises:
-        ConfigError: it has made all the steps asked for.
+        ConfigError: all requested steps have been made already.
     """
     if not (args.init_ckpt and args.init_global_vars):
         return None
@@ -110,7 +110,7 @@ def find_continuation(args: argparse.Namespace, model: PretrainingModel) -> Cont
             "more, or start to count anew with --no-init_global_vars"
         )
     logger.info("%s: going on after its step %d, with its Adam moments", args.init_ckpt, step)
-    return Continuation(step, read_moments(model, source.optimizer))
+    return read_adam_state(model, source.optimizer)
 
 
 def train(
@@ -122,7 +122,7 @@ def train(
 ) -> None:
     """Train to the last step, from the first or where the run's newest checkpoint stands."""
     resumes = run_context.directory is not None and run_context.directory.can_resume
-    begin = None if resumes else find_continuation(args, model)
+    adam_state = None if resumes else find_adam_state(args, model)
     model.to(world.device)
     if args.recompute_layers:
         recompute_layers(model)
@@ -149,13 +149,12 @@ def train(
     output = runs.open_output(
         run_context,
         model.config,
-        lambda folder: plan.save(sharded.twin if sharded else model, folder),
+        plan.saver(model, sharded),
         world,
-        before_save=sharded.collect if sharded else lambda: None,
         meter=make_meter(model, batches, world, lengths, peak),
     )
     config = pretrain_flags.pretrain_config(args, run_context.seed)
-    trainer = make_trainer(model, batches, config, world, output, begin)
+    trainer = make_trainer(model, batches, config, world, output, adam_state)
     if resumes:
         trainer.restore(run_context.directory.load_state())
         logger.info("resumed at step %d", trainer.progress.step)
@@ -165,7 +164,7 @@ def train(
         args.train_steps / batches.steps_per_epoch,
         *(world.size, world.device, precision),
     )
-    trainer.train(None if evaluator is None else lambda: evaluator(model))
+    trainer.train(None if evaluator is None else partial(evaluator, model))
     output.log.close()
 
 

@@ -28,7 +28,7 @@ from funnel_torch import FunnelForMultipleChoice
 from funnel_torch.cli import flags, runs
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import Evaluation, evaluate
-from funnel_torch.tasks.race import evaluation_of
+from funnel_torch.tasks.race import build_evaluation
 from funnel_torch.training.distributed import DistributedContext
 
 
@@ -126,7 +126,7 @@ def source_of(args: argparse.Namespace, inputs: RunInputs, split: str) -> Padded
 
 def evaluation(args: argparse.Namespace, inputs: RunInputs, split: str) -> Evaluation:
     size = args.valid_bsz if split == "dev" else args.test_bsz
-    return evaluation_of(inputs.features[split], source_of(args, inputs, split), split, size)
+    return build_evaluation(inputs.features[split], source_of(args, inputs, split), split, size)
 
 
 def work(args: argparse.Namespace, world: DistributedContext) -> None:

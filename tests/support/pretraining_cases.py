@@ -56,7 +56,9 @@ def masked_batch(lengths: tuple[int, ...] = (17, 13, 5, 17), seed: int = 0) -> P
 
 def rows(batch: PretrainingBatch, which: slice) -> PretrainingBatch:
     """Some records of a batch."""
-    return PretrainingBatch(*(tensor[which] for tensor in batch))
+    return PretrainingBatch(
+        *(tensor[which] for tensor in batch if isinstance(tensor, torch.Tensor))
+    )
 
 
 def noise_for(batch: PretrainingBatch, seed: int = 0) -> torch.Tensor:

@@ -14,9 +14,10 @@ import reference_heads as heads
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.electra import (
     ElectraPretraining,
-    LossTotals,
+    LossDenominators,
     MLMPretraining,
     PretrainingConfig,
+    PretrainingSums,
     gumbel_noise,
     replace_targets,
     sample,
@@ -28,7 +29,7 @@ from funnel_torch.training.optimizer import (
     clip_gradients,
     set_learning_rate,
 )
-from funnel_torch.training.pretraining_metrics import PretrainingSums, summarize
+from funnel_torch.training.pretraining_metrics import summarize
 from parity_cases import doubles
 from parity_models import filled, gradients, gradients_of
 from pretraining_cases import (
@@ -90,7 +91,7 @@ def all_double(monkeypatch):
 @every_config
 def test_electra_equals_the_reference(all_double, config):
     tensors, batch = electra_tensors(config), masked_batch()
-    assert not batch.target_mask.all() and batch.pad_mask.any()
+    assert not batch.target_mask.all() and not batch.attention_mask.all()
     noise = noise_for(batch)
     model = filled(ElectraPretraining(config), tensors).double()
     output = model(batch, noise)
@@ -112,8 +113,8 @@ def test_mlm_equals_the_reference(all_double, config, hide_masked):
     model = filled(MLMPretraining(config, settings), tensors).double()
     output = model(batch)
     leaves = doubles(tensors, requires_grad=True)
-    hidden_keys = batch.input_mask if hide_masked else batch.pad_mask
-    decoder = run_model(config, leaves, batch.masked_input, ~hidden_keys, batch.seg_id).decoder
+    mask = batch.mlm_attention_mask if hide_masked else batch.attention_mask
+    decoder = run_model(config, leaves, batch.masked_input, mask, batch.token_type_ids).decoder
     slots_of = (batch.target_positions, batch.target, batch.target_mask)
     check_against(model, leaves, output.loss, heads.mlm_loss(config, leaves, decoder, slots_of))
 
@@ -125,7 +126,7 @@ def test_masked_positions_are_hidden_by_default_in_mlm_alone():
     showing = MLMPretraining(PLAIN, PretrainingConfig(hide_masked=False))
     showing.load_state_dict(hiding.state_dict())
     assert hiding(batch).loss != showing(batch).loss
-    all_shown = batch._replace(input_mask=batch.pad_mask)
+    all_shown = batch._replace(mlm_attention_mask=batch.attention_mask)
     assert hiding(all_shown).loss == showing(batch).loss
     model, noise = electra(), noise_for(batch)
     assert model(batch, noise).loss == model(all_shown, noise).loss
@@ -159,7 +160,8 @@ def test_one_optimizer_step_equals_numpy(all_double, objective):
         tensors = mlm_tensors(PLAIN)
         model, inputs = filled(MLMPretraining(PLAIN), tensors).double(), (batch,)
         leaves = doubles(tensors, requires_grad=True)
-        hidden = run_model(PLAIN, leaves, batch.masked_input, ~batch.input_mask, batch.seg_id)
+        inputs_of_mlm = (batch.masked_input, batch.mlm_attention_mask, batch.token_type_ids)
+        hidden = run_model(PLAIN, leaves, *inputs_of_mlm)
         heads.mlm_loss(PLAIN, leaves, hidden.decoder, slots_of).backward()
     settings = OptimizerConfig("funnel_adamw", weight_decay=decay, use_wd_exclusion=True)
     optimizer = build_optimizer(model, settings)
@@ -281,18 +283,20 @@ def test_padding_and_its_amount_influence_no_loss(objective):
     if objective == "electra":
         model, more = electra(config), (noise_for(batch),)
     wanted = model(batch, *more)
-    changed = dict.fromkeys(("masked_input", "origin_input", "seg_id"))
+    changed = dict.fromkeys(("masked_input", "origin_input", "token_type_ids"))
     for name in changed:
-        changed[name] = getattr(batch, name).masked_fill(batch.pad_mask, 1)
+        changed[name] = getattr(batch, name).masked_fill(~batch.attention_mask, 1)
     output = model(batch._replace(**changed), *more)
     torch.testing.assert_close(output.loss, wanted.loss, rtol=1e-6, atol=0)
 
     def extended(tensor, value):
         return torch.nn.functional.pad(tensor, (0, 8), value=value)
 
-    per_token = ("masked_input", "origin_input", "seg_id", "input_mask", "pad_mask")
+    ids = ("masked_input", "origin_input", "token_type_ids")
+    masks = ("attention_mask", "mlm_attention_mask")
     longer = batch._replace(
-        **{n: extended(getattr(batch, n), n.endswith("mask") or 3) for n in per_token}
+        **{name: extended(getattr(batch, name), 3) for name in ids},
+        **{name: extended(getattr(batch, name), False) for name in masks},
     )
     output = model(longer, *more)
     torch.testing.assert_close(output.loss, wanted.loss, rtol=1e-6, atol=0)
@@ -303,24 +307,24 @@ def test_padding_and_its_amount_influence_no_loss(objective):
 
 
 @pytest.mark.parametrize("objective", ["mlm", "electra"])
-def test_parts_with_the_totals_of_all_add_up_to_the_whole(objective):
+def test_parts_with_the_denominators_of_all_add_up_to_the_batch(objective):
     """Records have unequal numbers of targets and tokens: a mean of means would be off."""
     batch = masked_batch()
     model, noise = MLMPretraining(PLAIN).eval(), None
     if objective == "electra":
         model, noise = electra(), noise_for(batch)
 
-    def run(which, totals=None):
+    def run(which, denominators=None):
         more = () if noise is None else (noise[which],)
-        return model(rows(batch, which), *more, totals=totals)
+        return model(rows(batch, which), *more, denominators=denominators)
 
     whole = run(slice(None))
     whole.loss.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    tokens = float((~batch.pad_mask).sum())
-    totals = LossTotals(float(batch.target_mask.sum()), tokens)
-    parts = [run(which, totals) for which in (slice(0, 1), slice(1, None))]
+    tokens = float(batch.attention_mask.sum())
+    denominators = LossDenominators(float(batch.target_mask.sum()), tokens)
+    parts = [run(which, denominators) for which in (slice(0, 1), slice(1, None))]
     for part in parts:
         part.loss.backward()
     torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)

@@ -23,8 +23,8 @@ from funnel_torch.models.initial_model import InitConfig, build_model
 from funnel_torch.models.weight_mapping import export_tensors
 from funnel_torch.tasks.classification import (
     DataConfig,
+    build_evaluation,
     decisions,
-    evaluation_of,
     load_splits,
     mean_loss,
     write_predictions,
@@ -68,7 +68,7 @@ def small_model(seed=0, **arguments):
 def test_fine_tuning_learns_and_scores():
     task = get_task("cola")
     model = small_model()
-    evaluation = evaluation_of(task, "dev", easy_source(seed=1), 8)
+    evaluation = build_evaluation(task, "dev", easy_source(seed=1), 8)
     before = evaluate(model, evaluation, ALONE)
     config = FineTuneConfig(BatchConfig(8), lr=5e-3, epochs=12)
     progress = fine_tune(model, easy_source(), [evaluation], config, ALONE)

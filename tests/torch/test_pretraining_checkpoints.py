@@ -70,7 +70,7 @@ def test_saved_models_come_back_and_convert_with_their_generator(tmp_path):
     discriminator = FunnelForPreTraining.from_pretrained(tmp_path / "ours")
     batch = masked_batch()
     output = model(batch, noise_for_originals(batch))
-    logits = discriminator(batch.origin_input, ~batch.pad_mask, batch.seg_id).logits
+    logits = discriminator(batch.origin_input, batch.attention_mask, batch.token_type_ids).logits
     torch.testing.assert_close(logits, output.disc_logits)
     mlm = MLMPretraining(PLAIN)
     mlm.save_pretrained(tmp_path / "mlm")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from funnel.config.model import ModelConfig
-from funnel.pretraining.dataset import StreamConfig
+from funnel.pretraining.dataset import DatasetConfig
 from funnel.pretraining.masking import SAMPLE_STRATEGIES, MaskingConfig, truncation_stride
 from funnel.tokenization import TOKENIZER_KINDS
 from funnel.utils.errors import ConfigError
@@ -163,11 +163,11 @@ def pretraining_config(args: argparse.Namespace) -> PretrainingConfig:
 
 def batch_config(args: argparse.Namespace, seed: int, pin_memory: bool) -> PretrainBatchConfig:
     """The grouping and order of training records."""
-    stream = StreamConfig(
+    dataset = DatasetConfig(
         seed=seed, shuffle_buffer=args.shuffle_buffer, skip_corrupt=args.skip_corrupt
     )
     return PretrainBatchConfig(
-        args.train_bsz, args.grad_accum, args.num_workers, pin_memory=pin_memory, stream=stream
+        args.train_bsz, args.grad_accum, args.num_workers, pin_memory=pin_memory, dataset=dataset
     )
 
 

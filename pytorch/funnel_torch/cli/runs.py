@@ -30,8 +30,10 @@ from funnel_torch.models.initial_model import build_model
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune
 from funnel_torch.training.distributed import DistributedContext, FirstProcessFailed, start
+from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.run_directory import RunDirectory, SaveModel
+from funnel_torch.training.run_directory import RunDirectory
+from funnel_torch.training.saving import ModelSaver
 from funnel_torch.training.trainer import RunOutput, Scores
 
 logger = logging.getLogger(__name__)
@@ -72,9 +74,9 @@ class ModelFactory(Generic[Model]):
         model = build_model(self.head, begin, self.tokenizer, args.max_length, **self.arguments)
         return quantize_int8(model.eval()) if args.int8 else model
 
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the model with its vocabulary."""
-        model.save_pretrained(folder, vocab_path=self.tokenizer.path, labels=self.labels)
+    def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
+        """Return the saver of a model, with its vocabulary."""
+        return ModelSaver(model, self.tokenizer.path, self.labels, sharded)
 
 
 def load_tokenizer(args: argparse.Namespace, *, trains: bool, **options: Any) -> Tokenizer:
@@ -117,7 +119,7 @@ def open_run(
 def open_output(
     run_context: RunContext,
     config: ModelConfig,
-    save_model: SaveModel,
+    saver: ModelSaver,
     world: DistributedContext,
     **more: Any,
 ) -> RunOutput:
@@ -128,10 +130,10 @@ def open_output(
     information = {"seed": run_context.seed, "command": sys.argv}
     # A process that is still looking at the directory must not find what this run writes.
     world.barrier()
-    world.on_rank_zero(lambda: directory.create(config, information))
+    world.on_rank_zero(directory.create, config, information)
     step = directory.resume_step
     log = MetricsLog(directory.path, resume_step=step) if world.is_rank_zero else NullLog()
-    return RunOutput(directory, log, save_model, **more)
+    return RunOutput(directory, log, saver, **more)
 
 
 def train(
@@ -146,7 +148,7 @@ def train(
     """Fine-tune ``model``; returns the best model (with --debug: the final one) and its scores."""
     directory = run_context.directory
     resume = directory is not None and directory.can_resume
-    output = open_output(run_context, model.config, lambda folder: plan.save(model, folder), world)
+    output = open_output(run_context, model.config, plan.saver(model), world)
     config = flags.fine_tune_config(args, run_context.seed)
     progress = fine_tune(model, source, evaluations, config, world, output, resume)
     output.log.close()

@@ -1,11 +1,9 @@
-"""SQuAD for the fine-tuner: the head with its targets, answers from its outputs, their scores."""
+"""SQuAD: the trainable model, cached windows, and evaluation during training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Self
-
-from torch import Tensor
 
 from funnel.checkpoints import Checkpoint
 from funnel.features import squad_scoring as scoring
@@ -23,12 +21,12 @@ from funnel_torch.models.question_answering import (
 )
 from funnel_torch.tasks.finetune import Evaluation, Outputs
 
-# Settings of the head that decide which weights there are.
+# Settings of the head that determine which weights it has.
 _KIND = ("conditional_end", "use_answer_class")
 
 
 class TrainableQuestionAnswering(FunnelForQuestionAnswering):
-    """The head as the training loop calls it: targets are keywords like all inputs of a batch."""
+    """The model with its targets as keyword arguments, as the training loop passes them."""
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, **overrides: Any) -> Self:
@@ -48,18 +46,15 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
                 )
         return super().from_checkpoint(checkpoint, **overrides)
 
-    def forward(
-        self,
-        *inputs: Tensor,
-        start_positions: Tensor | None = None,
-        end_positions: Tensor | None = None,
-        is_impossible: Tensor | None = None,
-        **named: Any,
-    ) -> AnswerOutput:
-        """Find answers, as the base class does; all three targets [B], or none of them."""
-        if start_positions is not None and end_positions is not None and is_impossible is not None:
-            named["targets"] = AnswerTargets(start_positions, end_positions, is_impossible)
-        return super().forward(*inputs, **named)
+    def forward(self, *args: Any, **kwargs: Any) -> AnswerOutput:
+        """Find answers, see the base class; takes the fields of ``AnswerTargets`` as keywords.
+
+        The loss is computed if all three, int [B], are given.
+        """
+        given = [kwargs.pop(name, None) for name in AnswerTargets._fields]
+        if all(target is not None for target in given):
+            kwargs["targets"] = AnswerTargets(*given)
+        return super().forward(*args, **kwargs)
 
 
 def read_questions(
@@ -69,17 +64,18 @@ def read_questions(
     training: bool = False,
     num_proc: int = 1,
 ) -> tuple[SquadData, SquadWindows]:
-    """The questions of a file and their windows, in its order.
+    """Return the questions of a file and their windows, in the order of the file.
 
     Args:
-        source: the file and how it is cut.
-        tokenizer: turns text into ids and places.
-        cache_dir: holds windows, those to be answered in the TensorFlow tree's file; empty: none.
-        training: windows with the places of the answers.
-        num_proc: processes that tokenize.
+        source: the file and the size of its windows.
+        tokenizer: tokenizer with character offsets.
+        cache_dir: cache of windows (those for evaluation are shared with the TensorFlow backend);
+            empty for none.
+        training: whether windows have answer positions.
+        num_proc: number of processes that tokenize.
 
     Raises:
-        DataError: the data cannot be read, or has nothing to train on.
+        DataError: the data cannot be read, or has no examples to train on.
         FunnelError: the cache cannot be written.
     """
     data, kind = source.read(), "train" if training else "eval"
@@ -97,12 +93,12 @@ def read_questions(
 
 
 class SquadScorer(scoring.SquadScorer):
-    """The scorer of :mod:`funnel.features.squad_scoring` as the fine-tuner uses it."""
+    """The scorer of :mod:`funnel.features.squad_scoring` with an evaluation for fine-tuning."""
 
     def evaluation(self, source: ExampleSource, batch_size: int) -> Evaluation:
-        """The evaluation of these questions during training."""
+        """Return the evaluation of these questions during training."""
+        return Evaluation("dev", source, self.score_outputs, BEAM_FIELDS, batch_size)
 
-        def score(outputs: Outputs) -> dict[str, float]:
-            return self.score(self.answers(outputs))
-
-        return Evaluation("dev", source, score, BEAM_FIELDS, batch_size)
+    def score_outputs(self, outputs: Outputs) -> dict[str, float]:
+        """Return the metrics of model outputs, the target first."""
+        return self.score(self.answers(outputs))

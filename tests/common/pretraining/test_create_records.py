@@ -17,8 +17,8 @@ from funnel.pretraining.create_records import (
     RecordSet,
     create_all_records,
     create_records,
-    draw_pairs,
     read_documents,
+    sample_pairs,
     task_files,
 )
 from funnel.tokenization.base import VocabularyFile
@@ -172,7 +172,7 @@ def test_labels_are_balanced(tmp_path, tokenizer):
 
 def test_b_with_label_1_follows_a(tokenizer):
     ends = np.cumsum(np.random.default_rng(0).integers(1, 9, 3000))
-    pairs = list(draw_pairs(ends, 40, random.Random(0)))
+    pairs = list(sample_pairs(ends, 40, random.Random(0)))
     following = [pair for pair in pairs if pair.label == 1]
     # Together they reach to the first sentence end from 37 tokens on; what is beyond 37 is cut.
     assert all(0 <= pair.b_start - pair.a_end <= 8 for pair in following)
@@ -184,8 +184,8 @@ def test_b_with_label_1_follows_a(tokenizer):
 
 def test_a_stretch_without_end_is_no_pair():
     for ends in ([], [5], [21]):
-        assert list(draw_pairs(np.array(ends, np.int64), 24, random.Random(0))) == []
-    assert len(list(draw_pairs(np.array([22]), 24, random.Random(0)))) == 1
+        assert list(sample_pairs(np.array(ends, np.int64), 24, random.Random(0))) == []
+    assert len(list(sample_pairs(np.array([22]), 24, random.Random(0)))) == 1
 
 
 # -------------------------------------------------------------------------- documents and sentences
