@@ -24,7 +24,8 @@ import numpy as np
 
 from funnel.features.classification import Features
 from funnel.tasks import Task, get_task
-from funnel.tasks.submission import companion, write_submission
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
@@ -36,7 +37,6 @@ from funnel_torch.tasks.classification import (
     build_source,
     decisions,
     load_splits,
-    write_predictions,
 )
 from funnel_torch.tasks.finetune import predict
 from funnel_torch.training.distributed import DistributedContext
@@ -73,7 +73,7 @@ def load_features(
         logger.warning("%s: no test file, so no test_results.txt", args.data_dir)
     config = flags.data_config(args)
     features = load_splits(task, splits, config, tokenizer)
-    if args.do_submit and (found := companion(task, args.data_dir)):
+    if args.do_submit and (found := find_companion(task, args.data_dir)):
         other, folder = found
         config = replace(config, data_dir=str(folder))
         features[_COMPANION] = load_splits(other, ["test"], config, tokenizer)["test"]
@@ -153,7 +153,7 @@ def write_results(
     for split, logits in predictions.items() if args.write_prediction else ():
         name = "test" if split == "test" else "valid"
         if split in (*task.eval_splits, "test"):
-            write_predictions(task, logits, folder / f"{name}_results.txt")
+            write_predictions(folder / f"{name}_results.txt", task, decisions(task, logits))
     if args.do_submit:
         submit_dir = args.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]

@@ -26,7 +26,9 @@ from pathlib import Path
 import _paths  # noqa: F401
 
 from funnel.features.squad import SquadWindows
-from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
+from funnel.features.squad_cache import load_or_build_windows
+from funnel.features.squad_predictions import SquadAnswers, write_answers
+from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
 from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
@@ -35,12 +37,7 @@ from funnel.utils.main import run_main
 from funnel_torch.cli import flags, runs, squad_flags
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import predict
-from funnel_torch.tasks.squad import (
-    BEAM_FIELDS,
-    SquadScorer,
-    TrainableQuestionAnswering,
-    read_questions,
-)
+from funnel_torch.tasks.squad import SquadScorer, TrainableQuestionAnswering
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
@@ -72,16 +69,17 @@ def questions_of(
     args: argparse.Namespace, split: str, tokenizer: Tokenizer
 ) -> tuple[SquadData, SquadWindows]:
     """The questions to train on, or to answer (``eval``), and their windows."""
-    source, is_training = squad_flags.source(args, split), split == "train"
-    return read_questions(source, tokenizer, args.output_dir, is_training, args.num_proc)
+    source = squad_flags.source(args, split)
+    found = load_or_build_windows(source, tokenizer, args.output_dir, split, args.num_proc)
+    return found.data, found.windows
 
 
 def scorer_of(args: argparse.Namespace, tokenizer: Tokenizer) -> SquadScorer:
     """The questions of --predict_file, ready to be answered and scored."""
     data, windows = questions_of(args, "eval", tokenizer)
     settings = squad_flags.answer_settings(args)
-    version, target = args.eval_version, squad_flags.target(args)
-    return SquadScorer(data, windows, settings, version, target)
+    target = squad_flags.squad_settings(args).target
+    return SquadScorer(data, windows, settings, args.eval_version, target)
 
 
 def prepare(args: argparse.Namespace, world: DistributedContext, seed: int) -> RunInputs:
@@ -189,17 +187,9 @@ def ensemble(args: argparse.Namespace, world: DistributedContext) -> None:
         model = plan.load(member, None).to(world.device)
         pad_id = plan.tokenizer.special.pad_id
         opinions.append(answers_of(args, model, scorer, pad_id, world))
-    answers = combine_answers(opinions, args.n_best_size)
-    predictions, scores = answers.predictions, {}
-    if scorer.has_gold:
-        scores = scorer.score(answers)
+    predictions, scores = score_ensemble(scorer, opinions, squad_flags.ensemble_settings(args))
+    if scores:
         runs.log_scores("dev", scores)
-    elif args.search_threshold:
-        raise DataError(f"{args.predict_file}: has no answers to search the threshold by")
-    if args.eval_version == "v2":
-        threshold = scores["best_f1_thresh"] if args.search_threshold else args.na_threshold
-        logger.info("no answer where the null odds exceed %.4f", threshold)
-        predictions = answers.above(threshold)
     world.on_rank_zero(lambda: atomic_write_json(Path(args.ensemble_output_file), predictions))
 
 

@@ -28,10 +28,10 @@ from funnel.config.model import ModelConfig
 from funnel.features.tfrecords import ExampleFile, RecordOptions, classifier_records
 from funnel.tasks import Task, get_task
 from funnel.tasks.metrics import compute
-from funnel.tasks.submission import companion, write_submission
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_write_text
 from funnel.utils.main import run_main
 from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli import runs as tf_runs
@@ -95,7 +95,7 @@ def load_files(flags: Flags, task: Task, tokenizer: Tokenizer) -> dict[str, Exam
         )
 
     files = {split: records(task, split, flags.data_dir, flags.output_dir) for split in wanted}
-    if flags.do_submit and (found := companion(task, flags.data_dir)):
+    if flags.do_submit and (found := find_companion(task, flags.data_dir)):
         other, folder = found
         place = str(Path(flags.output_dir, other.name))
         files[_COMPANION] = records(other, "test", str(folder), place)
@@ -207,7 +207,7 @@ def write_results(flags: Flags, inputs: RunInputs, checkpoint: Path) -> None:
     size = flags.predict_batch_size
     test = outputs_of(flags, inputs, "test", checkpoint, size)["predictions"]
     if flags.do_predict:
-        write_predictions(task, test, folder / "test_results.txt")
+        write_predictions(folder / "test_results.txt", task, test)
     if not flags.do_submit:
         return
     submit_dir = flags.submit_dir or folder / "submit"
@@ -217,14 +217,6 @@ def write_results(flags: Flags, inputs: RunInputs, checkpoint: Path) -> None:
         found = outputs_of(flags, inputs, _COMPANION, checkpoint, size)
         written.append(write_submission(other, found["predictions"], submit_dir))
     logger.info("%s: submission %s", checkpoint, ", ".join(str(path) for path in written))
-
-
-def write_predictions(task: Task, values: np.ndarray, path: Path) -> None:
-    """Write ``index<tab>prediction`` lines: label texts, or numbers as the model gives them."""
-    labels = task.labels
-    texts = [f"{v:.6f}" if labels is None else labels[v] for v in values]
-    rows = ["index\tprediction", *(f"{number}\t{text}" for number, text in enumerate(texts))]
-    atomic_write_text(path, "\n".join(rows) + "\n")
 
 
 def main() -> None:

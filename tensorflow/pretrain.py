@@ -25,6 +25,7 @@ import _paths  # noqa: F401
 
 from funnel.config.heads import PretrainingConfig
 from funnel.config.model import ModelConfig
+from funnel.features.record_schema import pretraining_schema
 from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
@@ -40,7 +41,6 @@ from funnel_tf.data.input_pipeline import (
     InputConfig,
     num_batches,
     pretrain_input_fn,
-    pretrain_schema,
     report_corrupt_records,
 )
 from funnel_tf.models.electra import electra_graph, mlm_graph
@@ -132,7 +132,7 @@ def train(
 def damage_of(collection: RecordCollection) -> AbstractContextManager[None]:
     """Names what is wrong with one of its records."""
     files = [str(file.path) for file in collection.files]
-    return report_corrupt_records(files, pretrain_schema(collection.seq_len))
+    return report_corrupt_records(files, pretraining_schema(collection.seq_len))
 
 
 def evaluate(flags: Flags, tokenizer: Tokenizer, config: ModelConfig, masker: Masker) -> None:

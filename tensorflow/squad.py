@@ -19,19 +19,23 @@ given again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import _paths  # noqa: F401
 
 from funnel.config.model import ModelConfig
-from funnel.features.squad_predictions import SquadAnswers, combine_answers, write_answers
-from funnel.features.squad_scoring import SquadScorer
-from funnel.features.squad_tfrecords import recorded_shards, squad_eval_records, squad_train_records
+from funnel.features.squad_predictions import SquadAnswers, write_answers
+from funnel.features.squad_scoring import SquadScorer, score_ensemble
+from funnel.features.squad_tfrecords import (
+    count_recorded_shards,
+    squad_eval_records,
+    squad_train_records,
+)
 from funnel.features.tfrecords import ExampleFile
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import DataError, FunnelError
+from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.main import run_main
 from funnel_tf.cli import flags as tf_flags
@@ -68,7 +72,7 @@ class Questions:
 def train_files(flags: Flags, tokenizer: Tokenizer) -> list[ExampleFile]:
     """The training records, all shards of them, written where they do not fit."""
     source = squad_settings.source(flags, "train")
-    shards = recorded_shards(flags.output_dir, source, tokenizer) or flags.num_proc
+    shards = count_recorded_shards(flags.output_dir, source, tokenizer) or flags.num_proc
     seed = flags.seed or 0
     return [
         squad_train_records(flags.output_dir, source, tokenizer, seed, (proc_id, shards))
@@ -81,7 +85,10 @@ def questions_of(flags: Flags, tokenizer: Tokenizer) -> Questions:
     source = squad_settings.source(flags, "eval")
     size = flags.predict_batch_size
     file, data, windows = squad_eval_records(flags.output_dir, source, tokenizer, size)
-    settings, target = squad_settings.answer_settings(flags), squad_settings.target(flags)
+    settings, target = (
+        squad_settings.answer_settings(flags),
+        squad_settings.squad_settings(flags).target,
+    )
     scorer = SquadScorer(data, windows, settings, flags.eval_version, target)
     return Questions(file, scorer)
 
@@ -174,23 +181,11 @@ def ensemble(flags: Flags) -> None:
     for member, prefix in members:
         config = tf_flags.model_config(member, tokenizer)
         opinions.append(answers_of(member, config, questions, prefix))
-    answers = combine_answers(opinions, flags.n_best_size)
-    predictions, scores = answers.predictions, known_scores(questions.scorer, answers)
-    if flags.eval_version == "v2":
-        if flags.search_threshold and not scores:
-            raise FunnelError(f"{flags.predict_file}: has no answers to search the threshold by")
-        threshold = scores["best_f1_thresh"] if flags.search_threshold else flags.na_threshold
-        logger.info("no answer where the null odds exceed %.4f", threshold)
-        predictions = answers.above(threshold)
-    atomic_write_json(flags.ensemble_output_file, predictions)
-
-
-def known_scores(scorer: SquadScorer, answers: SquadAnswers) -> Mapping[str, float]:
-    """The scores of answers, logged; nothing where no answer is known."""
-    scores = scorer.score(answers) if scorer.has_gold else {}
+    settings = squad_settings.ensemble_settings(flags)
+    predictions, scores = score_ensemble(questions.scorer, opinions, settings)
     text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     logger.info("%s", text or "no answers are known, so there are no scores")
-    return scores
+    atomic_write_json(flags.ensemble_output_file, predictions)
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def test_cache_is_filled_and_used(finished, folder, program, monkeypatch):
     }
     assert not (folder / "run").exists()
     with monkeypatch.context() as patch:
-        patch.delattr("funnel_torch.tasks.squad.build_windows")
+        patch.delattr("funnel.features.squad_cache.build_windows")
         assert invoke(program, SQUAD.arguments(folder, **changes)) == 0
     assert curve(folder / "run") == curve(finished / "run")
     argv = SQUAD.arguments(folder, **changes, doc_stride=9, debug=True, do_predict=None)

@@ -14,7 +14,7 @@ CLS, SEP, PAD = 1, 2, 0
 
 
 class WordTokenizer:
-    """One token per word between blanks; ids count the words met so far, from 10."""
+    """One token per word between blanks; ids count distinct words from 10."""
 
     def __init__(self):
         self.special = SimpleNamespace(cls_id=CLS, sep_id=SEP, pad_id=PAD)
@@ -32,13 +32,13 @@ class WordTokenizer:
 
 
 def qa(name, question, *answers, **more):
-    """A question as in a file; an answer is (text, start)."""
+    """Return a question as in a file; an answer is (text, start)."""
     listed = [{"text": text, "answer_start": start} for text, start in answers]
     return {"id": name, "question": question, "answers": listed, **more}
 
 
 def squad_json(*paragraphs):
-    """A file's content; a paragraph is (context, qa, qa, ...)."""
+    """Return the content of a file; a paragraph is (context, qa, qa, ...)."""
     listed = [{"context": context, "qas": list(qas)} for context, *qas in paragraphs]
     return {"version": "v2.0", "data": [{"title": "t", "paragraphs": listed}]}
 
@@ -50,7 +50,7 @@ def squad_file(directory: Path, content) -> Path:
 
 
 def squad_data(*paragraphs) -> SquadData:
-    """Data without a file; a paragraph is (context, (id, question, answer texts or None), ...)."""
+    """Build data; a paragraph is (context, (id, question, answer texts or None), ...)."""
     questions = []
     for index, (context, *asked) in enumerate(paragraphs):
         for name, text, golds in asked:
@@ -63,13 +63,13 @@ def squad_data(*paragraphs) -> SquadData:
 
 
 def graded(*golds) -> SquadData:
-    """Data for metrics: question ``q0`` has the gold answers ``golds[0]`` and so on."""
+    """Build data for metrics: question ``q0`` has the gold answers ``golds[0]`` and so on."""
     asked = [(f"q{index}", "?", list(texts)) for index, texts in enumerate(golds)]
     return squad_data(("context", *asked))
 
 
 def beams(rows, cls_logits=None) -> BeamOutputs:
-    """Beams of one start each; a row is (start, start score, [(end, end score), ...])."""
+    """Build beams of one start each; a row is (start, start score, [(end, end score), ...])."""
     import numpy as np
 
     return BeamOutputs(

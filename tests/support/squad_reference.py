@@ -1,4 +1,4 @@
-"""SQuAD windows, answers and metrics once more, written word for word and slowly: the judge."""
+"""Slow reference implementations of SQuAD windows, answers and metrics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import string
 
 
-def windows_of(tokens, room, stride):
-    """(first, count) of every window of a paragraph."""
+def cut_windows(tokens, room, stride):
+    """Return (first, length) of every window of a paragraph."""
     cuts, first = [], 0
     while True:
         count = min(tokens - first, room)
@@ -31,8 +31,8 @@ def has_most_context(cuts, chosen, token):
     return best == chosen
 
 
-def answers_of(data, windows, beams, settings):
-    """id -> (n-best [(text, start + end)], null odds), from the definitions."""
+def find_answers(data, windows, beams, settings):
+    """Return (n-best [(text, start + end)], null odds) by question id."""
     found = {}
     for index, question in enumerate(data.questions):
         mine = [w for w in range(len(windows)) if windows.question[w] == index]
@@ -46,7 +46,7 @@ def answers_of(data, windows, beams, settings):
                 if last - first + 1 > settings["max_answer_length"]:
                     continue
                 if has_most_context(cuts, place, first):
-                    candidates.append((_text(data, windows, question, first, last), score))
+                    candidates.append((_cut_text(data, windows, question, first, last), score))
         candidates.sort(key=lambda candidate: -candidate[1])
         nbest = []
         for text, score in candidates:
@@ -61,7 +61,7 @@ def answers_of(data, windows, beams, settings):
 
 
 def _beam(windows, w, beams, settings):
-    """(first token, last token, score) of everything in the beam of window ``w``."""
+    """Yield (first token, last token, score) of the beam of window ``w``."""
     shift = windows.first_token[w] - windows.paragraph_begin[w]
     for i, start in enumerate(beams.start_index[w]):
         for j in range(settings["ends"]):
@@ -70,13 +70,13 @@ def _beam(windows, w, beams, settings):
             yield start + shift, beams.end_index[w, column] + shift, score
 
 
-def _text(data, windows, question, first, last):
+def _cut_text(data, windows, question, first, last):
     begin = windows.paragraphs.offsets[question.paragraph]
     start, end = windows.paragraphs.starts[begin + first], windows.paragraphs.ends[begin + last]
     return data.paragraphs[question.paragraph][start:end]
 
 
-def shares(scores):
+def softmax(scores):
     total = sum(math.exp(score - max(scores)) for score in scores)
     return [math.exp(score - max(scores)) / total for score in scores]
 
@@ -86,11 +86,11 @@ def normalized_words(text):
     return re.sub(r"\b(a|an|the)\b", " ", kept).split()
 
 
-def exact_of(gold, prediction):
+def exact_match(gold, prediction):
     return float(normalized_words(gold) == normalized_words(prediction))
 
 
-def f1_of(gold, prediction, empty_counts):
+def f1(gold, prediction, empty_counts):
     wanted, said = normalized_words(gold), normalized_words(prediction)
     if empty_counts and (not wanted or not said):
         return float(wanted == said)
@@ -108,8 +108,8 @@ def f1_of(gold, prediction, empty_counts):
 def raw_scores(golds, prediction):
     """Exact and F1 of SQuAD 2.0 before any threshold."""
     golds = [gold for gold in golds if normalized_words(gold)] or [""]
-    exact = max(exact_of(gold, prediction) for gold in golds)
-    return exact, max(f1_of(gold, prediction, True) for gold in golds)
+    exact = max(exact_match(gold, prediction) for gold in golds)
+    return exact, max(f1(gold, prediction, True) for gold in golds)
 
 
 def scores_v2(data, predictions, null_odds, threshold):

@@ -1,4 +1,4 @@
-"""Small task files for tests, a tokenizer without vocabulary, and where the real data lies."""
+"""Small task files, a tokenizer without vocabulary, and the path of the real data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def table(*rows: str, header: str = "") -> str:
-    """Rows written with blanks as column ends, as a tab-separated file."""
+    """Return a tab-separated file; rows are given with blanks as separators."""
     lines = [header, *rows] if header else rows
     return "".join(line.replace(" ", "\t") + "\n" for line in lines)
 
@@ -37,7 +37,7 @@ def rte_rows(count: int, start: int = 0) -> list[str]:
 
 
 class LetterTokenizer:
-    """One token per non-blank character, its id the code point; counts how much it was asked."""
+    """One token per non-blank character, with its code point as id; counts encoded texts."""
 
     def __init__(self, name: str = "letters"):
         self.special = SimpleNamespace(cls_id=1, sep_id=2, pad_id=0)

@@ -1,4 +1,4 @@
-"""WordPiece written out slowly from its description, and material for the tests of tokenizers."""
+"""A slow reference implementation of WordPiece, and texts for the tests of tokenizers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CJK_BLOCKS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-# Characters of several scripts, all older than the library's Unicode tables, with everything the
-# steps treat in a special way: controls, marks, blanks of all kinds, CJK, long lower cases.
+# Characters of several scripts, all older than the library's Unicode tables, with everything that
+# the steps treat specially: controls, marks, blanks of all kinds, CJK, long lower cases.
 CHARACTERS = (
     "abcXYZ019 .,-'`\"#<>[]\t\n\r\x00\x01\x1c\x7f\x85\xa0\xad\ufeff\ufffd"
     "éÉñüßÅøŒœİıǅŉ\u0301\u0302\u0323\u0345ΑΒΣσςάЖжйЇאבּشَ\u0652अ\u093fकไ\u0e31한글\u1100\u1161"
@@ -35,7 +35,7 @@ BERT_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
 def small_vocabulary() -> list[str]:
-    """Entries that make words of CHARACTERS come out whole, in pieces and unknown."""
+    """Return entries with which words of CHARACTERS become one piece, several pieces or unknown."""
     letters = dict.fromkeys(
         "".join(basic_tokens(CHARACTERS, True) + basic_tokens(CHARACTERS, False))
     )
@@ -60,7 +60,7 @@ def basic_tokens(text: str, uncased: bool) -> list[str]:
 
 
 def wordpiece_tokens(text: str, vocabulary: Mapping[str, int], uncased: bool) -> list[str]:
-    """The longest known piece first; a word that does not come out is unknown as a whole."""
+    """Match the longest known piece first; a word with an unknown part is unknown."""
     tokens = []
     for word in basic_tokens(text, uncased):
         tokens += _pieces(word, vocabulary) if len(word) <= 200 else [SPECIAL[0]]
@@ -86,7 +86,7 @@ def _cleaned(char: str) -> str:
     category = unicodedata.category(char)
     if char in "\t\n\r" or category == "Zs":
         return " "
-    # The library also drops private-use characters (Co); surrogates (Cs) are no characters.
+    # The library also drops private-use characters (Co); surrogates (Cs) are not characters.
     if char == "\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):
         return ""
     return f" {char} " if any(a <= ord(char) <= b for a, b in CJK_BLOCKS) else char
@@ -100,7 +100,7 @@ def _is_punctuation(char: str) -> bool:
 
 
 def write_vocabulary(path: Path, entries: list[str]) -> Path:
-    """Write one entry a line."""
+    """Write a vocabulary file, one entry a line."""
     path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
     return path
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from funnel.features.tfrecords import FieldSpec, RecordSchema
+from funnel.features.record_schema import FieldSpec, RecordSchema, pretraining_schema
 from funnel.formats.tfrecord import encode_example, write_records
 from funnel.pretraining.masking import Masker, MaskingConfig
 from funnel.pretraining.record_index import RecordCollection, RecordFile
@@ -20,7 +20,6 @@ from funnel_tf.data.input_pipeline import (
     finetune_input_fn,
     num_batches,
     pretrain_input_fn,
-    pretrain_schema,
     report_corrupt_records,
 )
 
@@ -204,6 +203,6 @@ def test_errors_name_the_corrupt_file(tmp_path, kind):
              "vocabulary": "vocabulary of 40", "missing": "pre-1, record 0.*boundary"}  # fmt: skip
     with (
         pytest.raises(DataError, match=words[kind]),
-        report_corrupt_records(files, pretrain_schema(length)),
+        report_corrupt_records(files, pretraining_schema(length)),
     ):
         _batches(pretrain_input_fn(collection, masker, InputConfig(is_training=False)))

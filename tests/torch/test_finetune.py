@@ -15,6 +15,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.config.model import ModelConfig
 from funnel.features.classification import Features
 from funnel.tasks import get_task
+from funnel.tasks.predictions import write_predictions
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource
 from funnel_torch.models import initial_model as starting_point
@@ -27,7 +28,6 @@ from funnel_torch.tasks.classification import (
     decisions,
     load_splits,
     mean_loss,
-    write_predictions,
 )
 from funnel_torch.tasks.finetune import Evaluation, FineTuneConfig, evaluate, fine_tune, predict
 from funnel_torch.training.distributed import DistributedContext
@@ -161,10 +161,12 @@ def test_the_loss_of_an_evaluation_is_the_training_loss():
 
 
 def test_prediction_file(tmp_path):
-    write_predictions(get_task("rte"), np.array([[0.0, 1.0], [2.0, 1.0]]), tmp_path / "r.txt")
+    rte, sts_b = get_task("rte"), get_task("sts-b")
+    logits = np.array([[0.0, 1.0], [2.0, 1.0]])
+    write_predictions(tmp_path / "r.txt", rte, decisions(rte, logits))
     text = (tmp_path / "r.txt").read_text()
     assert text == "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
-    write_predictions(get_task("sts-b"), np.array([[1.5]]), tmp_path / "r.txt")
+    write_predictions(tmp_path / "r.txt", sts_b, decisions(sts_b, np.array([[1.5]])))
     assert (tmp_path / "r.txt").read_text() == "index\tprediction\n0\t1.500000\n"
 
 

@@ -1,8 +1,8 @@
-"""Examples -> token ids, kept as flat ragged arrays and cached on disk.
+"""Classification examples as token ids in flat ragged arrays, cached on disk.
 
 Sequences (Devlin et al. 2019, section 3; segment ids as in the Funnel-Transformer release):
 ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``, with segment id 2 on [CLS], 0 on a and its [SEP],
-1 on b and its [SEP]. Padding is added batch by batch, so short texts cost what they are worth.
+1 on b and its [SEP]. Padding is added per batch, so memory does not depend on the longest example.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.config.settings import setting
 from funnel.tasks.base import Example, Task
 from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError
@@ -30,18 +31,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 1  # raise it when the same inputs give other arrays: old caches are then rebuilt
-_CHUNK = 4096  # examples tokenized at once: bounds the memory held in Python lists
+_FORMAT_VERSION = 1  # increment when the same inputs give other arrays: caches are then rebuilt
+_CHUNK = 4096  # examples tokenized at a time, to bound the memory of Python lists
 
 
 @dataclass(frozen=True)
 class SegmentIds:
     """Segment id of each part of a sequence."""
 
-    cls: int = 2
-    a: int = 0
-    b: int = 1
-    pad: int = 0
+    cls: int = setting(2, "segment id of [CLS]")
+    a: int = setting(0, "segment id of the first text")
+    b: int = setting(1, "segment id of the second text")
+    pad: int = setting(0, "segment id of padding")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Features:
     """n encoded examples without padding.
 
     Attributes:
-        input_ids: int32 [total], all sequences one after another.
+        input_ids: int32 [total], the concatenated sequences.
         segment_ids: int8 [total].
         offsets: int64 [n + 1]; sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         labels: int64 [n] class ids, float32 [n] for regression, or ``None``.
@@ -82,13 +83,13 @@ def encode_examples(
     max_length: int,
     segments: SegmentIds = SegmentIds(),
 ) -> Features:
-    """Encode ``examples`` with at most ``max_length`` tokens each, special symbols included.
+    """Encode ``examples`` with at most ``max_length`` tokens each, special tokens included.
 
-    A single text keeps its first ``max_length - 2`` tokens; of a pair, the longer side loses one
-    token at a time (b on a tie). Labels are ``None`` if any example has none.
+    A single text keeps its first ``max_length - 2`` tokens; of a pair, the longer text loses one
+    token at a time (b on a tie). Labels are ``None`` if any example lacks one.
 
     Raises:
-        ConfigError: ``max_length`` leaves no room for the special symbols.
+        ConfigError: ``max_length`` leaves no room for text.
     """
     if max_length < 3:
         raise ConfigError(f"max_length {max_length}: at least 3 tokens are needed for a sequence")
@@ -110,7 +111,7 @@ def encode_examples(
 def _encode_chunk(
     examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, segments: SegmentIds
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids and segment ids of all ``examples`` in one row each, and the n lengths."""
+    """Return concatenated ids and segment ids of ``examples``, and the n lengths."""
     cls_id, sep_id = tokenizer.special.cls_id, tokenizer.special.sep_id
     firsts = tokenizer.encode_batch([example.text_a for example in examples])
     seconds = iter(tokenizer.encode_batch([e.text_b for e in examples if e.text_b is not None]))
@@ -169,9 +170,9 @@ def pad_batch(
     real = np.arange(length) < lengths[:, None]
     input_ids = np.full(real.shape, pad_id, np.int64)
     token_type_ids = np.full(real.shape, segment_pad, np.int64)
-    places = (starts[:, None] + np.arange(length))[real]
-    input_ids[real] = features.input_ids[places]
-    token_type_ids[real] = features.segment_ids[places]
+    sources = (starts[:, None] + np.arange(length))[real]
+    input_ids[real] = features.input_ids[sources]
+    token_type_ids[real] = features.segment_ids[sources]
     batch = {
         "input_ids": input_ids,
         "attention_mask": real.astype(np.int64),
@@ -192,17 +193,17 @@ def load_or_build(
     overwrite: bool = False,
     segments: SegmentIds = SegmentIds(),
 ) -> Features:
-    """Return the features of a split, from ``cache_dir`` if what is there fits.
+    """Return the features of a split, from a cache in ``cache_dir`` if it matches.
 
-    The cache is ``<task>.<split>.len-<max_length>.npz``, with everything the arrays depend on
-    beside it in a ``.json``. It is rebuilt when the data, labels, tokenizer, lengths or segment ids
-    changed, or when a file is damaged. Without ``cache_dir`` nothing is written.
+    The cache is ``<task>.<split>.len-<max_length>.npz`` with a ``.json`` of everything the arrays
+    depend on. It is rebuilt when the data, labels, tokenizer, lengths or segment ids changed, or
+    when a file is corrupt. Without ``cache_dir`` nothing is written. The task's labels must be
+    resolved.
 
     Raises:
         DataError: the data is missing or malformed (see :meth:`funnel.tasks.base.Task.load`).
         FunnelError: the cache cannot be written.
     """
-    task = task.resolve_labels(data_dir)
     if not cache_dir:
         return encode_examples(task.load(data_dir, split), tokenizer, max_length, segments)
     arrays = Path(cache_dir) / f"{task.name}.{split}.len-{max_length}.npz"
@@ -221,7 +222,9 @@ def load_or_build(
 
 
 def source_key(task: Task, split: str, data_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Everything that decides the examples of a split, as JSON values; labels must be resolved.
+    """Return everything that determines the examples of a split, as JSON values.
+
+    The task's labels must be resolved.
 
     Raises:
         DataError: the data is missing.
@@ -229,15 +232,15 @@ def source_key(task: Task, split: str, data_dir: str | os.PathLike[str]) -> dict
     return {
         "task": task.name,
         "split": split,
-        "definition": _definition(task, split),
-        "data_sha256": _data_sha256(task.input_files(data_dir, split)),
+        "definition": _describe_source(task, split),
+        "data_sha256": _hash_data(task.input_files(data_dir, split)),
     }
 
 
-def _definition(task: Task, split: str) -> dict[str, Any]:
-    """Everything about a task that decides what its examples are."""
+def _describe_source(task: Task, split: str) -> dict[str, Any]:
+    """Return everything in a task's definition that determines its examples."""
     source = asdict(task.sources[split])
-    del source["names"]  # the content of the file counts, wherever it lies
+    del source["names"]  # the file is identified by its content
     return {
         "labels": task.labels and list(task.labels),
         "is_regression": task.is_regression,
@@ -247,27 +250,27 @@ def _definition(task: Task, split: str) -> dict[str, Any]:
     }
 
 
-def _data_sha256(files: Sequence[Path]) -> str:
+def _hash_data(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        # A split of one file counts by its content alone, wherever and under what name it lies.
+        # A single file is identified by its content alone, so it can be moved or renamed.
         name = "" if len(files) == 1 else f"{file.parent.name}/{file.name}"
         with read_errors_named(file):
             digest.update(f"{name}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _key_sha256(key: dict[str, Any]) -> str:
+def _hash_key(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def _write_cache(arrays: Path, key: dict[str, Any], features: Features) -> None:
-    """Write both files, each whole; the arrays repeat the key's hash to show a mixed pair."""
+    """Write both files atomically; a hash in the arrays file detects a pair of two runs."""
     members = {
         "input_ids": features.input_ids,
         "segment_ids": features.segment_ids,
         "offsets": features.offsets,
-        "key": np.array(_key_sha256(key)),
+        "key": np.array(_hash_key(key)),
     }
     if features.labels is not None:
         members["labels"] = features.labels
@@ -277,7 +280,7 @@ def _write_cache(arrays: Path, key: dict[str, Any], features: Features) -> None:
 
 
 def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
-    """Return the cached features, or ``None`` (the log says why) if they cannot be used."""
+    """Return the cached features, or ``None`` (with the reason in the log) if unusable."""
     key_file = arrays.with_suffix(".json")
     if not (arrays.exists() and key_file.exists()):
         return None
@@ -286,10 +289,10 @@ def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
         if not isinstance(stored, dict):
             raise ValueError("not a JSON object")
         if changed := [name for name in key if stored.get(name) != key[name]]:
-            logger.info("%s: rebuilt, other %s than before", arrays, ", ".join(changed))
+            logger.info("%s: rebuilt because of a different %s", arrays, ", ".join(changed))
             return None
         with np.load(arrays, allow_pickle=False) as members:
-            if str(members["key"]) != _key_sha256(key):
+            if str(members["key"]) != _hash_key(key):
                 raise ValueError(f"does not belong to {key_file.name}")
             features = Features(
                 members["input_ids"],
@@ -299,14 +302,14 @@ def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
             )
         _check_arrays(features)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s: damaged cache is rebuilt (%s)", arrays, error)
+        logger.warning("%s: corrupt cache is rebuilt (%s)", arrays, error)
         return None
     return features
 
 
 def _check_arrays(features: Features) -> None:
     ids, segment_ids, offsets = features.input_ids, features.segment_ids, features.offsets
-    fits = (
+    is_consistent = (
         (ids.dtype, segment_ids.dtype, offsets.dtype) == (np.int32, np.int8, np.int64)
         and ids.ndim == offsets.ndim == 1
         and ids.shape == segment_ids.shape
@@ -316,5 +319,5 @@ def _check_arrays(features: Features) -> None:
         and bool((np.diff(offsets) > 0).all())
         and (features.labels is None or features.labels.shape == (len(features),))
     )
-    if not fits:
-        raise ValueError("arrays do not fit together")
+    if not is_consistent:
+        raise ValueError("arrays are inconsistent")

@@ -1,4 +1,4 @@
-"""What the ``extract_features.py`` of both trees share: input and output files."""
+"""Input and output files of ``extract_features.py``, for both backends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
 
 class ModelParts(NamedTuple):
-    """What a checkpoint can compute beyond the encoder's hidden states."""
+    """Outputs that a checkpoint has weights for, apart from the encoder's hidden states."""
 
     decoder: bool
     summary: bool
@@ -32,7 +32,7 @@ class ModelParts(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text file and how it becomes tokens; ``vocabulary`` None: the one beside the weights."""
+    """A text file and its tokenizer; ``vocabulary`` None uses the file next to the weights."""
 
     path: str
     tokenizer_type: str = "word_piece"
@@ -43,19 +43,19 @@ class TextSource:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """A batch as ``extract_features.py`` reads it: int64 [B, T] each, the last two optional."""
+    """Model inputs, int64 [B, T] each; the last two are optional."""
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray | None = None
     attention_mask: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray | None]:
-        """Rows ``start`` to ``stop`` of everything, as arguments by name."""
+        """Return rows ``start`` to ``stop`` of every array, as keyword arguments."""
         arrays = {name: getattr(self, name) for name in _NAMES}
         return {k: None if v is None else v[start:stop] for k, v in arrays.items()}
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """The arrays that are there, by name."""
+        """Return the arrays that are not ``None``, by name."""
         return {
             name: array
             for name, array in self.rows(0, len(self.input_ids)).items()
@@ -63,11 +63,11 @@ class ModelInputs:
         }
 
 
-def parts_of(checkpoint: Checkpoint) -> ModelParts:
-    """Which parts a checkpoint holds."""
+def detect_parts(checkpoint: Checkpoint) -> ModelParts:
+    """Return which parts a checkpoint has weights for."""
     tensors, config = checkpoint.tensors, checkpoint.config
     layers = any(name.startswith("model/decoder/") for name in tensors)
-    # Several blocks without decoder layers still have the up-sampled sum.
+    # Without decoder layers, several blocks still have the up-sampled residual sum.
     only_sum = config.decoder is None and len(config.blocks) > 1
     summary = f"{SUMMARY}/kernel" in tensors
     return ModelParts(layers or only_sum, summary, "model/binary_loss/weight" in tensors)
@@ -76,10 +76,10 @@ def parts_of(checkpoint: Checkpoint) -> ModelParts:
 def config_changes(
     checkpoint: Checkpoint, attn_type: str | None, truncate_seq: bool | None
 ) -> dict[str, Any]:
-    """What run-time switches change in a checkpoint's config; None leaves one as it is.
+    """Return the changes of a checkpoint's config by run-time flags; ``None`` keeps a value.
 
     Raises:
-        ConfigError: the model has no relative attention to choose a form of.
+        ConfigError: an attention form is given for a model without relative attention.
     """
     if checkpoint.config.rel_attn_type == "null" and attn_type:
         raise ConfigError("--attn_type: this model has no relative attention (rel_attn_type null)")
@@ -88,18 +88,18 @@ def config_changes(
 
 
 def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> ModelInputs:
-    """The token ids to run on: of the file ``ids``, or, without one, of a text.
+    """Return the model inputs from the file ``ids`` or, without one, from a text.
 
     Raises:
         ConfigError: no vocabulary, or one that does not fit the model.
-        DataError: the file is not what it should be.
+        DataError: the file is missing or malformed.
     """
     if ids:
         return read_ids(ids, checkpoint.config.vocab_size)
     vocabulary = text.vocabulary or checkpoint.metadata.get("vocab_path")
     if not vocabulary:
         path = checkpoint.metadata.get("path")
-        raise ConfigError(f"{path}: no vocabulary beside the weights; set --tokenizer_path")
+        raise ConfigError(f"{path}: no vocabulary next to the weights; set --tokenizer_path")
     tokenizer = get_tokenizer(text.tokenizer_type, vocabulary, uncased=text.uncased)
     if tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise ConfigError(
@@ -112,7 +112,7 @@ def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Mo
 def extract_batches(
     extract: Callable[..., dict[str, np.ndarray]], inputs: ModelInputs, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """All that ``extract`` computes, ``batch_size`` sequences at a time."""
+    """Call ``extract`` on ``batch_size`` sequences at a time and concatenate its outputs."""
     starts = trange(0, len(inputs.input_ids), batch_size, disable=None, desc="batches")
     parts = [extract(**inputs.rows(start, start + batch_size)) for start in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -122,13 +122,13 @@ def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
     """Read an ``.npz`` with ``input_ids`` and optionally the other two arrays.
 
     Raises:
-        DataError: not such a file, arrays of different shapes, ids outside the vocabulary.
+        DataError: no such file, arrays of different shapes, or ids outside the vocabulary.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _NAMES if name in file}
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: is no readable .npz file of arrays ({error})") from error
+        raise DataError(f"{path}: not a readable .npz file of arrays ({error})") from error
     if "input_ids" not in arrays:
         raise DataError(f"{path}: holds no array input_ids [B, T]")
     shape = arrays["input_ids"].shape
@@ -148,7 +148,7 @@ def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
 
 
 def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelInputs:
-    """Encode a text file: a sequence per line, a tab between the two texts of a pair.
+    """Encode a text file with one sequence per line, a tab between the texts of a pair.
 
     Raises:
         DataError: the file is missing, not UTF-8 or empty.
@@ -169,6 +169,6 @@ def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelI
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an ``.npz``, whole or not at all."""
+    """Write an ``.npz`` file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **arrays)

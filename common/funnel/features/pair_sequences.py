@@ -1,8 +1,8 @@
-"""Sequences ``[CLS] first [SEP] second [SEP]`` whose parts are kept once, however often they occur.
+"""Sequences ``[CLS] first [SEP] second [SEP]`` that share the storage of their parts.
 
-Windows of a SQuAD paragraph overlap and all its questions share them; four options of a RACE
-question share the article. Written out, such a data set is many times its text; here a sequence is
-two ranges of one array of tokens, put together batch by batch.
+Windows of a SQuAD paragraph overlap and all its questions use them; four options of a RACE question
+share the article. Stored in full, such a data set is many times as large as its text. Here a
+sequence is two ranges of one array of tokens, assembled when a batch is made.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from funnel.features.classification import SegmentIds
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all rows one after another, int32 [total], and where each begins, int64 [n + 1]."""
+    """Concatenate rows; return them, int32 [total], and the row offsets, int64 [n + 1]."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
 
 
 def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return ``begins[i] .. begins[i] + lengths[i] - 1`` for every i in turn, int64 [sum]."""
+    """Concatenate ``begins[i] .. begins[i] + lengths[i] - 1`` over all i, int64 [sum]."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(begins - before, lengths) + np.arange(int(lengths.sum()))
 
@@ -34,10 +34,10 @@ class PairSequences:
     """n sequences.
 
     Attributes:
-        tokens: int32 [total], the texts.
-        first_begins, second_begins: int64 [n], where the parts begin in ``tokens``.
+        tokens: int32 [total], token ids of all texts.
+        first_begins, second_begins: int64 [n], offsets of the parts in ``tokens``.
         first_lengths, second_lengths: int64 [n].
-        cls_id, sep_id: ids of the special symbols.
+        cls_id, sep_id: ids of the special tokens.
         segments: segment ids; ``a`` is the first part's and ``b`` the second's, with their [SEP].
     """
 
@@ -55,7 +55,7 @@ class PairSequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each sequence, special symbols included, int64 [n]."""
+        """Number of tokens of each sequence, special tokens included, int64 [n]."""
         return self.first_lengths + self.second_lengths + 3
 
     def pad(
@@ -79,8 +79,8 @@ class PairSequences:
         flat[row] = self.cls_id
         flat[ranges(row + 1, first)] = self.tokens[ranges(self.first_begins[indices], first)]
         flat[row + first + 1] = self.sep_id
-        places = ranges(self.second_begins[indices], second)
-        flat[ranges(row + first + 2, second)] = self.tokens[places]
+        sources = ranges(self.second_begins[indices], second)
+        flat[ranges(row + first + 2, second)] = self.tokens[sources]
         flat[row + first + second + 2] = self.sep_id
 
         position = np.arange(length)

@@ -1,4 +1,4 @@
-"""RACE questions -> four sequences each: ``[CLS] question with option [SEP] article [SEP]``."""
+"""RACE questions as four sequences each, ``[CLS] question with option [SEP] article [SEP]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from funnel.features.classification import SegmentIds
 from funnel.features.pair_sequences import PairSequences, flatten
-from funnel.tasks.race import OPTIONS, RaceData, question_with_option
+from funnel.tasks.race import OPTIONS, RaceData, insert_option
 from funnel.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class RaceConfig:
     """How sequences are cut.
 
     Attributes:
-        max_seq_length: most tokens of a sequence, special symbols included.
-        max_qa_length: a longer question with its option keeps its last tokens.
-        segments: segment ids; question and option are ``a``, the article is ``b``.
+        max_seq_length: maximum number of tokens of a sequence, special tokens included.
+        max_qa_length: number of last tokens kept of a question with its option.
+        segments: segment ids; question and option have ``a``, the article has ``b``.
     """
 
     max_seq_length: int = 512
@@ -38,7 +38,7 @@ class RaceConfig:
         if self.max_seq_length < least:
             raise ConfigError(
                 f"max_seq_length={self.max_seq_length}: at least {least} is needed for "
-                f"max_qa_length={self.max_qa_length}, three special symbols and a token of the "
+                f"max_qa_length={self.max_qa_length}, three special tokens and a token of the "
                 "article"
             )
 
@@ -48,8 +48,8 @@ class RaceFeatures:
     """n encoded questions.
 
     Attributes:
-        sequences: 4n sequences, the options of a question one after another.
-        labels: int64 [n], the right option, 0 to 3.
+        sequences: 4n sequences; the options of a question are consecutive.
+        labels: int64 [n], the correct option, 0 to 3.
         is_high: bool [n], from a high school examination.
     """
 
@@ -91,10 +91,10 @@ def encode_race(
 ) -> RaceFeatures:
     """Encode every question; an article is tokenized once for all of its questions.
 
-    A question with its option keeps its last tokens (the option stands mostly at the end), the
-    article as many of its first ones as then fit.
+    A question with its option keeps its last tokens, because the option is mostly at the end. The
+    article keeps as many of its first tokens as then fit.
     """
-    texts = [question_with_option(q.text, option) for q in data.questions for option in q.options]
+    texts = [insert_option(q.text, option) for q in data.questions for option in q.options]
     questions, question_begins = flatten(tokenizer.encode_batch(texts))
     articles, article_begins = flatten(tokenizer.encode_batch(data.articles))
     article = np.repeat([question.article for question in data.questions], OPTIONS)

@@ -1,9 +1,8 @@
-"""SQuAD questions -> windows of tokens (Devlin et al. 2019, section 4.2, for the windows).
+"""SQuAD questions as overlapping windows of tokens (Devlin et al. 2019, section 4.2).
 
 ``[CLS] question [SEP] paragraph [SEP]`` with segment id 2 on [CLS], 1 (b) on the question and 0 (a)
-on the paragraph, each with its [SEP]: the other way round than in classification. A paragraph that
-is too long is cut into overlapping windows. Tokens carry their place in the paragraph's characters,
-so no text is ever aligned with tokens.
+on the paragraph, each with its [SEP]; in classification the first text has 0. Character offsets of
+tokens come from the tokenizer, so answers need no alignment of text with tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from funnel.config.settings import setting
 from funnel.features.classification import SegmentIds
 from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.tasks.squad import Question, SquadData
@@ -35,15 +35,15 @@ class WindowConfig:
     """How windows are cut.
 
     Attributes:
-        max_seq_length: most tokens of a window, special symbols included.
-        max_query_length: a longer question keeps its first tokens.
-        doc_stride: tokens between the beginnings of two windows.
-        segments: segment ids; the question is ``b``, the paragraph ``a``.
+        max_seq_length: maximum number of tokens of a window, special tokens included.
+        max_query_length: number of tokens to which a question is truncated.
+        doc_stride: distance between the first tokens of two windows.
+        segments: segment ids; the question has ``b``, the paragraph ``a``.
     """
 
-    max_seq_length: int = 512
-    max_query_length: int = 64
-    doc_stride: int = 128
+    max_seq_length: int = setting(512, "tokens per window")
+    max_query_length: int = setting(64, "first tokens of a question kept")
+    doc_stride: int = setting(128, "tokens between windows of a paragraph")
     segments: SegmentIds = field(default_factory=SegmentIds)
 
     def __post_init__(self) -> None:
@@ -54,31 +54,32 @@ class WindowConfig:
         if self.max_seq_length < least:
             raise ConfigError(
                 f"max_seq_length={self.max_seq_length}: at least {least} is needed for a question "
-                f"of max_query_length={self.max_query_length}, three special symbols and a token "
+                f"of max_query_length={self.max_query_length}, three special tokens and a token "
                 "of the paragraph"
             )
 
 
 class Window(NamedTuple):
-    """Tokens ``first .. first + count - 1`` of a paragraph.
+    """Tokens ``first .. first + length - 1`` of a paragraph.
 
-    A span that begins at a token of ``context_first .. context_end - 1`` has more context here
-    than in any other window: it counts in this one alone.
+    Tokens ``context_first .. context_end - 1`` have more context in this window than in any other;
+    an answer counts only in the window where this holds for its first token.
     """
 
     first: int
-    count: int
+    length: int
     context_first: int
     context_end: int
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def cut_windows(tokens: int, room: int, stride: int) -> tuple[Window, ...]:
-    """Cut ``tokens`` tokens into windows of at most ``room``, each ``stride`` after the one before.
+    """Cut a paragraph of ``tokens`` tokens into windows of at most ``room`` tokens.
 
-    The context of a token in a window is the smaller number of tokens to its left and right, plus
-    0.01 times the window's length; of equals the first window counts. A paragraph without tokens
-    has one empty window: its questions are still answered (with nothing).
+    A window begins ``stride`` tokens after the previous one. The context of a token in a window is
+    the smaller of the numbers of tokens to its left and right, plus 0.01 times the window's length;
+    on a tie the first window counts. A paragraph without tokens has one empty window, so that its
+    questions still get an (empty) answer.
     """
     cuts = [(0, min(tokens, room))]
     while sum(cuts[-1]) < tokens:
@@ -86,28 +87,31 @@ def cut_windows(tokens: int, room: int, stride: int) -> tuple[Window, ...]:
         cuts.append((first, min(tokens - first, room)))
     best = np.full(tokens, -1, np.int64)
     winner = np.zeros(tokens, np.int64)
-    for index, (first, count) in enumerate(cuts):
-        part = slice(first, first + count)
-        context = 100 * np.minimum(np.arange(count), np.arange(count)[::-1]) + count
+    for index, (first, length) in enumerate(cuts):
+        part = slice(first, first + length)
+        # In hundredths, so that comparisons are exact.
+        context = 100 * np.minimum(np.arange(length), np.arange(length)[::-1]) + length
         better = context > best[part]
         best[part][better] = context[better]
         winner[part][better] = index
-    # Both beginnings and ends of the windows increase, so a token's winner never precedes that of
-    # the token before: the tokens a window wins are neighbours.
-    index = np.arange(len(cuts))
-    firsts = np.searchsorted(winner, index, "left").tolist()
-    ends = np.searchsorted(winner, index, "right").tolist()
-    return tuple(Window(*cut, *won) for *won, cut in zip(firsts, ends, cuts, strict=True))
+    # Starts and ends of windows increase, so the winner never decreases from token to token: the
+    # tokens of a window are consecutive, and a binary search finds the first and the last.
+    indices = np.arange(len(cuts))
+    firsts = np.searchsorted(winner, indices, "left").tolist()
+    ends = np.searchsorted(winner, indices, "right").tolist()
+    return tuple(
+        Window(*cut, first, end) for cut, first, end in zip(cuts, firsts, ends, strict=True)
+    )
 
 
 @dataclass(frozen=True)
 class EncodedParagraphs:
-    """Token ids of paragraphs and the characters each token stands for.
+    """Token ids of paragraphs with character offsets.
 
     Attributes:
-        ids: int32 [total]; paragraph p is ``ids[offsets[p]:offsets[p + 1]]``. A paragraph that no
-            question asks about has no tokens.
-        starts, ends: int32 [total], place in the paragraph's characters, end exclusive.
+        ids: int32 [total]; paragraph p is ``ids[offsets[p]:offsets[p + 1]]``. A paragraph without
+            questions has no tokens.
+        starts, ends: int32 [total], characters of the paragraph, end exclusive.
         offsets: int64 [P + 1].
     """
 
@@ -116,14 +120,14 @@ class EncodedParagraphs:
     ends: np.ndarray
     offsets: np.ndarray
 
-    def overlapping(self, paragraph: int, start: int, end: int) -> tuple[int, int] | None:
+    def find_overlapping(self, paragraph: int, start: int, end: int) -> tuple[int, int] | None:
         """Return the first and last token that overlap characters ``start .. end - 1``, if any."""
         part = slice(self.offsets[paragraph], self.offsets[paragraph + 1])
         found = np.flatnonzero((self.starts[part] < end) & (self.ends[part] > start))
         return (int(found[0]), int(found[-1])) if len(found) else None
 
     def characters(self, paragraph: int, first: int, last: int) -> tuple[int, int]:
-        """Return the place (start, end) of tokens ``first .. last`` of a paragraph."""
+        """Return the characters (start, end) of tokens ``first .. last`` of a paragraph."""
         begin = self.offsets[paragraph]
         return int(self.starts[begin + first]), int(self.ends[begin + last])
 
@@ -134,9 +138,9 @@ def encode_paragraphs(
     wanted: set[int] | None = None,
     num_proc: int = 1,
 ) -> EncodedParagraphs:
-    """Encode every paragraph once, or those with an index in ``wanted``.
+    """Encode every paragraph once, or only those with an index in ``wanted``.
 
-    With ``num_proc`` above 1 processes share the work; each takes a second or two to start.
+    ``num_proc`` above 1 distributes the work to processes, which take a second or two to start.
     """
     if wanted is not None:
         texts = [text if index in wanted else "" for index, text in enumerate(texts)]
@@ -147,35 +151,35 @@ def encode_paragraphs(
         parts = [_encode_part(*call) for call in calls]
     else:
         parts = sorted(run_in_processes(_encode_part, calls, num_proc), key=lambda part: part[0])
-    places = [np.empty((0, 2), np.int32), *(place for part in parts for place in part[2])]
-    starts, ends = np.concatenate(places).T.copy()
-    ids_in_a_row, offsets = flatten([row for part in parts for row in part[1]])
-    return EncodedParagraphs(ids_in_a_row, starts, ends, offsets)
+    spans = [np.empty((0, 2), np.int32), *(span for part in parts for span in part[2])]
+    starts, ends = np.concatenate(spans).T.copy()
+    ids, offsets = flatten([row for part in parts for row in part[1]])
+    return EncodedParagraphs(ids, starts, ends, offsets)
 
 
 def _encode_part(
     begin: int, texts: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[int, list[list[int]], list[np.ndarray]]:
-    """Return ``begin``, and the ids and the places [tokens, 2] of each text."""
+    """Return ``begin``, and the ids and the character offsets [tokens, 2] of each text."""
     pairs = [tokenizer.encode_with_offsets(text) if text else ([], []) for text in texts]
-    places = [np.array(spans, np.int32).reshape(-1, 2) for _, spans in pairs]
-    return begin, [ids for ids, _ in pairs], places
+    spans = [np.array(offsets, np.int32).reshape(-1, 2) for _, offsets in pairs]
+    return begin, [ids for ids, _ in pairs], spans
 
 
 @dataclass(frozen=True)
 class SquadWindows:
-    """W windows; those of one question are neighbours.
+    """W windows; those of a question are consecutive.
 
     Attributes:
         sequences: token ids and segment ids.
-        paragraphs: ids and places of the paragraphs' tokens.
+        paragraphs: ids and character offsets of the paragraphs' tokens.
         question: int64 [W], index into ``SquadData.questions``.
         paragraph: int64 [W], index into ``SquadData.paragraphs``.
         first_token: int64 [W], paragraph token at position ``paragraph_begin`` of the window.
-        context_begin, context_end: int64 [W], the positions at which a span has to begin to count
-            in this window (end exclusive).
+        context_begin, context_end: int64 [W], range of start positions that count in this window
+            (end exclusive).
         start_positions, end_positions: int64 [W], first and last position of the answer, 0 ([CLS])
-            where the window holds no whole answer; ``None`` if not made for training.
+            where the window does not contain the complete answer; ``None`` except for training.
     """
 
     sequences: PairSequences
@@ -203,12 +207,12 @@ class SquadWindows:
 
     @property
     def paragraph_end(self) -> np.ndarray:
-        """Position of the [SEP] behind the last paragraph token, int64 [W]."""
+        """Position of the [SEP] after the last paragraph token, int64 [W]."""
         return self.lengths - 1
 
     @property
     def unique_ids(self) -> np.ndarray:
-        """The name of each window in record files, int64 [W]."""
+        """Id of each window in record files, int64 [W]."""
         return FIRST_UNIQUE_ID + np.arange(len(self))
 
     def pad(
@@ -218,7 +222,7 @@ class SquadWindows:
 
         Returns:
             int64 arrays: ``input_ids``, ``attention_mask`` (1 = real token), ``token_type_ids`` and
-            ``p_mask`` (0 on [CLS] and the paragraph, 1 wherever no answer can be) [B, L];
+            ``p_mask`` (0 on [CLS] and the paragraph, 1 elsewhere) [B, L];
             ``cls_index`` [B]; for training also ``start_positions``, ``end_positions`` and
             ``is_impossible`` [B].
 
@@ -252,28 +256,29 @@ def build_windows(
 
     Args:
         data: the questions.
-        tokenizer: turns text into ids and places.
+        tokenizer: encodes questions and paragraphs.
         config: lengths and segment ids.
-        training: add the position of the first answer. Questions whose first answer cannot be
-            found are then left out, and the log names them.
-        seed: shuffle the questions before windows are cut; ``None`` keeps their order.
+        training: add the positions of the first answer. Questions whose first answer cannot be
+            found are left out and logged.
+        seed: seed for shuffling the questions before they are cut; ``None`` keeps their order.
         num_proc: as in :func:`encode_paragraphs`.
 
     Raises:
         DataError: for training, a question has no answer on file, or none is left.
     """
-    asked = range(len(data.questions))
-    order = list(asked) if seed is None else np.random.default_rng(seed).permutation(asked).tolist()
+    order = list(range(len(data.questions)))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order).tolist()
     wanted = {question.paragraph for question in data.questions}
     paragraphs = encode_paragraphs(data.paragraphs, tokenizer, wanted, num_proc)
     spans: dict[int, tuple[int, int]] = {}
     if training:
-        spans = _answer_spans(data, paragraphs)
+        spans = _find_answer_spans(data, paragraphs)
         order = [index for index in order if index in spans]
     queries = tokenizer.encode_batch([data.questions[index].text for index in order])
     queries = [query[: config.max_query_length] for query in queries]
     windows = _assemble(data.questions, order, queries, paragraphs, tokenizer, config)
-    return _with_targets(windows, spans) if training else windows
+    return _add_targets(windows, spans) if training else windows
 
 
 def _assemble(
@@ -284,7 +289,7 @@ def _assemble(
     tokenizer: Tokenizer,
     config: WindowConfig,
 ) -> SquadWindows:
-    """Return the windows of the questions ``order``, whose own tokens are ``queries``."""
+    """Return the windows of the questions ``order``, whose tokens are ``queries``."""
     sizes = np.diff(paragraphs.offsets).tolist()
     rows = []
     for place, (index, query) in enumerate(zip(order, queries, strict=True)):
@@ -293,14 +298,14 @@ def _assemble(
         for window in cut_windows(sizes[paragraph], room, config.doc_stride):
             rows.append((place, index, paragraph, *window))
     columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
-    place, question, paragraph, first, count, context_first, context_end = columns
+    place, question, paragraph, first, length, context_first, context_end = columns
     query_ids, query_offsets = flatten(queries)
     sequences = PairSequences(
         tokens=np.concatenate([paragraphs.ids, query_ids]),
         first_begins=len(paragraphs.ids) + query_offsets[place],
         first_lengths=np.diff(query_offsets)[place],
         second_begins=paragraphs.offsets[paragraph] + first,
-        second_lengths=count,
+        second_lengths=length,
         cls_id=tokenizer.special.cls_id,
         sep_id=tokenizer.special.sep_id,
         segments=replace(config.segments, a=config.segments.b, b=config.segments.a),
@@ -320,8 +325,10 @@ def _assemble(
 _UNANSWERABLE = (-1, -1)
 
 
-def _answer_spans(data: SquadData, paragraphs: EncodedParagraphs) -> dict[int, tuple[int, int]]:
-    """Return question -> first and last token of its first answer, or ``_UNANSWERABLE``."""
+def _find_answer_spans(
+    data: SquadData, paragraphs: EncodedParagraphs
+) -> dict[int, tuple[int, int]]:
+    """Return the first and last token of the first answer, or ``_UNANSWERABLE``, by question."""
     spans: dict[int, tuple[int, int]] = {}
     for index, question in enumerate(data.questions):
         if question.answers is None:
@@ -332,7 +339,7 @@ def _answer_spans(data: SquadData, paragraphs: EncodedParagraphs) -> dict[int, t
         text, start = question.answers[0]
         found = None
         if start is not None:
-            found = paragraphs.overlapping(question.paragraph, start, start + len(text))
+            found = paragraphs.find_overlapping(question.paragraph, start, start + len(text))
         if found is None:
             where = f"{question.where} ({question.id})"
             logger.warning("%s: %s: its answer cannot be found, left out", data.path, where)
@@ -343,8 +350,8 @@ def _answer_spans(data: SquadData, paragraphs: EncodedParagraphs) -> dict[int, t
     return spans
 
 
-def _with_targets(windows: SquadWindows, spans: dict[int, tuple[int, int]]) -> SquadWindows:
-    """Add the positions of the answers; a window without the whole of it points at [CLS]."""
+def _add_targets(windows: SquadWindows, spans: dict[int, tuple[int, int]]) -> SquadWindows:
+    """Add answer positions; they are 0 ([CLS]) unless the window contains the complete answer."""
     first, last = np.array([spans[index] for index in windows.question.tolist()]).T
     end = windows.first_token + windows.sequences.second_lengths
     is_inside = (first >= windows.first_token) & (last < end)

@@ -1,4 +1,4 @@
-"""What a model says about windows -> answers in words, and the three files of SQuAD predictions."""
+"""Answer texts from model outputs for windows, and the three prediction files of SQuAD."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from funnel.config.settings import setting
 from funnel.features.squad import SquadWindows
 from funnel.tasks.squad import SquadData
 from funnel.utils.errors import RunError
 from funnel.utils.files import atomic_write_json
 
-NO_CANDIDATE = -1e6  # the score of an answer where no span may be one
+NO_CANDIDATE = -1e6  # log-probability of the empty answer of a question without valid spans
 
 PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"
@@ -23,13 +24,13 @@ NULL_ODDS_FILE = "null_odds.json"
 
 
 class BeamOutputs(NamedTuple):
-    """The S best starts of each of W windows with E ends each, and the score of "no answer".
+    """Beams of W windows: the S best starts with E ends each, and the score of "no answer".
 
     Attributes:
-        start_log_probs, start_index: [W, S]; positions in the window.
-        end_log_probs, end_index: [W, S * E], all ends of the first start first; [W, E] for a model
-            whose ends do not depend on the start.
-        cls_logits: [W], high where there is no answer.
+        start_log_probs, start_index: [W, S]; indices are positions in the window.
+        end_log_probs, end_index: [W, S * E], grouped by start; [W, E] for a model whose ends do not
+            depend on the start.
+        cls_logits: [W], high for "no answer".
     """
 
     start_log_probs: np.ndarray
@@ -41,19 +42,19 @@ class BeamOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How answers are chosen.
+    """How answers are selected.
 
     Attributes:
-        n_best_size: answers kept per question.
-        max_answer_length: longest answer in tokens.
-        conditional_end: every start of the beam has ends of its own.
-        use_answer_class: ``cls_logits`` is an output of its own, not the score of [CLS] as start.
+        n_best_size: number of answers kept per question.
+        max_answer_length: maximum number of tokens of an answer.
+        conditional_end: every start of the beam has its own ends.
+        use_answer_class: ``cls_logits`` is a separate output, not the score of [CLS] as start.
     """
 
-    n_best_size: int = 5
-    max_answer_length: int = 64
-    conditional_end: bool = True
-    use_answer_class: bool = True
+    n_best_size: int = setting(5, "answers kept for each question")
+    max_answer_length: int = setting(64, "longest answer in tokens")
+    conditional_end: bool = setting(True, "ends depend on the start", negatable=True)
+    use_answer_class: bool = setting(True, "a separate output for no answer", negatable=True)
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,17 @@ class SquadAnswers:
     """Answers by question id.
 
     Attributes:
-        predictions: the best non-empty answer; empty only where no span can be one.
-        nbest: the best answers, best first: ``text``, ``probability`` (they sum to 1),
+        predictions: the best non-empty answer; empty only if no span is valid.
+        nbest: the best answers in descending order: ``text``, ``probability`` (they sum to 1),
             ``start_log_prob`` and ``end_log_prob``.
-        null_odds: the higher, the likelier is it that the question has no answer.
+        null_odds: score of "no answer", in log space.
     """
 
     predictions: dict[str, str]
     nbest: dict[str, list[dict[str, Any]]]
     null_odds: dict[str, float]
 
-    def above(self, threshold: float) -> dict[str, str]:
+    def apply_null_threshold(self, threshold: float) -> dict[str, str]:
         """Return the predictions, empty where the null odds exceed ``threshold``."""
         return {
             name: "" if self.null_odds[name] > threshold else text
@@ -80,7 +81,7 @@ class SquadAnswers:
 
 
 class _Spans(NamedTuple):
-    """Candidates of all windows, best first within each question."""
+    """Candidates of all windows, in descending order within each question."""
 
     question: np.ndarray
     window: np.ndarray
@@ -98,16 +99,17 @@ def find_answers(
 ) -> SquadAnswers:
     """Return the answers to every question that has windows.
 
-    A span counts if its start has more context in this window than in any other, its end is not
-    before its start, and it lies in the paragraph and is not too long. Spans are ordered by the sum
-    of their log-probabilities (of equals the earlier window and start first); the first
-    ``n_best_size`` different texts are kept, cut from the paragraph as it was written.
+    A span is valid if its start has more context in this window than in any other, its end is not
+    before its start, it is inside the paragraph and not too long. Spans are sorted by the sum of
+    their log-probabilities (on a tie by window, then by start); the first ``n_best_size`` distinct
+    texts are kept, cut from the original paragraph.
 
     Raises:
-        ValueError: the arrays do not fit together.
-        RunError: the model's scores are not numbers.
+        ValueError: the arrays are of different lengths.
+        RunError: a score is NaN.
     """
-    spans = _candidates(windows, beams, settings)
+    spans = _find_candidates(windows, beams, settings)
+    # One window in which the question is answerable suffices, so the lowest null score counts.
     null = np.full(len(data.questions), np.inf)
     np.minimum.at(null, windows.question, beams.cls_logits.astype(np.float64))
     answered = np.unique(windows.question)
@@ -118,7 +120,7 @@ def find_answers(
         question = data.questions[index]
         text = data.paragraphs[question.paragraph]
         part = _Spans(*(column[begin:end] for column in spans))
-        nbest = _nbest(part, windows, question.paragraph, text, settings.n_best_size)
+        nbest = _collect_nbest(part, windows, question.paragraph, text, settings.n_best_size)
         best = nbest[0]
         odds = float(null[index])
         if not settings.use_answer_class:
@@ -129,7 +131,7 @@ def find_answers(
     return answers
 
 
-def _candidates(windows: SquadWindows, beams: BeamOutputs, settings: AnswerSettings) -> _Spans:
+def _find_candidates(windows: SquadWindows, beams: BeamOutputs, settings: AnswerSettings) -> _Spans:
     count, starts_kept = beams.start_index.shape
     shape = (count, starts_kept, -1) if settings.conditional_end else (count, 1, -1)
     end_index, end_scores = beams.end_index.reshape(shape), beams.end_log_probs.reshape(shape)
@@ -162,50 +164,51 @@ def _candidates(windows: SquadWindows, beams: BeamOutputs, settings: AnswerSetti
     return _Spans(*(column[order] for column in spans))
 
 
-def _nbest(
+def _collect_nbest(
     spans: _Spans, windows: SquadWindows, paragraph: int, text: str, size: int
 ) -> list[dict[str, Any]]:
-    """Return the first ``size`` different non-empty texts of one question's spans."""
+    """Return the first ``size`` distinct non-empty texts of one question's spans."""
     kept: dict[str, tuple[float, float]] = {}
     for i in range(len(spans.first)):
         if len(kept) == size:
             break
-        place = windows.paragraphs.characters(paragraph, int(spans.first[i]), int(spans.last[i]))
-        answer = text[slice(*place)].strip()
+        first, last = int(spans.first[i]), int(spans.last[i])
+        start, end = windows.paragraphs.characters(paragraph, first, last)
+        answer = text[start:end].strip()
         if answer and answer not in kept:
             kept[answer] = float(spans.start_log_prob[i]), float(spans.end_log_prob[i])
     kept = kept or {"": (NO_CANDIDATE, NO_CANDIDATE)}
     sums = np.array([sum(pair) for pair in kept.values()])
-    probabilities = np.exp(sums - sums.max())
-    probabilities /= probabilities.sum()
+    weights = np.exp(sums - sums.max())
+    probabilities = (weights / weights.sum()).tolist()
     return [
-        {"text": answer, "probability": share, "start_log_prob": start, "end_log_prob": end}
-        for (answer, (start, end)), share in zip(kept.items(), probabilities.tolist(), strict=True)
+        {"text": answer, "probability": p, "start_log_prob": scores[0], "end_log_prob": scores[1]}
+        for (answer, scores), p in zip(kept.items(), probabilities, strict=True)
     ]
 
 
 def combine_answers(members: Sequence[SquadAnswers], n_best_size: int = 5) -> SquadAnswers:
-    """Return what several models say together: the mean of their probabilities and null odds.
+    """Return the answers of an ensemble: the mean of its members' probabilities and null odds.
 
-    A text that is not among a model's best has probability 0 there. The n-best of the result hold
-    ``text`` and ``probability`` alone.
+    A text that is not in a member's n-best has probability 0 there. The n-best of the result have
+    only ``text`` and ``probability``.
 
     Raises:
-        ValueError: no model, or models that answered different questions.
+        ValueError: no member, or members that answered different questions.
     """
     if not members or any(m.predictions.keys() != members[0].predictions.keys() for m in members):
         raise ValueError("an ensemble needs models that answered the same questions")
     combined = SquadAnswers({}, {}, {})
     for name in members[0].predictions:
-        shares: dict[str, float] = {}
+        mean: dict[str, float] = {}
         for entry in (entry for member in members for entry in member.nbest[name]):
             share = entry["probability"] / len(members)
-            shares[entry["text"]] = shares.get(entry["text"], 0.0) + share
-        if len(shares) > 1:
-            shares.pop("", None)  # from a model that found no span at all
-        best = sorted(shares.items(), key=lambda item: -item[1])[:n_best_size]
+            mean[entry["text"]] = mean.get(entry["text"], 0.0) + share
+        if len(mean) > 1:
+            mean.pop("", None)  # from a member without any valid span
+        best = sorted(mean.items(), key=lambda item: -item[1])[:n_best_size]
         combined.predictions[name] = best[0][0]
-        combined.nbest[name] = [{"text": text, "probability": share} for text, share in best]
+        combined.nbest[name] = [{"text": text, "probability": p} for text, p in best]
         odds = [member.null_odds[name] for member in members]
         combined.null_odds[name] = sum(odds) / len(odds)
     return combined
@@ -214,7 +217,7 @@ def combine_answers(members: Sequence[SquadAnswers], n_best_size: int = 5) -> Sq
 def write_answers(answers: SquadAnswers, directory: str | os.PathLike[str]) -> None:
     """Write ``predictions.json``, ``nbest_predictions.json`` and ``null_odds.json``.
 
-    The first and the last are what the official evaluation programs read.
+    The official evaluation programs read the first and the last.
 
     Raises:
         FunnelError: a file cannot be written.

@@ -1,9 +1,11 @@
-"""Answers and scores from what a model says about windows, whichever framework it runs in."""
+"""Scores of model outputs for SQuAD windows, for one model or an ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,27 +14,37 @@ from funnel.features.squad_predictions import (
     AnswerSettings,
     BeamOutputs,
     SquadAnswers,
+    combine_answers,
     find_answers,
 )
+from funnel.features.squad_settings import EnsembleSettings
 from funnel.tasks.squad import SquadData
 from funnel.tasks.squad_metrics import evaluate_v1, evaluate_v2
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 # Names of a model's outputs, in the order of BeamOutputs.
 BEAM_FIELDS = (
     *("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index"),
     "cls_logits",
 )
-# Metrics of SQuAD 2.0 that say how much or where, not how good.
+# Metrics of SQuAD 2.0 that are thresholds or counts: the best model is not selected by them.
 _NO_SCORES = ("thresh", "threshold", "total")
 
 
 @dataclass(frozen=True)
 class SquadScorer:
-    """Turns the outputs for windows into answers and scores.
+    """Converts the outputs for windows into answers and scores.
 
-    ``version`` is that of the metrics; ``target`` the metric by which the best model is chosen;
-    ``threshold`` is where "no answer" begins for the breakdown of 2.0, None for the best for F1.
+    Attributes:
+        data: the questions.
+        windows: their windows.
+        settings: how answers are selected.
+        version: version of the metrics, ``v1`` or ``v2``.
+        target: metric by which the best model is selected.
+        threshold: null odds above which a question counts as unanswerable in the breakdown of 2.0;
+            ``None`` selects the threshold that is best for F1.
 
     Raises:
         ConfigError: there is no such metric.
@@ -48,6 +60,7 @@ class SquadScorer:
     def __post_init__(self) -> None:
         if not self.has_gold:
             return
+        # Which metrics there are depends on the data, so they are computed for empty answers.
         nothing = {question.id: "" for question in self.data.questions}
         known = self._metrics(nothing, dict.fromkeys(nothing, 0.0))
         names = [name for name in known if name.rpartition("_")[2] not in _NO_SCORES]
@@ -59,18 +72,20 @@ class SquadScorer:
 
     @property
     def has_gold(self) -> bool:
-        """Whether the answers are known, so that there is something to score."""
+        """Whether every question has gold answers, without which there are no scores."""
         return all(question.answers is not None for question in self.data.questions)
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> SquadAnswers:
-        """The answers that the outputs :data:`BEAM_FIELDS` of all windows amount to."""
-        beams = [outputs[name] for name in BEAM_FIELDS]
-        for place in (1, 3):  # positions may have gone through the same float32 as everything else
-            beams[place] = beams[place].astype("int64")
-        return find_answers(self.data, self.windows, BeamOutputs(*beams), self.settings)
+        """Return the answers for the outputs :data:`BEAM_FIELDS` of all windows."""
+        starts, start_index, ends, end_index, cls_logits = (outputs[name] for name in BEAM_FIELDS)
+        # Indices may have been gathered as float32, together with the scores.
+        beams = BeamOutputs(
+            starts, start_index.astype(np.int64), ends, end_index.astype(np.int64), cls_logits
+        )
+        return find_answers(self.data, self.windows, beams, self.settings)
 
     def score(self, answers: SquadAnswers) -> dict[str, float]:
-        """The metrics of answers, the target first."""
+        """Return the metrics of answers, the target first."""
         metrics = self._metrics(answers.predictions, answers.null_odds)
         return {self.target: metrics[self.target], **metrics}
 
@@ -80,3 +95,32 @@ class SquadScorer:
         if self.version == "v1":
             return evaluate_v1(self.data, predictions)
         return evaluate_v2(self.data, predictions, null_odds, self.threshold)
+
+
+class EnsembleResult(NamedTuple):
+    """Predictions of an ensemble by question id, and its scores (empty without gold answers)."""
+
+    predictions: dict[str, str]
+    scores: dict[str, float]
+
+
+def score_ensemble(
+    scorer: SquadScorer, members: Sequence[SquadAnswers], settings: EnsembleSettings
+) -> EnsembleResult:
+    """Combine the answers of several models and apply the null threshold.
+
+    Questions whose mean null odds exceed the threshold get an empty prediction; in version v1 every
+    question has an answer, so there is no threshold.
+
+    Raises:
+        DataError: the threshold is to be searched but there are no gold answers.
+    """
+    answers = combine_answers(members, scorer.settings.n_best_size)
+    scores = scorer.score(answers) if scorer.has_gold else {}
+    if scorer.version == "v1":
+        return EnsembleResult(answers.predictions, scores)
+    if settings.search_threshold and not scores:
+        raise DataError(f"{scorer.data.path}: has no answers to search the threshold by")
+    threshold = scores["best_f1_thresh"] if settings.search_threshold else settings.na_threshold
+    logger.info("no answer where the null odds exceed %.4f", threshold)
+    return EnsembleResult(answers.apply_null_threshold(threshold), scores)

@@ -1,4 +1,4 @@
-"""Tasks by name: GLUE, SNLI, seven text-classification sets, and the user's own files."""
+"""Tasks by name: GLUE, SNLI, seven text-classification sets, and custom tasks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import difflib
 
 from funnel.tasks import glue, textcls
 from funnel.tasks.base import Example, Task
-from funnel.tasks.custom import FORMATS, CustomTaskConfig, custom_task
+from funnel.tasks.custom import FORMATS, CustomTaskConfig, CustomTaskSettings, build_custom_task
 from funnel.utils.errors import ConfigError
 
-__all__ = ["CustomTaskConfig", "Example", "Task", "get_task", "task_names"]
+__all__ = [
+    "CustomTaskConfig",
+    "CustomTaskSettings",
+    "Example",
+    "Task",
+    "get_task",
+    "task_names",
+]
 
 
-def _key(name: str) -> str:
-    """Reduce a name to what identifies it: ``SST-2``, ``sst_2`` and ``SST2`` are one task."""
+def _normalize_name(name: str) -> str:
+    """Return the form in which names are compared: ``SST-2``, ``sst_2`` and ``SST2`` are equal."""
     return name.lower().replace("-", "").replace("_", "")
 
 
-_TASKS = {_key(task.name): task for task in (*glue.TASKS, *textcls.TASKS)}
+_TASKS = {_normalize_name(task.name): task for task in (*glue.TASKS, *textcls.TASKS)}
 _TASKS |= {
-    _key(alias): _TASKS[_key(name)] for alias, name in (glue.ALIASES | textcls.ALIASES).items()
+    _normalize_name(alias): _TASKS[_normalize_name(name)]
+    for alias, name in (glue.ALIASES | textcls.ALIASES).items()
 }
 
 
@@ -33,18 +41,18 @@ def get_task(name: str, *, custom: CustomTaskConfig | None = None) -> Task:
 
     Args:
         name: a name of :func:`task_names` or an alias (``MNLI``, ``ag_news`` ...); ``tsv``, ``csv``
-            and ``jsonl`` are the user's own files.
-        custom: how those files are read; only for the three formats.
+            and ``jsonl`` are custom tasks.
+        custom: how the files of a custom task are read.
 
     Raises:
-        ConfigError: there is no such task, or ``custom`` does not go with it.
+        ConfigError: there is no such task, or ``custom`` does not match it.
     """
-    key = _key(name)
+    key = _normalize_name(name)
     if key in FORMATS:
         config = custom or CustomTaskConfig(format=key)
         if config.format != key:
             raise ConfigError(f"task {name}: the custom format is {config.format!r}, not {key!r}")
-        return custom_task(config)
+        return build_custom_task(config)
     if key not in _TASKS:
         close = difflib.get_close_matches(key, _TASKS, n=1)
         hint = f"did you mean {_TASKS[close[0]].name}? " if close else ""

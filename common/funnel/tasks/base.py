@@ -1,4 +1,4 @@
-"""A task is a record: files, columns, labels, metrics. Its data become :class:`Example` objects."""
+"""Tasks as records of files, columns, labels and metrics; loading one gives examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from funnel.tasks.tables import Source, TableRow, folder_files, header_of, read_records
+from funnel.tasks.tables import Source, TableRow, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.text import clean_classification_text
 
@@ -35,15 +35,16 @@ class Task:
     Attributes:
         name: canonical lower-case name.
         labels: label texts in the order of their ids; ``None`` for regression, and for a custom
-            task whose labels have not been read yet (see :meth:`resolve_labels`).
+            task before :meth:`resolve_labels`.
         sources: split name (``train``, ``dev``, ``test``) -> its file and columns.
         metrics: names of the metrics in :mod:`funnel.tasks.metrics`, main one first.
         is_regression: the label is a real number.
         label_range: smallest and largest number allowed in regression.
-        skipped_labels: labels that mean "annotators disagree": such lines are left out and counted.
-        clean: texts go through :func:`funnel.utils.text.clean_classification_text`.
-        submission_file: name of the file with test predictions that the benchmark asks for.
-        constant_prediction: class id submitted for every test example, whatever the model says.
+        skipped_labels: labels for disagreement among annotators; such lines are left out and
+            counted.
+        clean: apply :func:`funnel.utils.text.clean_classification_text` to all texts.
+        submission_file: file name that the benchmark requires for test predictions.
+        constant_prediction: class id submitted for every test example, whatever the model predicts.
         also_submits: task whose test set is predicted and submitted with this one's.
     """
 
@@ -75,13 +76,23 @@ class Task:
         """Size of the output layer: the number of classes, 1 for regression.
 
         Raises:
-            DataError: the labels are still to be read from the training data.
+            DataError: the labels have not been read from the training data.
+        """
+        return 1 if self.is_regression else len(self.known_labels())
+
+    def known_labels(self) -> tuple[str, ...]:
+        """Return the labels in the order of their ids; empty for regression.
+
+        Raises:
+            DataError: the labels have not been read from the training data.
         """
         if self.is_regression:
-            return 1
+            return ()
         if self.labels is None:
-            raise DataError(f"task {self.name}: its labels are unknown until its data is read")
-        return len(self.labels)
+            raise DataError(
+                f"task {self.name}: its labels are unknown; resolve_labels() reads them"
+            )
+        return self.labels
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -120,44 +131,45 @@ class Task:
         return [path]
 
     def resolve_labels(self, data_dir: str | os.PathLike[str]) -> Task:
-        """Return this task with its labels known, reading the training data only if they are not.
+        """Return this task with known labels; they are read from the training data if needed.
 
-        Labels that are all whole numbers are put in numeric order, others in alphabetical order.
+        Integer labels are sorted by value, others alphabetically. Call it once, before anything
+        that depends on the labels: :meth:`load`, :attr:`num_labels`, caches and record files.
 
         Raises:
             DataError: the training data is missing or has an empty label.
-            ConfigError: the number of labels does not suit the task's metric.
+            ConfigError: the number of labels does not fit the task's metric.
         """
         if self.labels is not None or self.is_regression:
             return self
-        found = {_written_label(record) for record in self._records(data_dir, "train")}
+        found = {_check_label(record) for record in self._records(data_dir, "train")}
         return replace(self, labels=tuple(sorted(found, key=_label_order(found))))
 
     def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
         """Read the examples of a split in file order.
 
         Broken lines are logged and counted, see :func:`funnel.tasks.tables.read_records`. In a
-        split without labels they stay as empty texts, so that predictions keep their place.
+        split without labels they become empty texts, so that predictions keep their positions.
 
         Raises:
-            DataError: missing or empty file, missing column, unknown label, too many broken lines.
+            DataError: missing or empty file, missing column, unknown label, too many broken lines,
+                or labels that have not been resolved.
         """
-        task = self.resolve_labels(data_dir)
-        task._check_header(data_dir, split)
-        ids = {label: index for index, label in enumerate(task.labels or ())}
+        ids = {label: index for index, label in enumerate(self.known_labels())}
+        self._check_header(data_dir, split)
         skipped: Counter[str] = Counter()
         examples = []
-        for record in task._records(data_dir, split):
-            if record.label in task.skipped_labels:
+        for record in self._records(data_dir, split):
+            if record.label in self.skipped_labels:
                 skipped[str(record.label)] += 1
                 continue
-            label = task._label_of(record, ids, split)
+            label = self._parse_label(record, ids, split)
             text_a, text_b = record.text_a, record.text_b
-            if task.clean:
+            if self.clean:
                 text_a = clean_classification_text(text_a)
                 text_b = None if text_b is None else clean_classification_text(text_b)
             examples.append(Example(text_a, text_b, label))
-        path = task.path(data_dir, split)
+        path = self.path(data_dir, split)
         for text, count in skipped.items():
             logger.warning("%s: %d lines with the label %r were left out", path, count, text)
         if not examples:
@@ -168,24 +180,26 @@ class Task:
         return read_records(self.path(data_dir, split), self.sources[split], self.labels or ())
 
     def _check_header(self, data_dir: str | os.PathLike[str], split: str) -> None:
-        """Refuse a file whose header was cut off: its first line would be lost without a word."""
+        """Refuse a file whose header was cut off: its first example would be lost silently."""
         path, source = self.path(data_dir, split), self.sources[split]
         if source.format == "jsonl" or not source.header or not isinstance(source.label, int):
             return
-        header = header_of(path, source)
+        header = read_header(path, source)
         try:
             cell = header[source.label]
         except IndexError:
             return  # read_records names the missing column
-        if cell in (self.labels or ()) or (self.is_regression and _number(cell) is not None):
+        if cell in (self.labels or ()) or (self.is_regression and _parse_number(cell) is not None):
             raise DataError(f"{path}:1: holds data, but task {self.name} expects a header there")
 
-    def _label_of(self, record: TableRow, ids: Mapping[str, int], split: str) -> int | float | None:
+    def _parse_label(
+        self, record: TableRow, ids: Mapping[str, int], split: str
+    ) -> int | float | None:
         source = self.sources[split]
         if record.label is None or (source.label_optional and not record.label):
             return None
         if self.is_regression:
-            value = _number(record.label)
+            value = _parse_number(record.label)
             low, high = self.label_range or (-math.inf, math.inf)
             if value is None or not low <= value <= high:
                 allowed = f"number from {low:g} to {high:g}" if self.label_range else "number"
@@ -193,12 +207,13 @@ class Task:
             return value
         if record.label not in ids:
             raise DataError(
-                f"{record.where}: unknown label {record.label!r}; allowed: {_listed(self.labels)}"
+                f"{record.where}: unknown label {record.label!r}; "
+                f"allowed: {_format_labels(self.labels)}"
             )
         return ids[record.label]
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -206,13 +221,14 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _listed(labels: tuple[str, ...] | None) -> str:
+def _format_labels(labels: tuple[str, ...] | None) -> str:
     shown = ", ".join((labels or ())[:_SHOWN_LABELS])
     more = len(labels or ()) - _SHOWN_LABELS
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _written_label(record: TableRow) -> str:
+def _check_label(record: TableRow) -> str:
+    """Return the label of a training record; predictions are written one per line, after a tab."""
     label = record.label or ""
     if not label.strip() or "\t" in label or "\n" in label:
         raise DataError(f"{record.where}: label {label!r} is empty or holds a tab or line end")
@@ -220,6 +236,7 @@ def _written_label(record: TableRow) -> str:
 
 
 def _label_order(labels: set[str]) -> type[int] | type[str]:
+    """Return the sort key: int if all labels are integers of different value, else str."""
     try:
         distinct = {int(label) for label in labels}
     except ValueError:

@@ -1,14 +1,19 @@
-"""One's own data as a task: a tsv, csv or jsonl file per split, columns by name or position."""
+"""Custom tasks: the user's own tsv, csv or jsonl files, columns by name or position."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from funnel.config.settings import setting
 from funnel.tasks.base import Task
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
 
 FORMATS = {"tsv": "\t", "csv": ",", "jsonl": ""}  # format -> default delimiter
+
+# Shells make it hard to pass a tab character, so two spellings of it are accepted.
+_DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
 
 _METRICS = {
     "accuracy": ("accuracy", "error_rate"),
@@ -24,7 +29,7 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class CustomTaskConfig:
-    """How a user's files are read.
+    """Files and columns of a custom task.
 
     Attributes:
         format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled) or ``jsonl``
@@ -36,7 +41,7 @@ class CustomTaskConfig:
             (numeric order if all are whole numbers, otherwise alphabetical).
         regression: the label is a real number.
         train_file, dev_file, test_file: file names; the default is ``train.<format>`` and so on.
-        header: the first line names the columns; without it, columns are positions.
+        header: whether the first line names the columns; if not, columns are positions.
         delimiter: column separator; the default is a tab (tsv) or a comma (csv).
         metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
     """
@@ -55,8 +60,62 @@ class CustomTaskConfig:
     metric: str | None = None
 
 
-def custom_task(config: CustomTaskConfig) -> Task:
-    """Build the task a configuration describes; its name is the format.
+@dataclass(frozen=True)
+class CustomTaskSettings:
+    """Command-line settings of a custom task; :meth:`build_config` parses them.
+
+    A program offers either ``header`` or ``no_header``.
+    """
+
+    text_column: str = setting("text", "name or 0-based position")
+    text_b_column: str | None = setting(None, "second text of pairs")
+    label_column: str = setting("label", "name or 0-based position")
+    labels: str | None = setting(
+        None, "comma list in the order of ids; default: read from the data"
+    )
+    regression: bool = setting(False, "the label is a number")
+    train_file: str | None = setting(None, "default train.<format> in data_dir")
+    dev_file: str | None = setting(None, "default dev.<format>")
+    test_file: str | None = setting(None, "default test.<format>")
+    header: bool = setting(True, "the first line names the columns; no: columns have positions")
+    no_header: bool = setting(False, "columns have positions, not names")
+    delimiter: str | None = setting(None, "one character; default tab or comma")
+    metric: str | None = setting(None, "main metric; default accuracy, or pearson_spearman")
+
+    def build_config(self, task_name: str | None) -> CustomTaskConfig | None:
+        """Return the configuration of a custom task; ``None`` if the name is of a known task."""
+        file_format = (task_name or "").lower()
+        if file_format not in FORMATS:
+            return None
+        text_b = self.text_b_column
+        delimiter = self.delimiter
+        return CustomTaskConfig(
+            format=file_format,
+            text_a=parse_column(self.text_column, file_format),
+            text_b=None if text_b is None else parse_column(text_b, file_format),
+            label=parse_column(self.label_column, file_format),
+            labels=tuple(self.labels.split(",")) if self.labels else None,
+            regression=self.regression,
+            train_file=self.train_file,
+            dev_file=self.dev_file,
+            test_file=self.test_file,
+            header=self.header and not self.no_header,
+            delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
+            metric=self.metric,
+        )
+
+
+def parse_column(text: str, file_format: str) -> Column:
+    """Return the column that a string names: an integer is a position, except in jsonl files.
+
+    Negative positions count from the last column. In jsonl every column is a key, also ``"0"``.
+    """
+    is_position = file_format != "jsonl" and re.fullmatch(r"-?[0-9]+", text)
+    return int(text) if is_position else text
+
+
+def build_custom_task(config: CustomTaskConfig) -> Task:
+    """Build the task of a configuration; its name is the format.
 
     Raises:
         ConfigError: a setting is unknown or contradicts another.

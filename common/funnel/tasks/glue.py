@@ -1,4 +1,4 @@
-"""GLUE, its diagnostic set and SNLI as a table (Wang et al. 2018; Bowman et al. 2015).
+"""GLUE with its diagnostic set, and SNLI (Wang et al. 2018; Bowman et al. 2015).
 
 Columns are 0-based positions in the published files; -1 is the last one, because MNLI's training
 file has 12 columns and its development files have 16.
@@ -16,7 +16,7 @@ _ACCURACY = ("accuracy",)
 
 
 def _pairs(label: int, texts: tuple[int, int], test: tuple[int, int]) -> dict[str, Source]:
-    """Three files with headers; columns of the label, of both texts, and of those in the test."""
+    """Return three files with headers; ``test`` has the columns of the texts in the test file."""
     return {
         "train": Source(("train.tsv",), *texts, label),
         "dev": Source(("dev.tsv",), *texts, label),
@@ -87,8 +87,8 @@ TASKS = (
         _pairs(3, (1, 2), (1, 2)),
         _ACCURACY,
         submission_file="WNLI.tsv",
-        # Development pairs repeat training sentences with the opposite answer: what a model learns
-        # from them is worse than the majority class.
+        # Development pairs repeat training sentences with the opposite label, so a trained model is
+        # worse than the majority class.
         constant_prediction=0,
     ),
     Task(

@@ -1,4 +1,4 @@
-"""JSON files whose every wrong member is named by file and path, as ``a.json: data[3].title``."""
+"""JSON files with typed members; errors name file and path, as ``a.json: data[3].title``."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class JsonNode:
-    """A value in a JSON file that knows where it stands."""
+    """A value in a JSON file with its path in the file."""
 
     file: Path
     path: str
     value: Any
 
     def error(self, problem: str) -> DataError:
-        """Return the error that says what is wrong here; the caller raises it."""
-        return DataError(f"{self.file}: {self.path or 'the whole'} {problem}")
+        """Return an error about this value, for the caller to raise."""
+        return DataError(f"{self.file}: {self.path or 'the file'} {problem}")
 
     def checked(self, kind: type) -> JsonNode:
         """Return this node if its value is of ``kind``: dict, list, str, int or bool.
 
         Raises:
-            DataError: it is not.
+            DataError: it is of another kind.
         """
         is_disguised_bool = isinstance(self.value, bool) and kind is not bool
         if not isinstance(self.value, kind) or is_disguised_bool:
@@ -62,7 +62,7 @@ class JsonNode:
         """Yield the elements of the list ``name`` of this object, each of ``kind``.
 
         Raises:
-            DataError: the list is missing or no list, or an element is of another kind.
+            DataError: the member is missing or not a list, or an element is of another kind.
         """
         parent = self.member(name, list)
         for index, value in enumerate(parent.value):
@@ -73,7 +73,7 @@ def read_json(path: Path) -> JsonNode:
     """Read a file that holds one JSON object.
 
     Raises:
-        DataError: it is missing, not UTF-8, not JSON or no object.
+        DataError: the file is missing, not UTF-8, not JSON or not an object.
     """
     with read_errors_named(path):
         raw = path.read_bytes()

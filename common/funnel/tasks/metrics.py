@@ -1,7 +1,7 @@
-"""The metrics of all tasks, as fractions, main metric first.
+"""Metrics of classification and regression tasks, as fractions.
 
-Every metric is defined for every input of at least one example: where its formula divides zero by
-zero (a model that always predicts one class, say), it is 0.
+Every metric is defined for any input of at least one example: if its formula divides zero by zero
+(e.g. for a model that always predicts the same class), it is 0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from funnel.utils.errors import DataError
 
 
 def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return every metric of ``task``, main metric first, each a fraction (-1 or 0 to 1).
+    """Compute every metric of ``task``, main metric first, as fractions (from -1 or 0 to 1).
 
     Args:
-        task: decides which metrics; the diagnostic set has none.
+        task: determines the metrics; the diagnostic set has none.
         predictions: class ids, or scores for regression, [n].
-        labels: the truth, [n].
+        labels: gold labels, [n].
 
     Raises:
         ValueError: the arrays are empty or of different lengths.
@@ -32,7 +32,7 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
     if task.is_regression:
         predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     with warnings.catch_warnings():
-        # Scikit-learn and scipy warn about constant inputs, for which 0 is what we mean to return.
+        # Scikit-learn and scipy warn about constant inputs, for which 0 is intended.
         warnings.simplefilter("ignore")
         return {name: _finite(_METRICS[name](predictions, labels)) for name in task.metrics}
 
@@ -41,7 +41,7 @@ def main_metric(task: Task) -> str:
     """Return the name of the metric by which checkpoints of ``task`` are compared.
 
     Raises:
-        DataError: the task has no metric because its labels are not public.
+        DataError: the task has no metric, because its labels are not public.
     """
     if not task.metrics:
         raise DataError(f"task {task.name} has no labels and so no metric")
@@ -52,7 +52,7 @@ def _finite(value: float) -> float:
     return float(value) if np.isfinite(value) else 0.0
 
 
-# Scikit-learn and scipy take seconds to import: they are loaded when the first score is computed.
+# Scikit-learn and scipy take seconds to import, so they are imported when first used.
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -64,14 +64,14 @@ def _error_rate(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """F1 of class 1 (of two)."""
+    """Return the F1 of class 1 of two classes."""
     from sklearn.metrics import f1_score
 
     return f1_score(labels == 1, predictions == 1, zero_division=0)
 
 
 def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The unweighted mean of the F1 of every class that occurs."""
+    """Return the unweighted mean of the F1 of all classes that occur."""
     from sklearn.metrics import f1_score
 
     return f1_score(labels, predictions, average="macro", zero_division=0)
@@ -87,14 +87,14 @@ def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     return matthews_corrcoef(labels, predictions)
 
 
-def _correlation_defined(predictions: np.ndarray, labels: np.ndarray) -> bool:
+def _is_correlation_defined(predictions: np.ndarray, labels: np.ndarray) -> bool:
     return all(np.isfinite(a).all() and np.ptp(a) > 0 for a in (predictions, labels))
 
 
 def _pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     from scipy.stats import pearsonr
 
-    if not _correlation_defined(predictions, labels):
+    if not _is_correlation_defined(predictions, labels):
         return 0.0
     return pearsonr(predictions, labels).statistic
 
@@ -102,7 +102,7 @@ def _pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
 def _spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
-    if not _correlation_defined(predictions, labels):
+    if not _is_correlation_defined(predictions, labels):
         return 0.0
     return spearmanr(predictions, labels).statistic
 

@@ -24,9 +24,9 @@ class RaceQuestion:
     Attributes:
         text: the question; a ``_`` in it stands for the option.
         options: the four options.
-        label: which of them is right, 0 to 3.
+        label: index of the correct option, 0 to 3.
         article: index into :attr:`RaceData.articles`.
-        is_high: from a high school examination, not a middle school one.
+        is_high: whether it is from a high school examination (else middle school).
     """
 
     text: str
@@ -38,7 +38,7 @@ class RaceQuestion:
 
 @dataclass(frozen=True)
 class RaceData:
-    """The questions of a split, those of one article together; middle school first."""
+    """The questions of a split, grouped by article; middle school first."""
 
     articles: tuple[str, ...]
     questions: tuple[RaceQuestion, ...]
@@ -48,8 +48,8 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
     """Read ``data_dir/split/{middle,high}/*.txt``, sorted by name within each level.
 
     Raises:
-        DataError: a folder is missing or empty, or a file is malformed (the message names the
-            place).
+        DataError: a folder is missing or empty, or a file is malformed (the message
+            contains the path in the file).
     """
     articles: list[str] = []
     questions: list[RaceQuestion] = []
@@ -60,12 +60,12 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
             raise DataError(f"{folder}: no *.txt files; RACE has them in {' and '.join(LEVELS)}")
         for file in files:
             root = read_json(file)
-            questions.extend(_questions(root, len(articles), level == "high"))
+            questions.extend(_parse_questions(root, len(articles), level == "high"))
             articles.append(root.member("article", str).value)
     return RaceData(tuple(articles), tuple(questions))
 
 
-def _questions(root: JsonNode, article: int, is_high: bool) -> Iterator[RaceQuestion]:
+def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[RaceQuestion]:
     texts, rows, letters = (
         list(root.members(name, kind))
         for name, kind in (("questions", str), ("options", list), ("answers", str))
@@ -73,7 +73,7 @@ def _questions(root: JsonNode, article: int, is_high: bool) -> Iterator[RaceQues
     if not len(texts) == len(rows) == len(letters):
         raise root.error(
             f"file has {len(texts)} questions, {len(rows)} lists of options and {len(letters)} "
-            "answers; there should be as many of each"
+            "answers; the numbers should be equal"
         )
     for text, row, letter in zip(texts, rows, letters, strict=True):
         if len(row.value) != OPTIONS:
@@ -90,8 +90,8 @@ def _questions(root: JsonNode, article: int, is_high: bool) -> Iterator[RaceQues
         )
 
 
-def question_with_option(question: str, option: str) -> str:
-    """Return the question with every ``_`` replaced by the option, or the option behind it."""
+def insert_option(question: str, option: str) -> str:
+    """Replace every ``_`` in the question by the option, or append the option without one."""
     return question.replace("_", option) if "_" in question else f"{question} {option}"
 
 
@@ -103,7 +103,7 @@ def race_accuracy(
     A level without questions is left out.
 
     Args:
-        predictions, labels: chosen and right option, [n].
+        predictions, labels: predicted and correct option, [n].
         is_high: the level of each question, [n].
 
     Raises:
@@ -112,8 +112,8 @@ def race_accuracy(
     predictions, labels, is_high = (np.asarray(a) for a in (predictions, labels, is_high))
     if not len(predictions) or not len(predictions) == len(labels) == len(is_high):
         sizes = f"{len(predictions)} predictions, {len(labels)} labels, {len(is_high)} levels"
-        raise ValueError(f"{sizes}: as many of each are needed, and at least one")
-    is_right, is_high = predictions == labels, is_high.astype(bool)
+        raise ValueError(f"{sizes}: the numbers must be equal and at least 1")
+    is_correct, is_high = predictions == labels, is_high.astype(bool)
     groups = {"accuracy_middle": ~is_high, "accuracy_high": is_high}
-    metrics = {"accuracy": float(is_right.mean())}
-    return metrics | {n: float(is_right[g].mean()) for n, g in groups.items() if g.any()}
+    metrics = {"accuracy": float(is_correct.mean())}
+    return metrics | {n: float(is_correct[g].mean()) for n, g in groups.items() if g.any()}

@@ -15,12 +15,12 @@ from funnel.utils.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 VERSIONS = ("v1", "v2")
-_MISPLACED_SHARE = 0.01  # more misplaced answers than this and the file is not what it should be
+_MISPLACED_SHARE = 0.01  # a larger share of misplaced answers indicates wrong offsets
 _WARNINGS = 20
 
 
 class Answer(NamedTuple):
-    """A gold answer; ``start`` is ``None`` if it does not stand where the file says."""
+    """A gold answer; ``start`` is ``None`` if the text is not at the position in the file."""
 
     text: str
     start: int | None
@@ -31,12 +31,12 @@ class Question:
     """A question.
 
     Attributes:
-        id: as in the file; predictions are filed under it.
+        id: id in the file, the key of predictions.
         text: the question.
         paragraph: index into :attr:`SquadData.paragraphs`.
-        answers: gold answers, the one to train on first; ``()`` if the paragraph does not answer
-            the question, ``None`` if the file does not say (it can only be predicted on).
-        where: place in the file, e.g. ``data[0].paragraphs[4].qas[1]``.
+        answers: gold answers; the first is used for training. ``()`` if the question is
+            unanswerable, ``None`` if the file has no answers (for prediction only).
+        where: path in the file, e.g. ``data[0].paragraphs[4].qas[1]``.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SquadData:
-    """What a SQuAD file holds, in its order; several questions share a paragraph."""
+    """The content of a SQuAD file, in its order; several questions share a paragraph."""
 
     path: str
     paragraphs: tuple[str, ...]
@@ -56,19 +56,19 @@ class SquadData:
 
 
 def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
-    """Read a SQuAD file. Files of both versions can be read as either.
+    """Read a SQuAD file; a file of either version can be read as ``v1`` or ``v2``.
 
     Args:
         path: the JSON file.
         version: ``v2``, or ``v1``, which leaves out unanswerable questions.
 
-    An answer that does not stand at its ``answer_start`` is logged; it serves evaluation, where its
-    text alone counts, but not training.
+    An answer that is not at its ``answer_start`` is logged. It is used in evaluation, where only
+    its text matters, but not in training.
 
     Raises:
         ConfigError: there is no such version.
-        DataError: the file is missing, malformed or contradicts itself (the message names the
-            place), an id occurs twice, no question is left, or more than 1 % of the answers are
+        DataError: the file is missing, malformed or inconsistent (the message contains the path in
+            the file), an id occurs twice, no question is left, or more than 1 % of the answers are
             misplaced.
     """
     if version not in VERSIONS:
@@ -80,7 +80,7 @@ def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
         for paragraph in article.members("paragraphs", dict):
             context = paragraph.member("context", str).value
             for node in paragraph.members("qas", dict):
-                questions.append(_question(node, context, len(paragraphs)))
+                questions.append(_parse_question(node, context, len(paragraphs)))
             paragraphs.append(context)
     _check_ids(root, questions)
     _report_misplaced(root, questions)
@@ -93,18 +93,18 @@ def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
     return SquadData(os.fspath(path), tuple(paragraphs), tuple(kept))
 
 
-def _question(node: JsonNode, context: str, paragraph: int) -> Question:
+def _parse_question(node: JsonNode, context: str, paragraph: int) -> Question:
     name, text = node.member("id", str).value, node.member("question", str).value
-    return Question(name, text, paragraph, _answers(node, context), node.path)
+    return Question(name, text, paragraph, _parse_answers(node, context), node.path)
 
 
-def _answers(node: JsonNode, context: str) -> tuple[Answer, ...] | None:
+def _parse_answers(node: JsonNode, context: str) -> tuple[Answer, ...] | None:
     impossible = None
     if node.has("is_impossible"):
         impossible = node.member("is_impossible", bool).value
     if not node.has("answers"):
         return () if impossible else None
-    answers = tuple(_answer(item, context) for item in node.members("answers", dict))
+    answers = tuple(_parse_answer(item, context) for item in node.members("answers", dict))
     if impossible is not None and impossible == bool(answers):
         raise node.error(
             f"says is_impossible={str(impossible).lower()} but has {len(answers)} answers"
@@ -112,7 +112,7 @@ def _answers(node: JsonNode, context: str) -> tuple[Answer, ...] | None:
     return answers
 
 
-def _answer(node: JsonNode, context: str) -> Answer:
+def _parse_answer(node: JsonNode, context: str) -> Answer:
     text = node.member("text", str).value
     start = node.member("answer_start", int).value
     if not text.strip():
@@ -127,7 +127,7 @@ def _check_ids(root: JsonNode, questions: list[Question]) -> None:
         if counts[question.id] > 1:
             raise DataError(
                 f"{root.file}: {question.where}.id {question.id!r} occurs {counts[question.id]} "
-                "times; predictions need an id of its own for every question"
+                "times; predictions need a unique id for every question"
             )
 
 

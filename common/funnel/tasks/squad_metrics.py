@@ -1,8 +1,8 @@
 """The official SQuAD metrics (Rajpurkar et al. 2016, section 6.1; 2018, section 3), in percent.
 
-Answers are compared after normalisation: lower case, no ASCII punctuation, no articles, single
-blanks. *Exact* asks for equality, *F1* counts the words in common; the best gold answer counts.
-A question without answer (2.0) is scored 1 for saying so, else 0.
+Answers are compared after normalization: lower case, no ASCII punctuation, no articles, single
+blanks. *Exact* is equality, *F1* is computed over common words; the maximum over the gold answers
+counts. For an unanswerable question (2.0) both are 1 for an empty prediction, else 0.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Return the form in which answers are compared."""
+    """Return the normalized form in which answers are compared."""
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def _overlap(gold: Sequence[str], words: Sequence[str]) -> float:
-    """F1 of two lists of words as multisets."""
+    """Return the F1 of two lists of words as multisets."""
     common = sum((Counter(gold) & Counter(words)).values())
     return 2 * common / (len(gold) + len(words)) if common else 0.0
 
 
 def _compare_v1(golds: Sequence[str], prediction: str) -> tuple[float, float]:
-    """Exact match and F1 of one prediction, 0 to 1."""
+    """Return exact match and F1 of one prediction, 0 to 1."""
     found = normalize_answer(prediction)
     wanted = {normalize_answer(gold) for gold in golds}
     f1 = max(_overlap(gold.split(), found.split()) for gold in wanted)
@@ -45,9 +45,10 @@ def _compare_v1(golds: Sequence[str], prediction: str) -> tuple[float, float]:
 
 
 def _compare_v2(golds: Sequence[str], prediction: str) -> tuple[float, float]:
-    """The same where an answer may be empty: two empty ones are equal, an empty one like no other.
+    """Return exact match and F1 where answers may be empty.
 
-    Gold answers of which normalisation leaves nothing do not count, unless there is no other.
+    An empty answer equals only another empty answer. Gold answers that are empty after
+    normalization are ignored, unless there are no others.
     """
     found = normalize_answer(prediction)
     wanted = {normalized for gold in golds if (normalized := normalize_answer(gold))} or {""}
@@ -60,7 +61,7 @@ def _compare_v2(golds: Sequence[str], prediction: str) -> tuple[float, float]:
 def evaluate_v1(data: SquadData, predictions: Mapping[str, str]) -> dict[str, float]:
     """Return ``f1`` and ``exact_match`` of SQuAD 1.1 in percent.
 
-    A question without a prediction is logged and counts as wrong.
+    Questions without a prediction are logged and count as wrong.
 
     Raises:
         DataError: a question has no gold answer.
@@ -73,7 +74,7 @@ def evaluate_v1(data: SquadData, predictions: Mapping[str, str]) -> dict[str, fl
                 "read it as version v1 to leave such questions out"
             )
         if question.id in predictions:
-            rows.append(_compare_v1(_golds(question), predictions[question.id]))
+            rows.append(_compare_v1(_gold_texts(question), predictions[question.id]))
     _report_missing(data, len(data.questions) - len(rows))
     exact, f1 = 100.0 * np.array(rows).reshape(-1, 2).sum(axis=0) / len(data.questions)
     return {"f1": float(f1), "exact_match": float(exact)}
@@ -96,28 +97,28 @@ def evaluate_v2(
 ) -> dict[str, float]:
     """Return the metrics of SQuAD 2.0.
 
-    A prediction is replaced by "no answer" where its null odds exceed a threshold.
+    A prediction is replaced by "no answer" if its null odds exceed a threshold.
 
     Args:
         data: questions with gold answers.
-        predictions: question id -> text; a question without one is logged and left out, as the
-            official program does.
+        predictions: question id -> text; questions without one are logged and left out, as in the
+            official program.
         null_odds: question id -> score, high for no answer.
-        threshold: for the breakdown; ``None`` takes the one that is best for F1.
+        threshold: threshold of the breakdown; ``None`` uses the one that is best for F1.
 
     Returns:
-        ``best_f1``, ``best_f1_thresh``, ``best_exact``, ``best_exact_thresh``: the best value any
-        threshold gives (percent) and that threshold; ``has_ans_exact``, ``has_ans_f1``: over
-        questions with an answer, before any threshold, as **fractions**; and at ``threshold``:
-        ``exact``, ``f1``, ``total``, then the same with ``HasAns_`` and ``NoAns_`` for the two
-        kinds of questions (left out where there are none of a kind).
+        ``best_f1``, ``best_f1_thresh``, ``best_exact``, ``best_exact_thresh``: the maximum over all
+        thresholds (percent) and the threshold where it is reached; ``has_ans_exact``,
+        ``has_ans_f1``: over questions with an answer, before any threshold, as **fractions**; and
+        at ``threshold``: ``exact``, ``f1``, ``total``, then the same with ``HasAns_`` and
+        ``NoAns_`` for the two kinds of questions (left out if there are none of a kind).
 
     Raises:
         DataError: the data has no gold answers, nothing was predicted, or null odds are missing.
     """
-    scores = _raw_scores(data, predictions, null_odds)
-    best_f1, f1_threshold = _best_threshold(scores.f1, scores)
-    best_exact, exact_threshold = _best_threshold(scores.exact, scores)
+    scores = _compute_raw_scores(data, predictions, null_odds)
+    best_f1, f1_threshold = _search_threshold(scores.f1, scores)
+    best_exact, exact_threshold = _search_threshold(scores.exact, scores)
     metrics = {
         "best_f1": best_f1,
         "best_f1_thresh": f1_threshold,
@@ -131,7 +132,7 @@ def evaluate_v2(
     return metrics | _breakdown(scores, metrics["threshold"])
 
 
-def _raw_scores(
+def _compute_raw_scores(
     data: SquadData, predictions: Mapping[str, str], null_odds: Mapping[str, float]
 ) -> _Scores:
     rows = []
@@ -142,7 +143,7 @@ def _raw_scores(
             continue
         if question.id not in null_odds:
             raise DataError(f"no null odds for question {question.id!r}, which has a prediction")
-        exact, f1 = _compare_v2(_golds(question), predictions[question.id])
+        exact, f1 = _compare_v2(_gold_texts(question), predictions[question.id])
         rows.append((exact, f1, bool(question.answers), null_odds[question.id]))
     if not rows:
         raise DataError(f"{data.path}: there is no prediction for any of its questions")
@@ -151,7 +152,7 @@ def _raw_scores(
     return _Scores(exact, f1, has_answer.astype(bool), odds)
 
 
-def _golds(question: Question) -> list[str]:
+def _gold_texts(question: Question) -> list[str]:
     return [answer.text for answer in question.answers or ()]
 
 
@@ -161,20 +162,22 @@ def _report_missing(data: SquadData, count: int) -> None:
         logger.warning("%s: %d of %d questions have no prediction", data.path, count, total)
 
 
-def _best_threshold(raw: np.ndarray, scores: _Scores) -> tuple[float, float]:
-    """Return the best mean score (percent) that a threshold gives, and the lowest such threshold.
+def _search_threshold(raw: np.ndarray, scores: _Scores) -> tuple[float, float]:
+    """Return the best mean score (percent) over all thresholds, and the lowest such threshold.
 
-    Raising the threshold past a question's null odds gives its answer a say: its raw score then
-    replaces that of silence, 0 if there is an answer and 1 if there is none. Questions of equal
-    odds get their say together.
+    Starts below all null odds, where "no answer" is predicted for every question; this scores 0 if
+    there is an answer and 1 if there is none. Raising the threshold past the null odds of a
+    question replaces that by the raw score of its answer; questions with equal odds change at the
+    same time. So one pass over the sorted odds with cumulative gains tries every threshold.
     """
     order = np.argsort(scores.null_odds, kind="stable")
     odds = scores.null_odds[order]
-    gain = (raw - ~scores.has_answer)[order]
+    gain: np.ndarray = (raw - ~scores.has_answer)[order]
     is_last_of_equals = np.append(odds[1:] != odds[:-1], True)
-    # Where nothing has a say: 0 is below all odds that are probabilities, logits may be lower.
-    silent = 0.0 if odds[0] > 0 else odds[0] - 1.0
-    thresholds = np.append(silent, odds[is_last_of_equals])
+    # When predicting no answer for every question is optimal, the threshold is 0 as in the official
+    # program, or lower if that is not below all odds (they are logits, not probabilities).
+    lowest = 0.0 if odds[0] > 0 else odds[0] - 1.0
+    thresholds = np.append(lowest, odds[is_last_of_equals])
     gains = np.append(0.0, np.cumsum(gain)[is_last_of_equals])
     best = int(np.argmax(gains))
     sum_of_scores = np.count_nonzero(~scores.has_answer) + gains[best]
@@ -182,11 +185,9 @@ def _best_threshold(raw: np.ndarray, scores: _Scores) -> tuple[float, float]:
 
 
 def _breakdown(scores: _Scores, threshold: float) -> dict[str, float]:
-    """Return exact, F1 and number of all questions, of those with and of those without answer."""
-    is_silenced = scores.null_odds > threshold
-    exact, f1 = (
-        np.where(is_silenced, ~scores.has_answer, raw) for raw in (scores.exact, scores.f1)
-    )
+    """Return exact, F1 and count over all questions, those with and those without answer."""
+    is_null = scores.null_odds > threshold
+    exact, f1 = (np.where(is_null, ~scores.has_answer, raw) for raw in (scores.exact, scores.f1))
     metrics: dict[str, float] = {}
     groups = {
         "": np.ones_like(scores.has_answer),

@@ -1,4 +1,4 @@
-"""Test predictions in the form the GLUE server takes: a header, then ``index<tab>prediction``."""
+"""Test predictions in the format of the GLUE server, one file per task."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from funnel.tasks import get_task
 from funnel.tasks.base import Task
+from funnel.tasks.predictions import label_texts, write_rows
 from funnel.utils.errors import DataError
-from funnel.utils.files import atomic_write_text
 
 logger = logging.getLogger(__name__)
 
-_FALLBACK_NAME = "predictions.tsv"  # for tasks of which no benchmark asks a file
+_FALLBACK_NAME = "predictions.tsv"  # for tasks without a benchmark that defines a file name
 
 
 def write_submission(
@@ -24,8 +24,8 @@ def write_submission(
 ) -> Path:
     """Write the predictions for a test set, in its order, and return the file's path.
 
-    Labels are written as text; regression scores are cut to the task's range and rounded to three
-    decimals. WNLI gets its majority class on every line, whatever ``predictions`` says.
+    Labels are written as text; regression scores are clipped to the task's range and rounded to
+    three decimals. Every line of WNLI gets the majority class, whatever the predictions are.
 
     Args:
         task: decides the file name and how predictions are written.
@@ -39,19 +39,18 @@ def write_submission(
     values = np.asarray(predictions).reshape(-1)
     if task.constant_prediction is not None:
         values = np.full(len(values), task.constant_prediction)
-    texts = _score_texts(task, values) if task.is_regression else _label_texts(task, values)
+    texts = _score_texts(task, values) if task.is_regression else label_texts(task, values)
     path = Path(directory) / (task.submission_file or _FALLBACK_NAME)
-    lines = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
-    atomic_write_text(path, "index\tprediction\n" + "".join(lines))
+    write_rows(path, texts)
     return path
 
 
-def companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, Path] | None:
+def find_companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, Path] | None:
     """Return the task whose test set is submitted with ``task``'s, and the directory of its data.
 
-    Only MNLI-matched has one, the diagnostic set (AX). Its file is looked for in ``data_dir``, then
-    where the GLUE download puts it: in a folder ``diagnostic``, ``AX`` or ``MNLI`` beside, or loose
-    in the folder above. ``None``, with a warning, if it is not there.
+    Only MNLI-matched has one, the diagnostic set (AX). Its file is searched in ``data_dir``, then
+    where the GLUE download puts it: in ``diagnostic``, ``AX`` and ``MNLI`` of the parent directory,
+    and in that directory itself. ``None``, with a warning, if it is not found.
     """
     if task.also_submits is None:
         return None
@@ -63,24 +62,12 @@ def companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, Path]
         if any((place / name).is_file() for name in names):
             return other, place
     logger.warning(
-        "no %s in %s or beside it: %s is not written",
+        "no %s in %s or next to it: %s is not written",
         " or ".join(names),
         here,
         other.submission_file,
     )
     return None
-
-
-def _label_texts(task: Task, values: np.ndarray) -> list[str]:
-    if task.labels is None:
-        raise DataError(f"task {task.name}: its labels are unknown until its data is read")
-    wrong = np.flatnonzero(~np.isin(values, np.arange(len(task.labels))))
-    if len(wrong):
-        raise DataError(
-            f"task {task.name}: prediction {wrong[0]} is {values[wrong[0]]}, "
-            f"not a class id from 0 to {len(task.labels) - 1}"
-        )
-    return [task.labels[int(value)] for value in values]
 
 
 def _score_texts(task: Task, values: np.ndarray) -> list[str]:

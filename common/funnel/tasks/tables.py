@@ -1,7 +1,7 @@
-"""Reading tables and text folders line by line, so that no line is merged, split or lost.
+"""Readers of tables and text folders that never merge, split or silently drop a line.
 
-Every reader yields one :class:`TableRow` per record of its file. What cannot be read is reported
-with file and line number and counted by :class:`Tally`; more than one per cent of it is an error.
+Every reader yields one :class:`TableRow` per record of its file. Unreadable records are reported
+with file and line number and counted by :class:`Tally`; more than 1 % of them is an error.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 Column = int | str  # 0-based position (-1 = the last), or a name in the header
 
-BROKEN_SHARE = 0.01  # more broken lines than this and the file is not what it should be
-_WARNINGS = 20  # broken lines reported one by one; the numbers of any others share one more line
+BROKEN_SHARE = 0.01  # a larger share of broken lines indicates a file of another format
+_WARNINGS = 20  # broken lines logged one by one; all others share one more line
 _FIELD_LIMIT = min(sys.maxsize, 2**31 - 1)  # csv's limit is a C long, 32 bits wide on Windows
-_FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # how UTF-16 and little-endian UTF-32 files begin
+_FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one split of a task lies and which columns hold what.
+    """The file of one split of a task, and the columns of texts and label.
 
     Attributes:
         names: file (or folder) names below the data directory; the first that exists is read.
@@ -40,7 +40,7 @@ class Source:
             ``jsonl`` or ``folders`` (one folder of ``*.txt`` files per label).
         header: whether the first line names the columns.
         width: number of columns of a file without header; ``None`` takes that of its first line.
-        delimiter: what separates columns in ``tsv`` and ``csv``.
+        delimiter: column separator in ``tsv`` and ``csv``.
         label_optional: a missing label column or an empty label means "not labelled".
     """
 
@@ -56,7 +56,7 @@ class Source:
 
 
 class TableRow(NamedTuple):
-    """One record: where it stands (``file:line``), its texts and its label as written."""
+    """One record: its location (``file:line``), its texts and its label as written."""
 
     where: str
     text_a: str
@@ -71,29 +71,29 @@ class _Line(NamedTuple):
 
 
 class _BrokenLineError(Exception):
-    """A record does not hold what its source says it holds."""
+    """A record that does not match its source's columns."""
 
 
-_Pick = Callable[[Any], tuple[str, str | None, str | None]]
+_Picker = Callable[[Any], tuple[str, str | None, str | None]]
 
 
 @dataclass
 class Tally:
-    """Counts the records of one file and judges the broken ones when it has been read."""
+    """Counts the records of one file; reports the broken ones once it has been read."""
 
     path: Path
     total: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
 
     def report_broken(self, where: str, problem: str) -> None:
-        """Note that the record at ``where`` (``file:line``) cannot be read."""
+        """Count the record at ``where`` (``file:line``) as unreadable."""
         self.broken.append((where, problem))
 
     def close(self) -> None:
         """Log every broken record.
 
         Raises:
-            DataError: there was no record at all, or more than 1 % of them are broken.
+            DataError: the file had no records, or more than 1 % of them are broken.
         """
         if not self.total:
             raise DataError(f"{self.path}: empty, at least one line of data is needed")
@@ -114,8 +114,8 @@ class Tally:
 def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> Iterator[TableRow]:
     """Yield the records of the file (or folder) ``path`` in order.
 
-    A broken record is left out if the source is labelled. Otherwise it keeps its place with empty
-    texts: predictions are matched to test lines by their position.
+    A broken record is left out if the source is labelled. Otherwise it becomes a record of empty
+    texts, because predictions are matched to test lines by position.
 
     Raises:
         DataError: the file is empty, not UTF-8, lacks a column, or more than 1 % of it is broken.
@@ -125,9 +125,9 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
         return
     lines = _without_trailing_blanks(_READERS[source.format](path, source.delimiter))
     tally = Tally(path)
-    pick = _pick_members(source) if source.format == "jsonl" else None
+    pick: _Picker | None = _MemberPicker(source) if source.format == "jsonl" else None
     if pick is None and source.header:
-        pick = _pick_columns(path, source, _read_header(path, lines))
+        pick = _ColumnPicker.for_file(path, source, _next_header(path, lines))
     for line in lines:
         tally.total += 1
         where = f"{path}:{line.number}"
@@ -135,7 +135,7 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
             if line.problem:
                 raise _BrokenLineError(line.problem)
             if pick is None:
-                pick = _pick_columns(path, source, line.cells)
+                pick = _ColumnPicker.for_file(path, source, line.cells)
             yield TableRow(where, *pick(line.cells))
         except _BrokenLineError as broken:
             tally.report_broken(where, str(broken))
@@ -144,16 +144,16 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
     tally.close()
 
 
-def header_of(path: Path, source: Source) -> list[str]:
+def read_header(path: Path, source: Source) -> list[str]:
     """Return the column names in the first line of ``path``.
 
     Raises:
         DataError: the file is empty or its first line cannot be read.
     """
-    return _read_header(path, _READERS[source.format](path, source.delimiter))
+    return _next_header(path, _READERS[source.format](path, source.delimiter))
 
 
-def _read_header(path: Path, lines: Iterator[_Line]) -> list[str]:
+def _next_header(path: Path, lines: Iterator[_Line]) -> list[str]:
     first = next(lines, None)
     if first is None:
         raise DataError(f"{path}: empty, a header and at least one line of data are needed")
@@ -162,34 +162,45 @@ def _read_header(path: Path, lines: Iterator[_Line]) -> list[str]:
     return first.cells
 
 
-def _pick_columns(path: Path, source: Source, first: list[str]) -> _Pick:
-    """Return the function that takes texts and label from the cells of one line.
+@dataclass(frozen=True)
+class _ColumnPicker:
+    """Selects texts and label among the cells of a line, by position."""
 
-    ``first`` is the header, or the first line of a file without one.
-    """
-    width = len(first) if source.header else source.width or len(first)
-    wanted = {"text": source.text_a, "second text": source.text_b, "label": source.label}
-    places = []
-    for role, column in wanted.items():
-        place = _place_of(column, first, width)
-        if place is None and column is not None and not (role == "label" and source.label_optional):
-            raise DataError(_missing_column(path, source, role, first))
-        places.append(place)
-    place_a, place_b, place_label = places
+    width: int
+    text_a: int
+    text_b: int | None
+    label: int | None
 
-    def pick(cells: list[str]) -> tuple[str, str | None, str | None]:
-        if len(cells) != width:
-            raise _BrokenLineError(f"{len(cells)} columns instead of {width}")
+    @classmethod
+    def for_file(cls, path: Path, source: Source, first: list[str]) -> _ColumnPicker:
+        """Find the columns; ``first`` is the header, or the first line of a file without one.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        width = len(first) if source.header else source.width or len(first)
+        text_a = _find_column(source.text_a, first, width)
+        text_b = _find_column(source.text_b, first, width)
+        label = _find_column(source.label, first, width)
+        if text_a is None:
+            raise DataError(_missing_column(path, source.text_a, "text", first))
+        if text_b is None and source.text_b is not None:
+            raise DataError(_missing_column(path, source.text_b, "second text", first))
+        if label is None and source.label is not None and not source.label_optional:
+            raise DataError(_missing_column(path, source.label, "label", first))
+        return cls(width, text_a, text_b, label)
+
+    def __call__(self, cells: list[str]) -> tuple[str, str | None, str | None]:
+        if len(cells) != self.width:
+            raise _BrokenLineError(f"{len(cells)} columns instead of {self.width}")
         return (
-            cells[place_a],
-            None if place_b is None else cells[place_b],
-            None if place_label is None else cells[place_label],
+            cells[self.text_a],
+            None if self.text_b is None else cells[self.text_b],
+            None if self.label is None else cells[self.label],
         )
 
-    return pick
 
-
-def _place_of(column: Column | None, first: list[str], width: int) -> int | None:
+def _find_column(column: Column | None, first: list[str], width: int) -> int | None:
     if column is None:
         return None
     if isinstance(column, str):
@@ -197,42 +208,43 @@ def _place_of(column: Column | None, first: list[str], width: int) -> int | None
     return column % width if -width <= column < width else None
 
 
-def _missing_column(path: Path, source: Source, role: str, first: list[str]) -> str:
-    column = {"text": source.text_a, "second text": source.text_b, "label": source.label}[role]
+def _missing_column(path: Path, column: Column, role: str, first: list[str]) -> str:
     has = f"has {len(first)} columns: {', '.join(name[:40] for name in first[:20])}"
     if isinstance(column, str):
         return f"{path}:1: no column {column!r} for the {role}; the header {has}"
     return f"{path}:1: no column {column + 1} for the {role}; the line {has}"
 
 
-def _pick_members(source: Source) -> _Pick:
-    """Return the function that takes texts and label from the JSON object of one line."""
+@dataclass(frozen=True)
+class _MemberPicker:
+    """Selects texts and label among the members of a JSON object, by key."""
 
-    def text_of(members: dict[str, Any], key: Column | None) -> str | None:
-        if key is None:
-            return None
+    source: Source
+
+    def __call__(self, members: dict[str, Any]) -> tuple[str, str | None, str | None]:
+        text_a = self._text(members, self.source.text_a)
+        text_b = self.source.text_b
+        return text_a, None if text_b is None else self._text(members, text_b), self._label(members)
+
+    def _text(self, members: dict[str, Any], key: Column) -> str:
         if not isinstance(text := members.get(str(key)), str):
             raise _BrokenLineError(f"{key!r} is missing or not a string")
         return text
 
-    def label_of(members: dict[str, Any]) -> str | None:
-        value = members.get(str(source.label))
-        if source.label is None or (value is None and source.label_optional):
+    def _label(self, members: dict[str, Any]) -> str | None:
+        key = self.source.label
+        value = members.get(str(key))
+        if key is None or (value is None and self.source.label_optional):
             return None
         if not isinstance(value, str | int | float):
-            raise _BrokenLineError(f"{source.label!r} is missing, or no string or number")
+            raise _BrokenLineError(f"{key!r} is missing, or no string or number")
+        # Booleans and numbers are spelled as in the file, so true is "true" and not "True".
         return value if isinstance(value, str) else json.dumps(value)
-
-    def pick(members: dict[str, Any]) -> tuple[str, str | None, str | None]:
-        text_a = text_of(members, source.text_a) or ""
-        return text_a, text_of(members, source.text_b), label_of(members)
-
-    return pick
 
 
 @contextlib.contextmanager
 def read_errors_named(path: Path) -> Iterator[None]:
-    """Turn a failed read (no permission, bad disk) into one line that names ``path``."""
+    """Convert a failed read (no permission, bad disk) to a one-line error that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -248,7 +260,7 @@ class _Text(NamedTuple):
 def _text_lines(path: Path) -> Iterator[_Text]:
     """Yield every line without its line end (LF or CRLF).
 
-    Only LF ends a line: Unicode separators and lone CRs, which other readers split at, occur inside
+    Only LF ends a line: Unicode separators and lone CRs, where other readers split, occur inside
     sentences of real data. NUL characters are removed, a UTF-8 byte order mark is skipped.
     """
     with read_errors_named(path), path.open("rb") as stream:
@@ -266,13 +278,13 @@ def _text_lines(path: Path) -> Iterator[_Text]:
 
 
 def _tsv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    """Split at every delimiter: quotes are text (with quoting, GLUE's RTE test loses 15 rows)."""
+    """Split at every delimiter, without quoting (with it, GLUE's RTE test loses 15 rows)."""
     for number, text, problem in _text_lines(path):
         yield _Line(number, text.split(delimiter) if text else [], problem)
 
 
 class _Replay:
-    """The lines of a CSV file, some of which can be had again after a record broke."""
+    """The lines of a CSV file, some of which can be read again after a broken record."""
 
     def __init__(self, lines: Iterator[_Text]) -> None:
         self._lines = lines
@@ -287,18 +299,18 @@ class _Replay:
         self.taken.append(line)
         return line.text + "\n"
 
-    def give_back_all_but_first(self) -> None:
+    def push_back_all_but_first(self) -> None:
         self._again.extendleft(reversed(self.taken[1:]))
 
 
 def _csv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    """Parse strictly: a stray quote is a broken line, not a record that swallows its followers."""
+    """Parse strictly: a stray quote is one broken line, not a record that absorbs the next ones."""
     replay = _Replay(_text_lines(path))
     reader = csv.reader(replay, delimiter=delimiter, strict=True)
     while True:
         replay.taken.clear()
         problem = None
-        # The limit belongs to the whole process: raised for one record, then put back.
+        # The limit is global to the process: raised for one record, then restored.
         limit = csv.field_size_limit(_FIELD_LIMIT)
         try:
             cells = next(reader)
@@ -310,7 +322,7 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
             csv.field_size_limit(limit)
         number = replay.taken[0].number
         if problem:
-            replay.give_back_all_but_first()
+            replay.push_back_all_but_first()
         else:
             problem = next((line.problem for line in replay.taken if line.problem), None)
         yield _Line(number, cells, problem)
@@ -338,7 +350,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[_Line]]] = {
 
 
 def _without_trailing_blanks(lines: Iterator[_Line]) -> Iterator[_Line]:
-    """Drop the blank lines a file ends with; a blank line before others is a broken line."""
+    """Drop the blank lines at the end of a file; any other blank line is a broken line."""
     blanks: list[_Line] = []
     for line in lines:
         if not line.cells and not line.problem:

@@ -1,7 +1,7 @@
-"""The seven text-classification sets of the Funnel-Transformer paper (section 3) as a table.
+"""The seven text-classification sets of the Funnel-Transformer paper (section 3).
 
-Their authors publish no development set: the "dev" split is the test file, and the published
-figures are error rates on it.
+They have no development set: the "dev" split is the test file, and the published figures are error
+rates on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _METRICS = ("accuracy", "error_rate")
 
 
 def _csv(name: str, classes: int, title: bool) -> Task:
-    """Zhang et al. 2015: CSV without header; the class (from 1), perhaps a title, the text."""
+    """Return a task of Zhang et al. 2015: CSV without header; class from 1, title if any, text."""
     columns = (1, 2 if title else None, 0)
     width = 3 if title else 2
 

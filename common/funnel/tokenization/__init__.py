@@ -1,8 +1,9 @@
-"""Tokenizers: one function that opens either kind.
+"""WordPiece and SentencePiece tokenizers.
 
 from funnel import get_tokenizer
+
 tokenizer = get_tokenizer("word_piece", "vocab.uncased.txt", uncased=True)
-ids, places = tokenizer.encode_with_offsets("Funnels are useful.")
+ids, offsets = tokenizer.encode_with_offsets("Funnels are useful.")
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ def get_tokenizer(
     uncased: bool = True,
     keep_accents: bool = False,
 ) -> Tokenizer:
-    """Open a vocabulary.
+    """Load a tokenizer.
 
     Args:
         kind: ``word_piece`` (``path`` is a text file, one token a line) or ``sent_piece`` (``path``
             is a SentencePiece model).
-        uncased: lower-case text; word pieces lose their accents with it.
-        keep_accents: SentencePiece only: leave accents and compatibility characters as they are.
-            Word pieces keep accents exactly when they are cased, whatever this says.
+        uncased: lower-case text; WordPiece also drops accents then.
+        keep_accents: SentencePiece only: keep accents and compatibility characters. WordPiece keeps
+            accents if and only if it is cased, and ignores this argument.
 
     Raises:
-        TokenizerError: unknown kind; the file is missing, damaged, of the other kind, or lacks a
-            required special symbol.
+        TokenizerError: unknown kind; the file is missing, corrupt, of the other kind, or lacks a
+            required special token.
     """
     if kind == "word_piece":
         from funnel.tokenization.wordpiece import WordPieceTokenizer

@@ -1,4 +1,4 @@
-"""What both tokenizers share: the interface, ids and tokens, fingerprint, reading the file."""
+"""Base class of the tokenizers: interface, vocabulary file, fingerprint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class VocabularyFile:
-    """A vocabulary or model file as it was read, and how text is to be treated with it."""
+    """The content of a vocabulary or model file, and how text is normalized for it."""
 
     path: str
     data: bytes
@@ -32,10 +32,10 @@ class VocabularyFile:
     def read(
         cls, path: str | os.PathLike[str], uncased: bool, keep_accents: bool = False
     ) -> VocabularyFile:
-        """Read the file once.
+        """Read a file.
 
         Raises:
-            TokenizerError: it is missing, a directory, unreadable or empty.
+            TokenizerError: the file is missing, a directory, unreadable or empty.
         """
         name = os.fspath(path)
         if not name:
@@ -51,18 +51,18 @@ class VocabularyFile:
 
 
 class Tokenizer(ABC):
-    """Turns text into token ids and back; special symbols are never added by it.
+    """Converts text to token ids and back; adds no special tokens.
 
-    Offsets are (start, end exclusive) in characters of the text as it was given, before any
-    normalisation. Objects can be pickled, so worker processes can be handed one.
+    Offsets are (start, end exclusive) in characters of the original text, before any normalization.
+    Tokenizers can be pickled, e.g. for worker processes.
 
     Attributes:
         kind: ``word_piece`` or ``sent_piece``.
         path: file the vocabulary was read from.
         uncased: whether text is lower-cased first.
-        special: ids of the special symbols.
+        special: ids of the special tokens.
         fingerprint: SHA-256 (hex) over kind, case, accents and the file's bytes. Equal
-            fingerprints give equal ids, so caches of encoded data are named by it.
+            fingerprints imply equal ids; caches of encoded data are keyed by it.
     """
 
     kind: ClassVar[str]
@@ -91,11 +91,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Return the token ids of a text and, for each, its place in the text."""
+        """Return the token ids of a text and the offsets of each token."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Return readable text for token ids; special symbols appear as they are spelled.
+        """Return readable text for token ids; special tokens appear as in the vocabulary.
 
         Raises:
             TokenizerError: an id is outside the vocabulary.
@@ -106,7 +106,7 @@ class Tokenizer(ABC):
         return [self.encode(text) for text in texts]
 
     def offsets(self, text: str) -> Offsets:
-        """Return the place in the text of every token that :meth:`encode` gives."""
+        """Return the offsets of every token of :meth:`encode`."""
         return self.encode_with_offsets(text)[1]
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
@@ -123,11 +123,11 @@ class Tokenizer(ABC):
         return len(self._pieces)
 
     def is_start_id(self, index: int) -> bool:
-        """Whether the token starts a word; whole-word masking relies on it."""
+        """Whether the token starts a word; used by whole-word masking."""
         return self._starts[index]
 
     def is_func_id(self, index: int) -> bool:
-        """Whether the token is a special symbol other than unk."""
+        """Whether the token is a special token other than unk."""
         return index in self._functional
 
     def _piece(self, index: int) -> str:
@@ -137,10 +137,11 @@ class Tokenizer(ABC):
         return self._pieces[index]
 
 
-def without_surrogates(text: str) -> str:
-    """Replace lone surrogates by U+FFFD, one for one: they are no characters and have no UTF-8.
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates by U+FFFD, one for one.
 
-    Broken JSON escapes leave them in a text; the native tokenizers refuse such a string.
+    Broken JSON escapes produce them. They have no UTF-8 encoding, so the native tokenizers reject a
+    string that contains one.
     """
     return _SURROGATE.sub("\ufffd", text)
 

@@ -1,4 +1,4 @@
-"""SentencePiece with the normalisation and the digit-comma rule of the XLNet family of models."""
+"""SentencePiece with the normalization and the digit-comma rule of XLNet (Yang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 
 from sentencepiece import SentencePieceProcessor
 
-from funnel.tokenization.aligned_text import AlignedText, normalise, normalise_aligned
-from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, without_surrogates
-from funnel.tokenization.special_tokens import BERT_SYMBOLS, FUNNEL_SYMBOLS, find_special_ids
+from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, replace_surrogates
+from funnel.tokenization.normalization import normalize, normalize_aligned
+from funnel.tokenization.special_tokens import BERT_TOKENS, FUNNEL_TOKENS, find_special_ids
 from funnel.utils.errors import TokenizerError
 from funnel.utils.text import is_punctuation
 
@@ -18,19 +18,19 @@ BLANK = "▁"
 
 
 class _Piece(NamedTuple):
-    """A token; start and end count characters of the normalised text."""
+    """A token with its span in characters of the normalized text."""
 
     text: str
-    index: int
+    token_id: int
     start: int
     end: int
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model; see :class:`~funnel.tokenization.base.Tokenizer`.
+    """A SentencePiece tokenizer; see :class:`~funnel.tokenization.base.Tokenizer`.
 
-    Whether ``<cls>`` in a text becomes the symbol is for the model to say: it does where the model
-    declares it user-defined, not where it is a control symbol.
+    The model decides whether ``<cls>`` in a text becomes the special token: yes if it is declared
+    as a user-defined symbol, no if it is a control symbol.
     """
 
     kind: ClassVar[str] = "sent_piece"
@@ -40,19 +40,18 @@ class SentencePieceTokenizer(Tokenizer):
         size = self._processor.get_piece_size()
         pieces = [self._processor.id_to_piece(i) for i in range(size)]
         vocabulary = {piece: i for i, piece in enumerate(pieces)}
-        if not {FUNNEL_SYMBOLS["unk"], BERT_SYMBOLS["unk"]} & vocabulary.keys():
-            # A model always has an unknown piece, but may spell it otherwise.
-            vocabulary |= dict.fromkeys(
-                (FUNNEL_SYMBOLS["unk"], BERT_SYMBOLS["unk"]), self._processor.unk_id()
-            )
+        unknown = (FUNNEL_TOKENS["unk"], BERT_TOKENS["unk"])
+        if vocabulary.keys().isdisjoint(unknown):
+            # Every model has an unknown piece, but it may be spelled differently.
+            vocabulary |= dict.fromkeys(unknown, self._processor.unk_id())
         super().__init__(file, pieces, find_special_ids(vocabulary, file.path))
         self._expansions = {
-            i: [part.index for part in self._without_comma(_Piece(piece, i, 0, len(piece)), "")]
+            i: [part.token_id for part in self._without_comma(_Piece(piece, i, 0, len(piece)), "")]
             for i, piece in enumerate(pieces)
             if _ends_in_digit_comma(piece) and i not in self._functional
         }
-        # Unknown characters are joined into one token, which could end in a digit and a comma.
-        # Where the comma itself is known it never does, and ids alone tell what to expand.
+        # Consecutive unknown characters form one token, which can end in digit and comma only if
+        # the comma is unknown too. Otherwise the ids alone show which tokens to expand.
         self._comma_is_unknown = self._processor.piece_to_id(",") == self.special.unk_id
 
     def _is_start(self, index: int, piece: str) -> bool:
@@ -63,7 +62,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text."""
-        return [piece.text for piece in self._pieces_of(self._normalise(text))]
+        return [piece.text for piece in self._split(self._normalize(text))]
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
@@ -71,16 +70,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the token ids of every text, on all cores."""
-        normalised = [self._normalise(text) for text in texts]
-        rows = self._processor.encode(normalised, out_type=int)
-        return [self._expand(row, text) for row, text in zip(rows, normalised, strict=True)]
+        normalized = [self._normalize(text) for text in texts]
+        rows = self._processor.encode(normalized, out_type=int)
+        return [self._expand(row, text) for row, text in zip(rows, normalized, strict=True)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Return the token ids of a text and, for each, its place in the text."""
-        text = without_surrogates(text)
-        aligned = normalise_aligned(text, self.uncased, self.keep_accents)
-        pieces = self._pieces_of(aligned.text)
-        return [piece.index for piece in pieces], _places(pieces, aligned)
+        """Return the token ids of a text and the offsets of each token."""
+        text = replace_surrogates(text)
+        aligned = normalize_aligned(text, self.uncased, self.keep_accents)
+        pieces = self._split(aligned.text)
+        offsets = [aligned.original_span(piece.start, piece.end) for piece in pieces]
+        return [piece.token_id for piece in pieces], offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return readable text for token ids."""
@@ -91,44 +91,44 @@ class SentencePieceTokenizer(Tokenizer):
                 words.extend(self.convert_ids_to_tokens(run))
             else:
                 ordinary = [int(i) for i in run]
-                self.convert_ids_to_tokens(ordinary)  # refuses an id outside the vocabulary
+                self.convert_ids_to_tokens(ordinary)  # raises for an id outside the vocabulary
                 words.append(self._processor.decode(ordinary).strip())
         return " ".join(word for word in words if word)
 
-    def _normalise(self, text: str) -> str:
-        return normalise(without_surrogates(text), self.uncased, self.keep_accents)
+    def _normalize(self, text: str) -> str:
+        return normalize(replace_surrogates(text), self.uncased, self.keep_accents)
 
-    def _expand(self, ids: list[int], normalised: str) -> list[int]:
+    def _expand(self, ids: list[int], normalized: str) -> list[int]:
         """Apply the digit-comma rule to the ids of a text."""
         if self._comma_is_unknown and self.special.unk_id in ids:
-            return [piece.index for piece in self._pieces_of(normalised)]
+            return [piece.token_id for piece in self._split(normalized)]
         if self._expansions.keys().isdisjoint(ids):
             return ids
         return [part for i in ids for part in self._expansions.get(i, (i,))]
 
-    def _pieces_of(self, normalised: str) -> list[_Piece]:
-        found = self._processor.encode(normalised, out_type="offset_mapping")
+    def _split(self, normalized: str) -> list[_Piece]:
+        found = self._processor.encode(normalized, out_type="offset_mapping")
         pieces = []
         for text, index, span in zip(found["pieces"], found["ids"], found["offsets"], strict=True):
             piece = _Piece(text, index, *span)
             if _ends_in_digit_comma(text) and index not in self._functional:
-                pieces.extend(self._without_comma(piece, normalised))
+                pieces.extend(self._without_comma(piece, normalized))
             else:
                 pieces.append(piece)
         return pieces
 
-    def _without_comma(self, piece: _Piece, normalised: str) -> list[_Piece]:
-        """Encode a piece that ends in digit and comma again without the comma, then add that."""
+    def _without_comma(self, piece: _Piece, normalized: str) -> list[_Piece]:
+        """Encode a piece that ends in digit and comma without the comma, then append the comma."""
         parts = self._processor.encode(piece.text[:-1].replace(BLANK, ""), out_type=str)
         if not piece.text.startswith(BLANK) and parts and parts[0].startswith(BLANK):
             parts = [parts[0][1:], *parts[1:]] if len(parts[0]) > 1 else parts[1:]
         end = max(piece.start, piece.end - 1)
         start = piece.start
-        while start < end and normalised[start : start + 1] == " ":
+        while start < end and normalized[start : start + 1] == " ":
             start += 1
         widths = [len(part.replace(BLANK, "")) for part in parts]
         if sum(widths) != end - start:
-            # The model's own normalisation changed the length: every part gets the whole place.
+            # The model's own normalization changed the length: every part gets the full span.
             spans = [(start, end)] * len(parts)
         else:
             ends = [start + sum(widths[: i + 1]) for i in range(len(parts))]
@@ -143,14 +143,10 @@ def _open_model(file: VocabularyFile) -> SentencePieceProcessor:
         return SentencePieceProcessor(model_proto=file.data)
     except RuntimeError as error:
         raise TokenizerError(
-            f"{file.path}: not a SentencePiece model, or a damaged one; "
+            f"{file.path}: not a SentencePiece model, or a corrupt one; "
             "a text file with one token a line needs the tokenizer type word_piece"
         ) from error
 
 
 def _ends_in_digit_comma(piece: str) -> bool:
     return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
-
-
-def _places(pieces: list[_Piece], aligned: AlignedText) -> Offsets:
-    return [aligned.original_span(piece.start, piece.end) for piece in pieces]

@@ -1,7 +1,7 @@
-"""The nine special symbols, their two spellings, and which of them a vocabulary holds.
+"""Special tokens in their two spellings, and their ids in a vocabulary.
 
-Released vocabularies spell them ``<cls>``; a vocabulary made for BERT spells five of them ``[CLS]``
-and lacks the others. Both load.
+Released Funnel vocabularies have nine, spelled ``<cls>``; BERT vocabularies have five, spelled
+``[CLS]``. Both kinds load.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from funnel.utils.errors import TokenizerError
 
 logger = logging.getLogger(__name__)
 
-# Name -> spelling, in the order in which a new vocabulary starts with them.
-FUNNEL_SYMBOLS: dict[str, str] = {
+# Name -> token, in the order of their ids in a new vocabulary.
+FUNNEL_TOKENS: dict[str, str] = {
     "unk": "<unk>",
     "bos": "<s>",
     "eos": "</s>",
@@ -27,15 +27,15 @@ FUNNEL_SYMBOLS: dict[str, str] = {
     "eop": "<eop>",
 }
 REQUIRED = ("unk", "cls", "sep", "pad", "mask")
-BERT_SYMBOLS: dict[str, str] = {
-    **FUNNEL_SYMBOLS,
+BERT_TOKENS: dict[str, str] = {
+    **FUNNEL_TOKENS,
     **{name: f"[{name.upper()}]" for name in REQUIRED},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialIds:
-    """Ids of the special symbols in one vocabulary; None for an optional one it lacks."""
+    """Ids of the special tokens of a vocabulary; ``None`` for an optional token that is absent."""
 
     unk_id: int
     bos_id: int | None
@@ -49,36 +49,43 @@ class SpecialIds:
 
     @property
     def functional(self) -> frozenset[int]:
-        """Ids of the symbols that stand for no text: all but unk."""
+        """Ids of the tokens that represent no text: all but unk."""
         ids = (getattr(self, field.name) for field in fields(self) if field.name != "unk_id")
         return frozenset(i for i in ids if i is not None)
 
 
 def find_special_ids(vocabulary: Mapping[str, int], path: str) -> SpecialIds:
-    """Find the special symbols of a vocabulary, in whichever spelling it has more of.
+    """Find the special tokens of a vocabulary, in the spelling of which it has more.
 
     Args:
         vocabulary: token -> id.
-        path: file the vocabulary came from, for messages.
+        path: file of the vocabulary, for messages.
 
     Raises:
-        TokenizerError: a required symbol (unk, cls, sep, pad, mask) is absent in that spelling.
+        TokenizerError: a required token (unk, cls, sep, pad, mask) is absent in that spelling.
     """
     spellings = max(
-        (FUNNEL_SYMBOLS, BERT_SYMBOLS),
-        key=lambda names: sum(names[name] in vocabulary for name in REQUIRED),
+        (FUNNEL_TOKENS, BERT_TOKENS),
+        key=lambda tokens: sum(tokens[name] in vocabulary for name in REQUIRED),
     )
-    absent = [name for name, symbol in spellings.items() if symbol not in vocabulary]
-    lacking = [spellings[name] for name in absent if name in REQUIRED]
-    if lacking:
-        needed = [" ".join(s[name] for name in REQUIRED) for s in (FUNNEL_SYMBOLS, BERT_SYMBOLS)]
+    ids = {name: vocabulary.get(token) for name, token in spellings.items()}
+    required = {name: i for name in REQUIRED if (i := ids[name]) is not None}
+    if lacking := [spellings[name] for name in REQUIRED if name not in required]:
+        needed = [" ".join(s[name] for name in REQUIRED) for s in (FUNNEL_TOKENS, BERT_TOKENS)]
         raise TokenizerError(
             f"{path}: the vocabulary lacks {', '.join(lacking)}; "
             f"it must hold {needed[0]} or {needed[1]}"
         )
-    if absent:
-        missing = " ".join(spellings[name] for name in absent)
-        logger.warning("%s: no symbol %s; going on without", path, missing)
+    if absent := [spellings[name] for name, i in ids.items() if i is None]:
+        logger.warning("%s: optional special tokens are absent: %s", path, " ".join(absent))
     return SpecialIds(
-        **{f"{name}_id": vocabulary.get(symbol) for name, symbol in spellings.items()}
+        unk_id=required["unk"],
+        bos_id=ids["bos"],
+        eos_id=ids["eos"],
+        cls_id=required["cls"],
+        sep_id=required["sep"],
+        pad_id=required["pad"],
+        mask_id=required["mask"],
+        eod_id=ids["eod"],
+        eop_id=ids["eop"],
     )

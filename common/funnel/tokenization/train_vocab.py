@@ -1,8 +1,8 @@
-"""Build a vocabulary from text: the same lines and settings give the same bytes, everywhere.
+"""Train a vocabulary on text; the same lines and settings give the same bytes on any machine.
 
-Word pieces come from merging the most frequent pair of neighbouring pieces again and again, as the
-``tokenizers`` trainer does. That one breaks ties by the order of a hash table, which differs from
-run to run; here the pair that comes first in the alphabet wins.
+WordPiece entries are made as in the ``tokenizers`` trainer, by merging the most frequent pair of
+adjacent pieces repeatedly. That trainer breaks ties by the order of a hash table, which differs
+from run to run; here the alphabetically first pair wins.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from funnel.tokenization import TOKENIZER_KINDS
-from funnel.tokenization.aligned_text import normalise
-from funnel.tokenization.base import without_surrogates
-from funnel.tokenization.special_tokens import FUNNEL_SYMBOLS
+from funnel.tokenization.base import replace_surrogates
+from funnel.tokenization.normalization import normalize
+from funnel.tokenization.special_tokens import FUNNEL_TOKENS
 from funnel.tokenization.wordpiece import CONTINUATION, MAX_WORD_LENGTH, BasicTokenizer
 from funnel.utils.errors import DataError, TokenizerError
 from funnel.utils.files import atomic_path
 
-# The counts of the chunks between blanks are folded into counts of words at this many.
-CHUNKS_HELD = 1 << 20
-# SentencePiece sums probabilities in as many parts as it has threads, so the number of threads is
-# part of the result; a fixed one keeps it the same on every machine.
-SENTENCE_PIECE_THREADS = 8
+# Distinct chunks (texts between blanks) held before their counts are added to those of words.
+MAX_CHUNKS = 1 << 20
+# SentencePiece adds probabilities up in one part per thread, so the number of threads affects the
+# result; a fixed number keeps it the same on every machine.
+SENTENCEPIECE_THREADS = 8
 MAX_SENTENCE_BYTES = 1 << 24
 
 logger = logging.getLogger(__name__)
@@ -38,16 +38,16 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """What vocabulary to build.
+    """Kind and size of a vocabulary.
 
     Attributes:
         kind: ``word_piece`` or ``sent_piece``.
-        vocab_size: number of ids wanted, special symbols included; fewer come out of a small
-            corpus, with a warning.
-        uncased: lower-case the text first; word pieces lose their accents with it.
+        vocab_size: requested number of ids, special tokens included; a small corpus yields fewer,
+            with a warning.
+        uncased: lower-case the text first; WordPiece also drops accents then.
         keep_accents: SentencePiece only, as in :func:`funnel.tokenization.get_tokenizer`.
         min_frequency: WordPiece only: a pair seen less often is not merged.
-        max_characters: WordPiece only: the most frequent characters the vocabulary covers.
+        max_characters: WordPiece only: number of characters to cover, most frequent first.
     """
 
     kind: str = "word_piece"
@@ -69,7 +69,7 @@ class VocabularyConfig:
 def build_vocabulary(
     lines: Iterable[str], path: str | os.PathLike[str], config: VocabularyConfig
 ) -> int:
-    """Build a vocabulary and write it, atomically. Returns the number of its entries.
+    """Train a vocabulary, write it atomically and return the number of its entries.
 
     Raises:
         DataError: the lines hold no text.
@@ -77,10 +77,10 @@ def build_vocabulary(
         FunnelError: the file cannot be written.
     """
     if config.kind == "word_piece":
-        entries = train_word_piece(lines, config)
+        entries = train_wordpiece(lines, config)
         data, size = "".join(f"{entry}\n" for entry in entries).encode(), len(entries)
     else:
-        data, size = train_sentence_piece(lines, config)
+        data, size = train_sentencepiece(lines, config)
     if size < config.vocab_size:
         logger.warning("the text yields %d entries of %d asked for", size, config.vocab_size)
     with atomic_path(path) as temporary:
@@ -89,10 +89,10 @@ def build_vocabulary(
 
 
 def read_lines(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
-    """Yield the lines of UTF-8 text files, one file after another, without their ends.
+    """Yield the lines of UTF-8 text files, one file after another, without line ends.
 
     Raises:
-        DataError: a file cannot be read or is not UTF-8; names the file and the line.
+        DataError: a file cannot be read or is not UTF-8; the message names file and line.
     """
     for path in paths:
         try:
@@ -106,11 +106,11 @@ def read_lines(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def train_sentence_piece(lines: Iterable[str], config: VocabularyConfig) -> tuple[bytes, int]:
-    """Return a unigram SentencePiece model and its number of pieces.
+def train_sentencepiece(lines: Iterable[str], config: VocabularyConfig) -> tuple[bytes, int]:
+    """Return a unigram SentencePiece model (Kudo 2018) and its number of pieces.
 
-    The model sees text as the tokenizer will give it. All special symbols but unk are control
-    symbols, so no text turns into one. All lines are held in memory.
+    The text is normalized as the tokenizer does. All special tokens but unk are control symbols of
+    the model, so no text is encoded as one of them. All lines are held in memory.
 
     Raises:
         DataError: the lines hold no text.
@@ -119,14 +119,14 @@ def train_sentence_piece(lines: Iterable[str], config: VocabularyConfig) -> tupl
     import sentencepiece
 
     model = io.BytesIO()
-    # A list, since an error raised by an iterator would lose its type on its way through C++.
+    # A list, since an exception raised by an iterator would lose its type in C++.
     cleaned = [
-        normalise(without_surrogates(line), config.uncased, config.keep_accents) for line in lines
+        normalize(replace_surrogates(line), config.uncased, config.keep_accents) for line in lines
     ]
     sentences = [line for line in cleaned if line]
     if not sentences:
         raise DataError("there is no text to build a vocabulary from")
-    symbols = list(FUNNEL_SYMBOLS.values())
+    special_tokens = list(FUNNEL_TOKENS.values())
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
@@ -134,9 +134,10 @@ def train_sentence_piece(lines: Iterable[str], config: VocabularyConfig) -> tupl
             model_type="unigram",
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,
-            pad_id=-1,  # <pad> is a control symbol like the others, in its place among them
-            control_symbols=symbols[3:],
-            num_threads=SENTENCE_PIECE_THREADS,
+            # -1 disables the trainer's own <pad>: in our order <cls> and <sep> precede it.
+            pad_id=-1,
+            control_symbols=special_tokens[3:],
+            num_threads=SENTENCEPIECE_THREADS,
             max_sentence_length=MAX_SENTENCE_BYTES,
             minloglevel=2,
         )
@@ -149,12 +150,12 @@ def train_sentence_piece(lines: Iterable[str], config: VocabularyConfig) -> tupl
     return data, sentencepiece.SentencePieceProcessor(model_proto=data).get_piece_size()
 
 
-def train_word_piece(lines: Iterable[str], config: VocabularyConfig) -> list[str]:
+def train_wordpiece(lines: Iterable[str], config: VocabularyConfig) -> list[str]:
     """Return the entries of a WordPiece vocabulary in the order of their ids.
 
-    Special symbols first, then the characters, then merged pieces, most frequent pair first. A
-    character that can stand inside a word is there in both forms (``a``, ``##a``), so every word
-    made of known characters has pieces.
+    Special tokens come first, then characters, then merged pieces, most frequent pair first. A
+    character that can occur inside a word has both forms (``a``, ``##a``), so every word of known
+    characters can be encoded.
 
     Raises:
         DataError: the lines hold no text.
@@ -167,32 +168,32 @@ def train_word_piece(lines: Iterable[str], config: VocabularyConfig) -> list[str
     characters = _frequent_characters(words, config.max_characters)
     words = {word: n for word, n in words.items() if characters.issuperset(word)}
     inner = [c for c in sorted(characters) if splitter.split(f"a{c}a") == [f"a{c}a"]]
-    first = [*FUNNEL_SYMBOLS.values(), *sorted(characters), *(CONTINUATION + c for c in inner)]
+    first = [*FUNNEL_TOKENS.values(), *sorted(characters), *(CONTINUATION + c for c in inner)]
     if len(first) > config.vocab_size:
         raise TokenizerError(
-            f"vocab_size {config.vocab_size} is too small: the special symbols and the characters "
+            f"vocab_size {config.vocab_size} is too small: the special tokens and the characters "
             f"of this text alone are {len(first)} entries"
         )
-    return _with_merged_pieces(first, words, config)
+    return _add_merged_pieces(first, words, config)
 
 
 def count_words(lines: Iterable[str], splitter: BasicTokenizer) -> dict[str, int]:
-    """Count the words and punctuation marks of the lines; those too long to have pieces are out.
+    """Count the words and punctuation marks of the lines, except words that are always unknown.
 
-    The distinct words are held in memory, the lines are not.
+    Distinct words are held in memory, lines are not.
     """
     words: Counter[str] = Counter()
     chunks: Counter[str] = Counter()
     for line in lines:
         chunks.update(line.split(" "))
-        if len(chunks) >= CHUNKS_HELD:
-            _fold(chunks, words, splitter)
-    _fold(chunks, words, splitter)
+        if len(chunks) >= MAX_CHUNKS:
+            _move_counts(chunks, words, splitter)
+    _move_counts(chunks, words, splitter)
     return dict(words)
 
 
-def _fold(chunks: Counter[str], words: Counter[str], splitter: BasicTokenizer) -> None:
-    """Move the counts of chunks over to the words they are made of."""
+def _move_counts(chunks: Counter[str], words: Counter[str], splitter: BasicTokenizer) -> None:
+    """Add the counts of chunks to those of their words and clear the chunks."""
     for chunk, count in chunks.items():
         for word in splitter.split(chunk):
             if len(word) <= MAX_WORD_LENGTH:
@@ -209,7 +210,7 @@ def _frequent_characters(words: Mapping[str, int], limit: int) -> frozenset[str]
     return frozenset(ranked[:limit])
 
 
-def _with_merged_pieces(
+def _add_merged_pieces(
     first: list[str], words: Mapping[str, int], config: VocabularyConfig
 ) -> list[str]:
     entries = dict.fromkeys(first)
@@ -218,36 +219,39 @@ def _with_merged_pieces(
         best = pairs.most_frequent(config.min_frequency)
         if best is None:
             break
-        # Two pairs can make the same piece: a+bc, ab+c. It is one entry, where it came first.
+        # Two pairs can merge to the same piece (a+bc, ab+c), which is one entry.
         entries[pairs.merge(best)] = None
     return list(entries)
 
 
 class _PairTable:
-    """Words as lists of pieces, with the count and the words of every pair of neighbours."""
+    """Words as lists of pieces, with the count and the words of every pair of adjacent pieces.
+
+    Counts are updated incrementally: a merge only touches the words that contain the pair.
+    """
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self._pieces = [[w[0], *(CONTINUATION + c for c in w[1:])] for w in words]
         self._frequencies = list(words.values())
         self._counts: dict[Pair, int] = defaultdict(int)
-        self._places: dict[Pair, set[int]] = defaultdict(set)
-        for place, pieces in enumerate(self._pieces):
+        self._words_with: dict[Pair, set[int]] = defaultdict(set)
+        for word, pieces in enumerate(self._pieces):
             for pair in pairwise(pieces):
-                self._counts[pair] += self._frequencies[place]
-                self._places[pair].add(place)
-        # Sorted by falling count, then by the pair itself: the order of the words plays no part.
+                self._counts[pair] += self._frequencies[word]
+                self._words_with[pair].add(word)
+        # Ordered by descending count, then by the pair; independent of the order of the words.
         self._heap = [(-count, pair) for pair, count in self._counts.items()]
         heapq.heapify(self._heap)
 
     def most_frequent(self, at_least: int) -> Pair | None:
-        """Return the most frequent pair, the first in the alphabet on a tie; None if too rare."""
+        """Return the most frequent pair, alphabetically first on a tie; ``None`` if too rare."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             current = self._counts.get(pair, 0)
             if current == -count:
                 return pair if current >= at_least else None
-            # The entry was out of date. A pair that grew got a new entry then; one that shrank
-            # gets it now.
+            # The entry is stale. A pair whose count grew already has a new entry; one whose count
+            # shrank gets it here, so that merges need not search the heap.
             if 0 < current < -count:
                 heapq.heappush(self._heap, (-current, pair))
         return None
@@ -256,25 +260,25 @@ class _PairTable:
         """Replace the pair by one piece in every word, and return that piece."""
         merged = pair[0] + pair[1].removeprefix(CONTINUATION)
         changes: dict[Pair, int] = defaultdict(int)
-        for place in self._places.pop(pair):
-            old, frequency = self._pieces[place], self._frequencies[place]
-            new = _merged(old, pair, merged)
-            for neighbours in pairwise(old):
-                changes[neighbours] -= frequency
-            for neighbours in pairwise(new):
-                changes[neighbours] += frequency
-                if merged in neighbours:
-                    self._places[neighbours].add(place)
-            self._pieces[place] = new
-        for neighbours, change in changes.items():
+        for word in self._words_with.pop(pair):
+            old, frequency = self._pieces[word], self._frequencies[word]
+            new = _merge_pair(old, pair, merged)
+            for adjacent in pairwise(old):
+                changes[adjacent] -= frequency
+            for adjacent in pairwise(new):
+                changes[adjacent] += frequency
+                if merged in adjacent:
+                    self._words_with[adjacent].add(word)
+            self._pieces[word] = new
+        for adjacent, change in changes.items():
             if change:
-                self._counts[neighbours] += change
+                self._counts[adjacent] += change
             if change > 0:
-                heapq.heappush(self._heap, (-self._counts[neighbours], neighbours))
+                heapq.heappush(self._heap, (-self._counts[adjacent], adjacent))
         return merged
 
 
-def _merged(pieces: list[str], pair: Pair, merged: str) -> list[str]:
+def _merge_pair(pieces: list[str], pair: Pair, merged: str) -> list[str]:
     """Return the pieces of a word with every occurrence of a pair replaced, from the left."""
     result: list[str] = []
     position = 0

@@ -1,8 +1,8 @@
-"""WordPiece: BERT's basic tokenization, then the longest known piece first.
+"""WordPiece: BERT's basic tokenization, then greedy longest-match-first (Devlin et al. 2019).
 
-The ``tokenizers`` library defines the ids. It is slow on short words, so a table of the chunks
-between blanks stands in front of it. That changes no id: a blank ends a word, and no step looks
-across one (accents are decomposed character by character and reordered only among themselves).
+The ``tokenizers`` library defines the ids. Calls of it are slow for short texts, so the ids of
+chunks (runs of characters without a blank) are cached. The cache changes no id: a blank ends a
+word, and no step of the normalization looks across one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, without_surrogates
+from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, replace_surrogates
 from funnel.tokenization.special_tokens import find_special_ids
 from funnel.utils.errors import TokenizerError
 
 CONTINUATION = "##"
 MAX_WORD_LENGTH = 200
-# The table forgets everything when it is full: frequent words are back at once. With chunks of at
-# most 32 characters it stays under about 100 MB for any text, near 40 MB for English.
-TABLE_ENTRIES = 1 << 18
-TABLE_CHUNK_LENGTH = 32
+# A full cache is cleared; frequent words are soon cached again. With chunks of at most 32
+# characters it stays below about 100 MB for any text, near 40 MB for English.
+CACHE_ENTRIES = 1 << 18
+CACHED_CHUNK_LENGTH = 32
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ _ASCII_WORD_OR_MARK = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 
 
 class WordPieceTokenizer(Tokenizer):
-    """A vocabulary of word pieces; see :class:`~funnel.tokenization.base.Tokenizer`.
+    """A WordPiece tokenizer; see :class:`~funnel.tokenization.base.Tokenizer`.
 
-    ``<cls>`` in a text is ordinary text and is split at its punctuation, never the symbol.
+    ``<cls>`` in a text is ordinary text, split at its punctuation; it never becomes the token.
     """
 
     kind: ClassVar[str] = "word_piece"
@@ -49,8 +49,8 @@ class WordPieceTokenizer(Tokenizer):
         special = find_special_ids(vocabulary, file.path)
         super().__init__(file, list(vocabulary), special)
         self._splitter = BasicTokenizer(file.uncased)
-        self._library = self._splitter.library(vocabulary, self._pieces[special.unk_id])
-        self._table = _ChunkTable(self._library, self._splitter)
+        self._library = self._splitter.build_tokenizer(vocabulary, self._pieces[special.unk_id])
+        self._cache = _ChunkCache(self._library, self._splitter)
 
     def _is_start(self, index: int, piece: str) -> bool:
         return not piece.startswith(CONTINUATION)
@@ -62,16 +62,16 @@ class WordPieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
-        return list(chain.from_iterable(map(self._table.__getitem__, text.split(" "))))
+        return list(chain.from_iterable(map(self._cache.__getitem__, text.split(" "))))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Return the token ids of a text and, for each, its place in the text."""
-        text = text if text.isascii() else without_surrogates(text)
+        """Return the token ids of a text and the offsets of each token."""
+        text = text if text.isascii() else replace_surrogates(text)
         encoding = self._library.encode(text, add_special_tokens=False)
-        places = encoding.offsets
+        offsets = encoding.offsets
         if self.uncased and not text.isascii():
-            places = _over_following_accents(text, places)
-        return encoding.ids, places
+            offsets = _extend_over_accents(text, offsets)
+        return encoding.ids, offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return readable text for token ids."""
@@ -85,11 +85,11 @@ class WordPieceTokenizer(Tokenizer):
 
 
 class BasicTokenizer:
-    """The steps before the vocabulary: clean, spaces around CJK, case, accents, punctuation."""
+    """The steps before vocabulary lookup: cleaning, CJK, case, accents, punctuation."""
 
     def __init__(self, uncased: bool) -> None:
         self.uncased = uncased
-        # strip_accents=None: accents go exactly when case goes.
+        # strip_accents=None: accents are dropped if and only if the text is lower-cased.
         self._normalizer = BertNormalizer(
             clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=uncased
         )
@@ -100,21 +100,21 @@ class BasicTokenizer:
         words = self.split_visible_ascii(chunk)
         if words is not None:
             return words
-        text = self._normalizer.normalize_str(without_surrogates(chunk))
+        text = self._normalizer.normalize_str(replace_surrogates(chunk))
         return [word for word, _ in self._pre_tokenizer.pre_tokenize_str(text)]
 
     def split_visible_ascii(self, chunk: str) -> list[str] | None:
-        """Do the same for a chunk of visible ASCII characters; None for any other.
+        """Split a chunk of visible ASCII characters; return ``None`` for any other chunk.
 
-        There the steps come down to case and punctuation, which Python does four times as fast as
-        a call of the library.
+        For such a chunk the steps reduce to case and punctuation, and a regular expression is four
+        times as fast as a call of the library.
         """
         if not _VISIBLE_ASCII.fullmatch(chunk):
             return None
         return _ASCII_WORD_OR_MARK.findall(chunk.lower() if self.uncased else chunk)
 
-    def library(self, vocabulary: dict[str, int], unknown: str) -> LibraryTokenizer:
-        """Return the library's tokenizer with these steps and a vocabulary: no added tokens."""
+    def build_tokenizer(self, vocabulary: dict[str, int], unknown: str) -> LibraryTokenizer:
+        """Return a tokenizer of the library with these steps and a vocabulary."""
         tokenizer = LibraryTokenizer(
             WordPiece(
                 vocab=vocabulary,
@@ -131,46 +131,48 @@ class BasicTokenizer:
         return BasicTokenizer, (self.uncased,)
 
 
-class _ChunkTable(dict[str, tuple[int, ...]]):
-    """Chunk (text without a blank) -> ids, filled on demand and bounded."""
+class _ChunkCache(dict[str, tuple[int, ...]]):
+    """Ids of chunks (texts without a blank), computed on demand; bounded in size."""
 
     def __init__(self, library: LibraryTokenizer, splitter: BasicTokenizer) -> None:
         super().__init__()
         self._library, self._splitter, self._model = library, splitter, library.model
         self._vocabulary = library.get_vocab(with_added_tokens=False)
-        self._whole = {t: (i,) for t, i in self._vocabulary.items() if len(t) <= MAX_WORD_LENGTH}
+        self._known_words: dict[str, tuple[int, ...]] = {
+            token: (i,) for token, i in self._vocabulary.items() if len(token) <= MAX_WORD_LENGTH
+        }
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
         words = self._splitter.split_visible_ascii(chunk)
         if words is None:
-            text = without_surrogates(chunk)
+            text = replace_surrogates(chunk)
             ids = tuple(self._library.encode(text, add_special_tokens=False).ids)
         else:
             ids = tuple(chain.from_iterable(map(self._word_ids, words)))
-        if len(chunk) <= TABLE_CHUNK_LENGTH:
-            if len(self) >= TABLE_ENTRIES:
+        if len(chunk) <= CACHED_CHUNK_LENGTH:
+            if len(self) >= CACHE_ENTRIES:
                 self.clear()
             self[chunk] = ids
         return ids
 
     def _word_ids(self, word: str) -> tuple[int, ...]:
-        """Return the ids of one word; one that is a piece itself needs no search."""
-        found = self._whole.get(word)
+        """Return the ids of one word; a word in the vocabulary needs no search."""
+        found = self._known_words.get(word)
         if found is None:
-            # Looked up by value, so that all entries share one int object per id.
+            # Looked up by token, so that all cache entries share one int object per id.
             pieces = self._model.tokenize(word)
             found = tuple(self._vocabulary[piece.value] for piece in pieces)
         return found
 
-    def __reduce__(self) -> tuple[type[_ChunkTable], tuple[LibraryTokenizer, BasicTokenizer]]:
-        return _ChunkTable, (self._library, self._splitter)
+    def __reduce__(self) -> tuple[type[_ChunkCache], tuple[LibraryTokenizer, BasicTokenizer]]:
+        return _ChunkCache, (self._library, self._splitter)
 
 
 def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
-    """Return token -> id of a vocabulary file; ids count distinct lines.
+    """Parse a vocabulary file to token -> id; ids count distinct lines.
 
     Raises:
-        TokenizerError: it is not UTF-8 text, or has a blank line before its end.
+        TokenizerError: the file is not UTF-8 text, or has a blank line before its end.
     """
     try:
         lines = file.data.decode("utf-8-sig").rstrip().split("\n")
@@ -194,11 +196,11 @@ def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
     return vocabulary
 
 
-def _over_following_accents(text: str, places: Offsets) -> Offsets:
-    """Extend every end over the accents that follow it: the library drops them from the token."""
+def _extend_over_accents(text: str, offsets: Offsets) -> Offsets:
+    """Extend every end over the accents that follow it, which the library leaves out."""
     extended = []
     limit = len(text)
-    for start, end in reversed(places):
+    for start, end in reversed(offsets):
         while end < limit and unicodedata.category(text[end]) == "Mn":
             end += 1
         extended.append((start, end))
@@ -207,7 +209,7 @@ def _over_following_accents(text: str, places: Offsets) -> Offsets:
 
 
 def _join_words(words: list[str]) -> str:
-    """Join words with blanks, without those that punctuation does not have around it."""
+    """Join words with blanks, but without blanks before or after punctuation where usual."""
     text = " ".join(words)
     text = re.sub(r" (?=[.,;:!?%)\]}])", "", text)
     text = re.sub(r"(?<=[(\[{]) ", "", text)

@@ -16,7 +16,7 @@ from typing import Any
 from funnel.cli.flags import FlagParser
 from funnel.config.model import ModelConfig
 from funnel.features.classification import SegmentIds
-from funnel.tasks import CustomTaskConfig
+from funnel.tasks import CustomTaskConfig, CustomTaskSettings
 from funnel.utils.errors import ConfigError
 from funnel_torch.data.batching import BatchConfig
 from funnel_torch.models.initial_model import InitConfig
@@ -327,29 +327,10 @@ def data_config(args: argparse.Namespace) -> DataConfig:
 
 
 def custom_task_config(args: argparse.Namespace) -> CustomTaskConfig | None:
-    """The layout of the user's own files; None for a known task."""
-    kind = (args.dataset or "").lower()
-    if kind not in ("tsv", "csv", "jsonl"):
-        return None
-    return CustomTaskConfig(
-        format=kind,
-        text_a=_column(args.text_column, args),
-        text_b=_column(args.text_b_column, args),
-        label=_column(args.label_column, args),
-        labels=tuple(args.labels.split(",")) if args.labels else None,
-        regression=args.regression,
-        train_file=args.train_file,
-        dev_file=args.dev_file,
-        test_file=args.test_file,
-        header=not args.no_header,
-        delimiter={"\\t": "\t", "tab": "\t"}.get(args.delimiter, args.delimiter),
-        metric=args.metric,
-    )
-
-
-def _column(text: str | None, args: argparse.Namespace) -> int | str | None:
-    is_position = text is not None and text.lstrip("-").isdigit()
-    return int(text) if is_position and args.dataset.lower() != "jsonl" else text
+    """Return the layout of the user's own files; None for a known task."""
+    names = {field.name for field in fields(CustomTaskSettings)} & vars(args).keys()
+    settings = CustomTaskSettings(**{name: getattr(args, name) for name in names})
+    return settings.build_config(args.dataset)
 
 
 def fine_tune_config(args: argparse.Namespace, seed: int) -> FineTuneConfig:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
 from funnel.features.squad import WindowConfig
+from funnel.features.squad_cache import SquadSource
 from funnel.features.squad_predictions import AnswerSettings
-from funnel.features.squad_tfrecords import SquadSource
+from funnel.features.squad_settings import EnsembleSettings, SquadSettings
 from funnel.tasks.squad import VERSIONS
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli import flags
 from funnel_torch.models.question_answering import AnswerConfig
 
-_AT_LEAST_1 = ("start_n_top", "end_n_top", "n_best_size", "max_answer_length", "num_proc")
 # Flags of this program that may differ when a run is resumed.
 RUNTIME_FLAGS = ("prepro_split", "num_proc")
-_DEBUG_QUESTIONS = 100
 _FILES = {"train": "train_file", "eval": "predict_file"}
 
 
@@ -81,28 +81,35 @@ def _add_ensemble_flags(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot work, before any file is read."""
-    for name in _AT_LEAST_1:
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}={getattr(args, name)}: must be at least 1")
+    settings = squad_settings(args)
+    settings.check(answer_config(args), answer_settings(args))
     window_config(args)
-    if args.prepro_split:
-        flags.check_given(args, "output_dir", _FILES[args.prepro_split])
+    required = settings.required_flags(ensemble_settings(args))
+    if settings.prepro_split:
+        flags.check_given(args, "output_dir", *required)
         return
+    flags.check_given(args, *required)
     if args.do_ensemble:
-        if args.do_train or args.do_predict:
-            raise ConfigError("--do_ensemble goes without --do_train and --do_predict")
-        flags.check_given(args, "ensemble_ckpts", "predict_file", "ensemble_output_file")
         flags.check_run_flags(members(args)[0], trains=False, only="--do_ensemble")
         return
-    if not (args.do_train or args.do_predict):
-        raise ConfigError(
-            "nothing to do: --do_train, --do_predict or both are needed, or --do_ensemble"
-        )
-    needed = ["train_file"] if args.do_train else []
-    flags.check_given(args, *needed, *(["predict_file"] if args.do_predict else []))
     if args.do_predict and not (args.predict_dir or args.model_dir):
         raise ConfigError("--predict_dir or --model_dir is needed: answers are written there")
     flags.check_run_flags(args, trains=args.do_train, only="--do_predict")
+
+
+def squad_settings(args: argparse.Namespace) -> SquadSettings:
+    """Return the files of the run and the work to do."""
+    return SquadSettings(**_named(args, SquadSettings))
+
+
+def ensemble_settings(args: argparse.Namespace) -> EnsembleSettings:
+    """Return the members of an ensemble and its threshold."""
+    return EnsembleSettings(**_named(args, EnsembleSettings))
+
+
+def _named(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Return the flags with the names of a settings class's fields."""
+    return {field.name: getattr(args, field.name) for field in fields(kind)}
 
 
 def members(args: argparse.Namespace) -> list[argparse.Namespace]:
@@ -111,9 +118,7 @@ def members(args: argparse.Namespace) -> list[argparse.Namespace]:
     Raises:
         ConfigError: there is no checkpoint in the list.
     """
-    paths = [path.strip() for path in args.ensemble_ckpts.split(",") if path.strip()]
-    if not paths:
-        raise ConfigError(f"--ensemble_ckpts={args.ensemble_ckpts}: names no checkpoint")
+    paths = ensemble_settings(args).checkpoints()
     return [argparse.Namespace(**vars(args) | {"init_ckpt": path}) for path in paths]
 
 
@@ -130,36 +135,13 @@ def window_config(args: argparse.Namespace) -> WindowConfig:
 
 def source(args: argparse.Namespace, split: str) -> SquadSource:
     """The file of ``split`` (train or eval) and how it is cut."""
-    return SquadSource(
-        getattr(args, _FILES[split]),
-        getattr(args, f"{split}_version"),
-        window_config(args),
-        limit=_DEBUG_QUESTIONS if args.debug_mode else None,
-        overwrite=args.overwrite_data,
-    )
+    settings = squad_settings(args)
+    return settings.build_source(split, window_config(args), overwrite=args.overwrite_data)
 
 
 def answer_config(args: argparse.Namespace) -> AnswerConfig:
-    return AnswerConfig(
-        conditional_end=args.conditional_end,
-        use_answer_class=args.use_answer_class,
-        use_masked_loss=args.use_masked_loss,
-        start_n_top=args.start_n_top,
-        end_n_top=args.end_n_top,
-        ans_loss_weight=args.ans_loss_weight,
-        cls_loss_weight=args.cls_loss_weight,
-    )
+    return AnswerConfig(**_named(args, AnswerConfig))
 
 
 def answer_settings(args: argparse.Namespace) -> AnswerSettings:
-    return AnswerSettings(
-        n_best_size=args.n_best_size,
-        max_answer_length=args.max_answer_length,
-        conditional_end=args.conditional_end,
-        use_answer_class=args.use_answer_class,
-    )
-
-
-def target(args: argparse.Namespace) -> str:
-    """The score by which the best model is chosen."""
-    return "f1" if args.eval_version == "v1" else args.target_eval_key
+    return AnswerSettings(**_named(args, AnswerSettings))

@@ -10,7 +10,7 @@ from torch import nn
 
 from funnel.checkpoints import Checkpoint
 from funnel.config.model import ModelConfig
-from funnel.features.feature_extraction import parts_of
+from funnel.features.feature_extraction import detect_parts
 from funnel_torch.models.heads import DISCRIMINATOR_SCOPES, SUMMARY_SCOPE, DiscriminatorHead
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.modeling import Backbone, Decoder
@@ -37,7 +37,7 @@ class FeatureExtractor(Backbone):
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
         """Which parts there are."""
-        return parts_of(checkpoint)._asdict()
+        return detect_parts(checkpoint)._asdict()
 
     def variable_scopes(self) -> dict[str, str]:
         """See the base class."""

@@ -1,4 +1,4 @@
-"""Classification and regression tasks: features, scores and prediction files."""
+"""Classification and regression tasks: features and scores for fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from funnel.tasks import Task
 from funnel.tasks.metrics import compute
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.files import atomic_write_text
 from funnel_torch.data.batching import SequenceSource
 from funnel_torch.tasks.finetune import Evaluation, Outputs
 
@@ -120,14 +119,3 @@ def score(task: Task, labels: np.ndarray, outputs: Outputs) -> dict[str, float]:
     logits = outputs["logits"]
     metrics = compute(task, decisions(task, logits), labels)
     return {**metrics, "loss": mean_loss(task, logits, labels)}
-
-
-def write_predictions(task: Task, logits: np.ndarray, path: Path) -> None:
-    """Write ``index<tab>prediction`` lines: names of labels, or scores in regression."""
-    values = decisions(task, logits)
-    if task.is_regression:
-        texts = [f"{value:.6f}" for value in values]
-    else:
-        texts = [(task.labels or ())[value] for value in values]
-    lines = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
-    atomic_write_text(path, "index\tprediction\n" + "".join(lines))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
 from funnel.checkpoints import Checkpoint
 from funnel.features import squad_scoring as scoring
-from funnel.features.squad import SquadWindows, build_windows
 from funnel.features.squad_scoring import BEAM_FIELDS
-from funnel.features.squad_tfrecords import SquadSource, load_windows, save_windows
-from funnel.tasks.squad import SquadData
-from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.models.question_answering import (
@@ -55,41 +50,6 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
         if all(target is not None for target in given):
             kwargs["targets"] = AnswerTargets(*given)
         return super().forward(*args, **kwargs)
-
-
-def read_questions(
-    source: SquadSource,
-    tokenizer: Tokenizer,
-    cache_dir: str = "",
-    training: bool = False,
-    num_proc: int = 1,
-) -> tuple[SquadData, SquadWindows]:
-    """Return the questions of a file and their windows, in the order of the file.
-
-    Args:
-        source: the file and the size of its windows.
-        tokenizer: tokenizer with character offsets.
-        cache_dir: cache of windows (those for evaluation are shared with the TensorFlow backend);
-            empty for none.
-        training: whether windows have answer positions.
-        num_proc: number of processes that tokenize.
-
-    Raises:
-        DataError: the data cannot be read, or has no examples to train on.
-        FunnelError: the cache cannot be written.
-    """
-    data, kind = source.read(), "train" if training else "eval"
-    vocabulary, windows = Path(tokenizer.path).name, None
-    path = Path(cache_dir, source.name(vocabulary, f"{kind}.features", "npz"))
-    key = str(source.key(tokenizer) | {"split": kind})
-    if cache_dir and not source.overwrite:
-        windows = load_windows(path, key)
-    if windows is None:
-        config = source.windows
-        windows = build_windows(data, tokenizer, config, training, num_proc=num_proc)
-        if cache_dir:
-            save_windows(path, windows, key)
-    return data, windows
 
 
 class SquadScorer(scoring.SquadScorer):

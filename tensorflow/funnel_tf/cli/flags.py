@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from funnel.checkpoints.base import find_vocabulary
 from funnel.config.model import ModelConfig
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.features.classification import SegmentIds
-from funnel.tasks import CustomTaskConfig
+from funnel.tasks import CustomTaskConfig, CustomTaskSettings
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import sha256_file
@@ -199,25 +200,10 @@ def segment_ids(flags: Flags) -> SegmentIds:
 
 
 def custom_task_config(flags: Flags) -> CustomTaskConfig | None:
-    """The layout of the user's own files; None for a known task."""
-    kind = (flags.task_name or "").lower()
-    if kind not in ("tsv", "csv", "jsonl"):
-        return None
-    is_json = kind == "jsonl"
-    columns = [flags.text_column, flags.text_b_column, flags.label_column]
-    text_a, text_b, label = (
-        int(c) if c is not None and c.lstrip("-").isdigit() and not is_json else c for c in columns
-    )
-    names = ("train_file", "dev_file", "test_file", "regression", "header", "metric")
-    return CustomTaskConfig(
-        format=kind,
-        text_a=text_a,
-        text_b=text_b,
-        label=label,
-        labels=tuple(flags.labels.split(",")) if flags.labels else None,
-        delimiter={"\\t": "\t", "tab": "\t"}.get(flags.delimiter, flags.delimiter),
-        **{name: getattr(flags, name) for name in names},
-    )
+    """Return the layout of the user's own files; None for a known task."""
+    names = {field.name for field in fields(CustomTaskSettings)} & vars(flags).keys()
+    settings = CustomTaskSettings(**{name: getattr(flags, name) for name in names})
+    return settings.build_config(flags.task_name)
 
 
 def optimizer_config(flags: Flags) -> OptimizerConfig:

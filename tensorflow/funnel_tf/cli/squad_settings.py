@@ -8,46 +8,32 @@ from pathlib import Path
 from funnel.config.heads import AnswerConfig
 from funnel.config.model import NET_CONFIG
 from funnel.features.squad import WindowConfig
+from funnel.features.squad_cache import SquadSource
 from funnel.features.squad_predictions import AnswerSettings
-from funnel.features.squad_tfrecords import SquadSource
+from funnel.features.squad_settings import EnsembleSettings, SquadSettings
 from funnel.formats.tensor_bundle import resolve_prefix
-from funnel.tasks.squad import VERSIONS
-from funnel.utils.errors import ConfigError
 from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli.flags import Flags
-
-_DEBUG_EXAMPLES = 100
-_AT_LEAST_1 = ("start_n_top", "end_n_top", "n_best_size", "max_answer_length", "num_proc")
 
 
 def check(flags: Flags) -> None:
     """Refuse what cannot work, before any file is read."""
-    for name in _AT_LEAST_1:
-        if getattr(flags, name) < 1:
-            raise ConfigError(f"--{name}={getattr(flags, name)}: must be at least 1")
-    for name in ("train_version", "eval_version"):
-        if getattr(flags, name) not in VERSIONS:
-            allowed = " or ".join(VERSIONS)
-            raise ConfigError(f"--{name}={getattr(flags, name)}: should be {allowed}")
-    if flags.prepro_split not in (None, "", "train", "eval"):
-        raise ConfigError(f"--prepro_split={flags.prepro_split}: should be train or eval")
-    tf_flags.check_given(flags, "output_dir", *_needed(flags))
+    settings = squad_settings(flags)
+    settings.check(answer_config(flags), answer_settings(flags))
+    required = settings.required_flags(ensemble_settings(flags))
+    # Only a run of training or prediction has a directory of its own.
+    is_run = not (flags.prepro_split or flags.do_ensemble)
+    tf_flags.check_given(flags, "output_dir", *(["model_dir"] if is_run else []), *required)
 
 
-def _needed(flags: Flags) -> list[str]:
-    """The flags that must be given for what is to be done."""
-    if flags.prepro_split:
-        return ["train_file" if flags.prepro_split == "train" else "predict_file"]
-    if flags.do_ensemble:
-        if flags.do_train or flags.do_predict:
-            raise ConfigError("--do_ensemble goes without --do_train and --do_predict")
-        return ["ensemble_ckpts", "predict_file", "ensemble_output_file"]
-    if not (flags.do_train or flags.do_predict):
-        raise ConfigError(
-            "nothing to do: --do_train, --do_predict or both, --do_ensemble or --prepro_split"
-        )
-    files = [("train_file", flags.do_train), ("predict_file", flags.do_predict)]
-    return ["model_dir", *(name for name, is_needed in files if is_needed)]
+def squad_settings(flags: Flags) -> SquadSettings:
+    """Return the files of the run and the work to do."""
+    return SquadSettings(**_named(flags, SquadSettings))
+
+
+def ensemble_settings(flags: Flags) -> EnsembleSettings:
+    """Return the members of an ensemble and its threshold."""
+    return EnsembleSettings(**_named(flags, EnsembleSettings))
 
 
 def source(flags: Flags, split: str) -> SquadSource:
@@ -56,13 +42,7 @@ def source(flags: Flags, split: str) -> SquadSource:
         *(flags.max_seq_length, flags.max_query_length, flags.doc_stride),
         tf_flags.segment_ids(flags),
     )
-    is_train = split == "train"
-    return SquadSource(
-        flags.train_file if is_train else flags.predict_file,
-        flags.train_version if is_train else flags.eval_version,
-        windows,
-        limit=_DEBUG_EXAMPLES if flags.debug_mode else None,
-    )
+    return squad_settings(flags).build_source(split, windows)
 
 
 def answer_config(flags: Flags) -> AnswerConfig:
@@ -80,11 +60,6 @@ def _named(flags: Flags, kind: type) -> dict[str, object]:
     return {field.name: getattr(flags, field.name) for field in fields(kind)}
 
 
-def target(flags: Flags) -> str:
-    """The score by which the best checkpoint is chosen."""
-    return "f1" if flags.eval_version == "v1" else flags.target_eval_key
-
-
 def members(flags: Flags) -> list[tuple[Flags, Path]]:
     """The checkpoints of an ensemble, each with flags that describe its model.
 
@@ -93,11 +68,8 @@ def members(flags: Flags) -> list[tuple[Flags, Path]]:
     Raises:
         ConfigError: the list names no checkpoint.
     """
-    paths = [path.strip() for path in flags.ensemble_ckpts.split(",") if path.strip()]
-    if not paths:
-        raise ConfigError(f"--ensemble_ckpts={flags.ensemble_ckpts}: names no checkpoint")
     found = []
-    for prefix in map(resolve_prefix, paths):
+    for prefix in map(resolve_prefix, ensemble_settings(flags).checkpoints()):
         changes = {"init_checkpoint": str(prefix)}
         beside = prefix.parent / NET_CONFIG
         if not flags.model_config and beside.is_file():

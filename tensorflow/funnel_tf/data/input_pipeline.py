@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from funnel.features.tfrecords import FieldSpec, RecordSchema, find_damage, padding_example
+from funnel.features.record_schema import RecordSchema, padding_example, pretraining_schema
+from funnel.features.tfrecords import find_corrupt_record
 from funnel.formats.tfrecord import encode_example
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
@@ -91,12 +92,6 @@ def num_batches(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def pretrain_schema(seq_len: int) -> RecordSchema:
-    """The records that :mod:`funnel.pretraining.create_records` writes."""
-    sizes = {"input": seq_len, "seg_id": seq_len, "boundary": -1, "label": 1}
-    return RecordSchema({name: FieldSpec((size,)) for name, size in sizes.items()})
-
-
 def finetune_input_fn(
     files: Sequence[tuple[str, int]], schema: RecordSchema, config: InputConfig
 ) -> InputFn:
@@ -139,7 +134,7 @@ def report_corrupt_records(files: Sequence[str], schema: RecordSchema) -> Iterat
         # The last two also come from the model's own operations, without an iterator in the text.
         if not isinstance(e, tf.errors.DataLossError) and "Iterator" not in str(e):
             raise
-        error = find_damage([file for file in files if os.path.exists(file)], schema)
+        error = find_corrupt_record([file for file in files if os.path.exists(file)], schema)
         if error is None and _ASSERTION in str(e):
             error = DataError(_extract_assertion(str(e)))
         if error is None:
@@ -164,7 +159,7 @@ def _pretrain_dataset(
     collection: RecordCollection, masker: Masker, config: InputConfig, params: Params
 ) -> tf.data.Dataset:
     length = masker.config.seq_len
-    padding = padding_example(pretrain_schema(length))
+    padding = padding_example(pretraining_schema(length))
     padding |= {"input": np.full(length, masker.special.pad_id), "boundary": np.array([length])}
     files = [(str(file.path), file.num_example) for file in collection.files]
     batches = _serialized_batches(files, padding, config, params)
@@ -188,7 +183,7 @@ def _mask_batch(
     serialized: tf.Tensor,
 ) -> Features:
     """Parse and mask ``size`` = B serialized pretraining records; ``index`` counts batches."""
-    records = _parse(pretrain_schema(masker.config.seq_len), size, serialized)
+    records = _parse(pretraining_schema(masker.config.seq_len), size, serialized)
     # One number per batch over all hosts. Evaluation counts down from -1, so that its masks are
     # independent of those in training with the same seed.
     number = index * host.count + host.index

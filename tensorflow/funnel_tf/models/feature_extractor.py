@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints import Checkpoint
 from funnel.config.model import ModelConfig
-from funnel.features.feature_extraction import ModelParts, parts_of
+from funnel.features.feature_extraction import ModelParts, detect_parts
 from funnel.utils.errors import CheckpointError
 from funnel_tf.models.heads import discriminator_logits
 from funnel_tf.models.modeling import ModelInputs, funnel_decoder, funnel_encoder, funnel_summary
@@ -43,7 +43,7 @@ class FeatureExtractor:
             # The same function; the factorized form is slower on anything but a TPU.
             changes.setdefault("rel_attn_type", "rel_shift")
         self.config: ModelConfig = checkpoint.config.replace(**changes)
-        self.parts = parts_of(checkpoint)
+        self.parts = detect_parts(checkpoint)
         self._graph = tf.Graph()
         self._session = tf.Session(graph=self._graph, config=session_config)
         self._built: dict[tuple, tuple[ModelInputs, dict[str, tf.Tensor]]] = {}

@@ -138,9 +138,8 @@ class TestCache:
         """Return the features and how many texts were tokenized for them."""
         tokenizer = tokenizer or LetterTokenizer()
         cache = tmp_path / "cache"
-        features = load_or_build(
-            cache, get_task(task), "dev", data, tokenizer, max_length, **settings
-        )
+        resolved = get_task(task).resolve_labels(data)
+        features = load_or_build(cache, resolved, "dev", data, tokenizer, max_length, **settings)
         return features, tokenizer.encoded
 
     def test_second_call_reads_the_same_arrays(self, tmp_path, data):
@@ -191,7 +190,7 @@ class TestCache:
         features, worked = self.build(tmp_path, data)
         assert worked == 40
         assert chr(features.row(7)[0][1]) == "z"
-        assert "other data_sha256" in caplog.text
+        assert "a different data_sha256" in caplog.text
 
     def test_moved_data_does_not_rebuild(self, tmp_path, data):
         self.build(tmp_path, data)
@@ -206,7 +205,7 @@ class TestCache:
 
     @pytest.mark.parametrize("name", [ARRAYS, KEY])
     @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "noise"])
-    def test_damage_is_rebuilt_with_a_warning(self, tmp_path, data, name, damage, caplog):
+    def test_corrupt_files_are_rebuilt_with_a_warning(self, tmp_path, data, name, damage, caplog):
         expected = rows(self.build(tmp_path, data)[0])
         path = tmp_path / "cache" / name
         content = bytearray(path.read_bytes())
@@ -223,7 +222,7 @@ class TestCache:
         features, worked = self.build(tmp_path, data)
         assert worked == 40
         assert rows(features) == expected
-        assert "damaged cache is rebuilt" in caplog.text
+        assert "corrupt cache is rebuilt" in caplog.text
         assert self.build(tmp_path, data)[1] == 0
 
     def test_arrays_of_another_key_are_not_taken(self, tmp_path, data, caplog):
@@ -244,7 +243,7 @@ class TestCache:
             changed = dict(members) | {"offsets": members["offsets"][:-1]}
         np.savez(path, **changed)
         assert self.build(tmp_path, data)[1] == 40
-        assert "arrays do not fit together" in caplog.text
+        assert "arrays are inconsistent" in caplog.text
 
     def test_pickles_are_never_loaded(self, tmp_path, data, caplog):
         self.build(tmp_path, data)

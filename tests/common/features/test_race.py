@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from funnel.features.race import RaceConfig, encode_race
-from funnel.tasks.race import question_with_option, race_accuracy, read_race
+from funnel.tasks.race import insert_option, race_accuracy, read_race
 from funnel.utils.errors import ConfigError, DataError
 from squad_cases import CLS, PAD, SEP, WordTokenizer
 from task_files import DATA, needs_real_data, write
@@ -70,8 +70,8 @@ def test_missing_level(tmp_path):
 
 
 def test_options_stand_in_every_blank_or_at_the_end():
-    assert question_with_option("_ and _ are", "x") == "x and x are"
-    assert question_with_option("Who ?", "x y") == "Who ? x y"
+    assert insert_option("_ and _ are", "x") == "x and x are"
+    assert insert_option("Who ?", "x y") == "Who ? x y"
 
 
 def test_sequences_by_hand(tmp_path):
@@ -118,7 +118,7 @@ def test_accuracy_by_level():
     assert race_accuracy(labels, labels, np.ones(5)) == {"accuracy": 1.0, "accuracy_high": 1.0}
     with pytest.raises(ValueError, match="1 predictions, 5 labels"):
         race_accuracy(np.array([0]), labels, is_high)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         race_accuracy(np.array([]), np.array([]), np.array([]))
 
 

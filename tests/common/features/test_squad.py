@@ -1,4 +1,4 @@
-"""Windows of SQuAD questions, by hand and beside a literal slow version."""
+"""Windows of SQuAD questions, by hand and against a slow reference implementation."""
 
 import logging
 
@@ -67,7 +67,7 @@ def test_segment_ids_are_settings():
 
 def test_targets_of_training():
     windows, _ = _one(golds=["w4 w5", "w0"], training=True)
-    # Tokens 4 and 5: cut in two by the first window, whole in the second, not in the third.
+    # Tokens 4 and 5: cut in two by the first window, complete in the second, not in the third.
     assert windows.start_positions.tolist() == [0, 5, 0]
     assert windows.end_positions.tolist() == [0, 6, 0]
     assert windows.pad([0, 1], 10, PAD)["is_impossible"].tolist() == [1, 0]
@@ -85,11 +85,11 @@ def test_an_answer_takes_the_tokens_it_overlaps():
 
 
 def test_tokens_that_merely_touch_do_not_overlap():
-    places = np.array([[0, 2], [2, 4], [4, 5]], np.int32).T
-    paragraphs = EncodedParagraphs(np.arange(3, dtype=np.int32), *places, np.array([0, 3]))
-    assert paragraphs.overlapping(0, 2, 4) == (1, 1)
-    assert paragraphs.overlapping(0, 1, 5) == (0, 2)
-    assert paragraphs.overlapping(0, 5, 9) is None
+    offsets = np.array([[0, 2], [2, 4], [4, 5]], np.int32).T
+    paragraphs = EncodedParagraphs(np.arange(3, dtype=np.int32), *offsets, np.array([0, 3]))
+    assert paragraphs.find_overlapping(0, 2, 4) == (1, 1)
+    assert paragraphs.find_overlapping(0, 1, 5) == (0, 2)
+    assert paragraphs.find_overlapping(0, 5, 9) is None
     assert paragraphs.characters(0, 1, 2) == (2, 5)
 
 
@@ -99,7 +99,7 @@ def test_unanswerable_questions_point_at_cls():
     assert windows.pad([0, 1, 2], 10, PAD)["is_impossible"].tolist() == [1, 1, 1]
 
 
-def test_answers_that_cannot_be_found_leave_training_with_a_word(caplog):
+def test_answers_that_cannot_be_found_are_left_out_of_training(caplog):
     asked = [("a", "q", ["w1"]), ("b", "q", ["nowhere"]), ("c", "q", ["w2"])]
     data = squad_data((WORDS, *asked))
     with caplog.at_level(logging.WARNING):
@@ -113,7 +113,7 @@ def test_answers_that_cannot_be_found_leave_training_with_a_word(caplog):
         _one(golds=None, training=True)
 
 
-def test_questions_are_shuffled_by_seed_and_stay_whole():
+def test_questions_are_shuffled_by_seed_with_all_their_windows():
     paragraphs = [(WORDS, (f"q{i}", f"x{i} y", [f"w{i}"])) for i in range(10)]
     data = squad_data(*paragraphs)
     plain, one, again, two = (
@@ -170,14 +170,14 @@ def test_context_of_equals_goes_to_the_first_window():
 def test_a_hundredth_of_the_length_outweighs_a_token():
     # Token 214 has 85 tokens on its smaller side in a window of 300, 86 in one of 182.
     first, second = cut_windows(310, 300, 128)
-    assert (first.count, second.count) == (300, 182)
+    assert (first.length, second.length) == (300, 182)
     assert (first.context_end, second.context_first) == (215, 215)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 160), st.integers(1, 170))
 def test_windows_and_contexts_are_those_of_the_definition(tokens, room, stride):
-    cuts = squad_reference.windows_of(tokens, room, stride)
+    cuts = squad_reference.cut_windows(tokens, room, stride)
     windows = cut_windows(tokens, room, stride)
     assert [window[:2] for window in windows] == cuts
     for index, window in enumerate(windows):
@@ -185,7 +185,7 @@ def test_windows_and_contexts_are_those_of_the_definition(tokens, room, stride):
         assert won == list(range(window.context_first, window.context_end))
 
 
-def test_a_book_is_cut_in_no_time():
+def test_a_long_text_is_cut_in_linear_time():
     windows = cut_windows(300_000, 400, 128)
     assert windows[-1].context_end == 300_000
     assert len(windows) == 1 + -(-(300_000 - 400) // 128)

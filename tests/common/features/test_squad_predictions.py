@@ -1,4 +1,4 @@
-"""From beams to answers: by hand, and beside a literal slow version on random beams."""
+"""Answers from beams: by hand, and against a slow reference on random beams."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def test_answers_are_cut_from_the_paragraph_as_written():
     assert answers.null_odds == {"a": 0.25}
     first = answers.nbest["a"][0]
     assert (first["start_log_prob"], first["end_log_prob"]) == (-1.0, -1.0)
-    expected = squad_reference.shares([-2.0, -3.0, -4.0])
+    expected = squad_reference.softmax([-2.0, -3.0, -4.0])
     assert [e["probability"] for e in answers.nbest["a"]] == pytest.approx(expected, abs=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_null_odds_are_the_lowest_of_all_windows():
 @pytest.mark.parametrize("conditional_end", [True, False])
 @pytest.mark.parametrize("use_answer_class", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_beams_beside_the_definition(seed, use_answer_class, conditional_end):
+def test_random_beams_equal_the_reference(seed, use_answer_class, conditional_end):
     random = np.random.default_rng(seed)
     paragraphs = []
     for p in range(6):
@@ -135,12 +135,12 @@ def test_random_beams_beside_the_definition(seed, use_answer_class, conditional_
     settings = {"n_best_size": 4, "max_answer_length": 5}
     settings |= {"conditional_end": conditional_end, "use_answer_class": use_answer_class}
     answers = find_answers(data, windows, scores, AnswerSettings(**settings))
-    expected = squad_reference.answers_of(data, windows, scores, settings | {"ends": ends})
+    expected = squad_reference.find_answers(data, windows, scores, settings | {"ends": ends})
     assert answers.predictions.keys() == expected.keys()
     for name, (nbest, null) in expected.items():
         assert answers.predictions[name] == nbest[0][0]
         assert [entry["text"] for entry in answers.nbest[name]] == [text for text, _ in nbest]
-        shares = squad_reference.shares([score for _, score in nbest])
+        shares = squad_reference.softmax([score for _, score in nbest])
         found = [entry["probability"] for entry in answers.nbest[name]]
         assert found == pytest.approx(shares, abs=1e-12)
         assert answers.null_odds[name] == pytest.approx(null, abs=1e-9)
@@ -169,9 +169,9 @@ def test_files(tmp_path):
     }
 
 
-def test_a_threshold_silences_what_exceeds_it():
+def test_null_odds_above_the_threshold_give_an_empty_answer():
     answers = SquadAnswers({"a": "x", "b": "y"}, {}, {"a": 1.0, "b": 1.5})
-    assert answers.above(1.0) == {"a": "x", "b": ""}
+    assert answers.apply_null_threshold(1.0) == {"a": "x", "b": ""}
     assert answers.predictions == {"a": "x", "b": "y"}
 
 

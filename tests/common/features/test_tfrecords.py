@@ -9,18 +9,18 @@ import pytest
 
 from funnel.features.classification import encode_examples, pad_batch
 from funnel.features.race import RaceConfig
+from funnel.features.record_schema import classifier_schema
 from funnel.features.squad import WindowConfig, build_windows
+from funnel.features.squad_cache import SquadSource
 from funnel.features.squad_tfrecords import (
-    SquadSource,
-    recorded_shards,
+    count_recorded_shards,
     squad_eval_records,
     squad_train_records,
 )
 from funnel.features.tfrecords import (
     RecordOptions,
     classifier_records,
-    classifier_schema,
-    find_damage,
+    find_corrupt_record,
     race_records,
 )
 from funnel.formats.tfrecord import read_examples
@@ -67,7 +67,7 @@ def squad_file(tmp_path):
 
 
 def _rows(file):
-    assert find_damage([file.path], file.schema) is None
+    assert find_corrupt_record([file.path], file.schema) is None
     return [example for _, example in read_examples(file.path)]
 
 
@@ -152,8 +152,8 @@ def test_squad_shards_hold_all_questions_once(tmp_path, tokenizer, squad_file):
     source = SquadSource(str(squad_file), windows=WindowConfig(LENGTH, 4, 8))
     files = [squad_train_records(tmp_path, source, tokenizer, 3, (i, 2)) for i in range(2)]
     assert files[1].path.name == f"v.txt.1.slen-{LENGTH}.qlen-4.train.tfrecord"
-    assert recorded_shards(tmp_path, source, tokenizer) == 2
-    assert recorded_shards(tmp_path, replace(source, version="v1"), tokenizer) is None
+    assert count_recorded_shards(tmp_path, source, tokenizer) == 2
+    assert count_recorded_shards(tmp_path, replace(source, version="v1"), tokenizer) is None
     rows = [row for file in files for row in _rows(file)]
     windows = build_windows(source.read(), tokenizer, source.windows, training=True)
     assert len(rows) == len(windows)
@@ -185,9 +185,9 @@ def test_squad_windows_come_back_with_the_records(tmp_path, tokenizer, squad_fil
     np.testing.assert_array_equal(loaded.context_end, made.context_end)
 
     arrays = next(tmp_path.glob("*.eval.features.v1.npz"))
-    arrays.write_bytes(b"damaged")
+    arrays.write_bytes(b"corrupt")
     assert squad_eval_records(tmp_path, source, tokenizer, multiple=4)[0] == file
-    assert "damaged and rebuilt" in caplog.text
+    assert "corrupt, it is rebuilt" in caplog.text
     other = replace(source, windows=WindowConfig(LENGTH, 4, 6))
     caplog.clear()
     assert len(squad_eval_records(tmp_path, other, tokenizer)[2]) > len(made)
@@ -195,10 +195,12 @@ def test_squad_windows_come_back_with_the_records(tmp_path, tokenizer, squad_fil
     assert len(read_squad(squad_file, "v1").questions) == 5
 
 
-def test_damage_names_file_record_and_feature(tmp_path, tokenizer, rte):
+def test_the_error_names_file_record_and_feature(tmp_path, tokenizer, rte):
     file = classifier_records(tmp_path, get_task("rte"), "dev", rte, tokenizer, LENGTH)
     schema = classifier_schema(2 * LENGTH)
-    assert "record 0: feature 'input_ids' holds 24 int64" in str(find_damage([file.path], schema))
+    assert "record 0: feature 'input_ids' holds 24 int64" in str(
+        find_corrupt_record([file.path], schema)
+    )
     file.path.write_bytes(file.path.read_bytes()[:-2])
-    error = find_damage([file.path], file.schema)
+    error = find_corrupt_record([file.path], file.schema)
     assert isinstance(error, DataError) and f"{file.path}, record 4" in str(error)

@@ -164,8 +164,10 @@ def test_random_cases_beside_a_second_implementation(seed):
     answerable = graded(*(g or ["x"] for g in golds))
     judged = [
         (
-            max(squad_reference.exact_of(answer.text, predictions[q.id]) for answer in q.answers),
-            max(squad_reference.f1_of(a.text, predictions[q.id], False) for a in q.answers),
+            max(
+                squad_reference.exact_match(answer.text, predictions[q.id]) for answer in q.answers
+            ),
+            max(squad_reference.f1(a.text, predictions[q.id], False) for a in q.answers),
         )
         for q in answerable.questions
     ]

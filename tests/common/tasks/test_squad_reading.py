@@ -53,7 +53,7 @@ def test_byte_order_mark_and_lone_surrogate(tmp_path):
 
 BROKEN = [
     ("{", "not valid JSON"),
-    ("[]", "the whole is [], an object is expected"),
+    ("[]", "the file is [], an object is expected"),
     ({}, "data is missing, a list is expected"),
     ({"data": []}, "holds no question"),
     ({"data": {"a": 1}}, 'data is {"a": 1}, a list is expected'),

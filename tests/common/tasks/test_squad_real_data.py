@@ -60,7 +60,7 @@ def test_gold_answers_come_back_from_their_tokens(sample, tokenizer):
         text = sample.paragraphs[question.paragraph]
         for answer in question.answers:
             end = answer.start + len(answer.text)
-            span = windows.paragraphs.overlapping(question.paragraph, answer.start, end)
+            span = windows.paragraphs.find_overlapping(question.paragraph, answer.start, end)
             place = windows.paragraphs.characters(question.paragraph, *span)
             pairs.append((text[slice(*place)], answer.text))
     assert len(pairs) > 1500

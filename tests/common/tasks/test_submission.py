@@ -1,10 +1,11 @@
-"""Submission files as the GLUE server takes them."""
+"""Prediction files, and submission files in the format of the GLUE server."""
 
 import numpy as np
 import pytest
 
 from funnel.tasks import CustomTaskConfig, get_task, task_names
-from funnel.tasks.submission import companion, write_submission
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
 from funnel.utils.errors import DataError
 from task_files import write
 
@@ -61,6 +62,16 @@ def test_unresolved_labels(tmp_path):
         write_submission(get_task("tsv"), [0], tmp_path)
 
 
+def test_prediction_files(tmp_path):
+    path = tmp_path / "new" / "r.txt"
+    write_predictions(path, get_task("rte"), np.array([1, 0]))
+    assert path.read_bytes() == b"index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+    write_predictions(path, get_task("sts-b"), np.array([1.5, -7.0], np.float32))
+    assert path.read_bytes() == b"index\tprediction\n0\t1.500000\n1\t-7.000000\n"
+    with pytest.raises(DataError, match="prediction 0 is 2, not a class id from 0 to 1"):
+        write_predictions(path, get_task("rte"), [2])
+
+
 class TestCompanion:
     @pytest.mark.parametrize(
         "place",
@@ -69,15 +80,15 @@ class TestCompanion:
     def test_mnli_also_submits_the_diagnostic_set(self, tmp_path, place):
         write(tmp_path / place, "index\tsentence1\tsentence2\n0\ta\tb\n")
         (tmp_path / "MNLI").mkdir(exist_ok=True)
-        task, folder = companion(get_task("mnli"), tmp_path / "MNLI")
+        task, folder = find_companion(get_task("mnli"), tmp_path / "MNLI")
         assert len(task.load(folder, "test")) == 1
         assert write_submission(task, [1], tmp_path).name == "AX.tsv"
 
     def test_missing_diagnostic_set_is_said(self, tmp_path, caplog):
-        assert companion(get_task("mnli"), tmp_path) is None
+        assert find_companion(get_task("mnli"), tmp_path) is None
         assert "AX.tsv is not written" in caplog.text
 
     @pytest.mark.parametrize("name", ["mnli_mismatched", "rte", "diagnostic"])
     def test_other_tasks_have_none(self, tmp_path, name, caplog):
-        assert companion(get_task(name), tmp_path) is None
+        assert find_companion(get_task(name), tmp_path) is None
         assert not caplog.records

@@ -2,7 +2,7 @@
 
 import pytest
 
-from funnel.tasks import CustomTaskConfig, Example, get_task, task_names
+from funnel.tasks import CustomTaskConfig, CustomTaskSettings, Example, get_task, task_names
 from funnel.tasks.base import Task
 from funnel.tasks.tables import Source
 from funnel.utils.errors import ConfigError, DataError
@@ -190,8 +190,8 @@ class TestCustom:
         write(tmp_path / "train.csv", "text,label\nx,10\ny,9\nz,10\n")
         write(tmp_path / "dev.csv", "label,text\n10,u\n")
         write(tmp_path / "test.csv", "text\nv\n")
-        task = get_task("csv")
-        assert task.resolve_labels(tmp_path).labels == ("9", "10")
+        task = get_task("csv").resolve_labels(tmp_path)
+        assert task.labels == ("9", "10")
         assert task.load(tmp_path, "dev") == [Example("u", None, 1)]
         assert task.load(tmp_path, "test") == [Example("v", None, None)]
 
@@ -224,6 +224,8 @@ class TestCustom:
     def test_labels_need_the_training_file(self, tmp_path):
         write(tmp_path / "test.tsv", "text\nx\n")
         with pytest.raises(DataError, match=r"no train\.tsv, which task tsv needs as train data"):
+            get_task("tsv").resolve_labels(tmp_path)
+        with pytest.raises(DataError, match="labels are unknown"):
             get_task("tsv").load(tmp_path, "test")
 
     def test_empty_label_in_the_training_file(self, tmp_path):
@@ -254,10 +256,24 @@ class TestCustom:
         ],
     )
     def test_settings_that_contradict(self, settings, message):
-        from funnel.tasks.custom import custom_task
+        from funnel.tasks.custom import build_custom_task
 
         with pytest.raises(ConfigError, match=message):
-            custom_task(CustomTaskConfig(**settings))
+            build_custom_task(CustomTaskConfig(**settings))
+
+    def test_command_line_settings(self):
+        settings = CustomTaskSettings("0", "-1", "y", labels="a,b", delimiter="\\t", no_header=True)
+        assert settings.build_config("TSV") == CustomTaskConfig(
+            "tsv", 0, -1, "y", ("a", "b"), header=False, delimiter="\t"
+        )
+        assert CustomTaskSettings(delimiter="tab").build_config("csv").delimiter == "\t"
+        assert CustomTaskSettings(header=False).build_config("csv").header is False
+        assert CustomTaskSettings().build_config("csv") == CustomTaskConfig("csv")
+        assert CustomTaskSettings().build_config("rte") is None
+        assert CustomTaskSettings().build_config(None) is None
+
+    def test_a_column_of_jsonl_is_a_key_even_if_it_is_a_number(self):
+        assert CustomTaskSettings("0").build_config("jsonl").text_a == "0"
 
     def test_configuration_of_another_format_or_task(self):
         with pytest.raises(ConfigError, match="custom format is 'csv', not 'tsv'"):

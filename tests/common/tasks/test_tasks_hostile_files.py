@@ -20,7 +20,7 @@ JSON_LINES = ['{"text": "x", "label": "a"}', '{"text": "y", "label": 1}'] * 100
 
 def load(tmp_path, content, split="train", task=RTE, name=None):
     write(tmp_path / (name or f"{split}.tsv"), content)
-    return task.load(tmp_path, split)
+    return task.resolve_labels(tmp_path).load(tmp_path, split)
 
 
 def refused(tmp_path, content, message, *where, **more):

@@ -1,4 +1,4 @@
-"""SentencePiece with small models trained here, against a slow account of its rules."""
+"""SentencePiece with small models trained here, against a slow implementation of its rules."""
 
 import io
 import pickle
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.tokenization import get_tokenizer
-from funnel.tokenization.aligned_text import normalise, normalise_aligned
-from funnel.tokenization.special_tokens import FUNNEL_SYMBOLS
+from funnel.tokenization.normalization import normalize, normalize_aligned
+from funnel.tokenization.special_tokens import FUNNEL_TOKENS
 from funnel.utils.errors import TokenizerError
 from task_files import needs_real_data
 from text_reference import SPECIAL, real_lines, texts
@@ -60,7 +60,7 @@ def tokenizer(model):
     return get_tokenizer("sent_piece", model)
 
 
-def slow_normalise(text, uncased, keep_accents):
+def reference_normalize(text, uncased, keep_accents):
     text = " ".join(text.split())
     for quote in ("“", "”", "``", "''"):
         text = text.replace(quote, '"')
@@ -71,10 +71,10 @@ def slow_normalise(text, uncased, keep_accents):
     return text.lower() if uncased else text
 
 
-def slow_pieces(processor, text, uncased=True, keep_accents=False):
-    """The rule as its description has it, on strings alone."""
+def reference_pieces(processor, text, uncased=True, keep_accents=False):
+    """Apply the digit-comma rule to strings, without offsets."""
     result = []
-    for piece in processor.encode(slow_normalise(text, uncased, keep_accents), out_type=str):
+    for piece in processor.encode(reference_normalize(text, uncased, keep_accents), out_type=str):
         if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
             again = processor.encode(piece[:-1].replace("▁", ""), out_type=str)
             if piece[0] != "▁" and again[0][0] == "▁":
@@ -87,7 +87,7 @@ def slow_pieces(processor, text, uncased=True, keep_accents=False):
 
 
 def check_equal(tokenizer, processor, text, **options):
-    expected = slow_pieces(processor, text, **options)
+    expected = reference_pieces(processor, text, **options)
     ids = [processor.piece_to_id(piece) for piece in expected]
     assert tokenizer.tokenize(text) == expected
     assert tokenizer.encode(text) == ids
@@ -96,7 +96,7 @@ def check_equal(tokenizer, processor, text, **options):
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.one_of(texts, numbers))
-def test_generated_text_equals_the_description(tokenizer, text):
+def test_generated_text_equals_the_reference(tokenizer, text):
     check_equal(tokenizer, tokenizer._processor, text)
 
 
@@ -109,11 +109,11 @@ def test_case_and_accents_can_be_kept(model, uncased, keep_accents, text):
 
 
 @needs_real_data
-def test_real_lines_equal_the_description(tokenizer):
+def test_real_lines_equal_the_reference(tokenizer):
     lines = real_lines(499)
     for line, ids in zip(lines, tokenizer.encode_batch(lines), strict=True):
         processor = tokenizer._processor
-        assert ids == [processor.piece_to_id(p) for p in slow_pieces(processor, line)]
+        assert ids == [processor.piece_to_id(p) for p in reference_pieces(processor, line)]
 
 
 def test_the_models_here_have_pieces_with_digit_and_comma(tokenizer):
@@ -150,26 +150,26 @@ def test_unknown_comma_is_split_off_too(tmp_path):
         ("İ", "i"),
     ],
 )
-def test_normalisation(text, expected):
-    assert normalise(text, uncased=True) == expected
+def test_normalization(text, expected):
+    assert normalize(text, uncased=True) == expected
 
 
 def test_accents_go_from_cased_text_too_unless_they_are_kept():
-    assert normalise("Caf\u00e9 ½", uncased=False) == "Cafe 1⁄2"
-    assert normalise("Caf\u00e9 ½", uncased=False, keep_accents=True) == "Caf\u00e9 ½"
-    assert normalise("İ", uncased=True, keep_accents=True) == "i\u0307"
+    assert normalize("Caf\u00e9 ½", uncased=False) == "Cafe 1⁄2"
+    assert normalize("Caf\u00e9 ½", uncased=False, keep_accents=True) == "Caf\u00e9 ½"
+    assert normalize("İ", uncased=True, keep_accents=True) == "i\u0307"
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=texts, uncased=st.booleans(), keep_accents=st.booleans())
 def test_alignment_covers_the_text(text, uncased, keep_accents):
-    aligned = normalise_aligned(text, uncased, keep_accents)
-    assert aligned.text == normalise(text, uncased, keep_accents)
-    assert aligned.text == slow_normalise(text, uncased, keep_accents)
+    aligned = normalize_aligned(text, uncased, keep_accents)
+    assert aligned.text == normalize(text, uncased, keep_accents)
+    assert aligned.text == reference_normalize(text, uncased, keep_accents)
     assert len(aligned.starts) == len(aligned.ends) == len(aligned.text)
     assert aligned.starts == sorted(aligned.starts) and aligned.ends == sorted(aligned.ends)
     for char, start, end in zip(aligned.text, aligned.starts, aligned.ends, strict=True):
-        again = slow_normalise(text[start:end], uncased, keep_accents)
+        again = reference_normalize(text[start:end], uncased, keep_accents)
         # A sigma alone has another lower case than one at the end of a word.
         assert char == " " or char.replace("ς", "σ") in again.replace("ς", "σ")
 
@@ -177,16 +177,16 @@ def test_alignment_covers_the_text(text, uncased, keep_accents):
 @settings(max_examples=150, deadline=None)
 @given(text=st.one_of(texts, numbers))
 def test_offsets_point_at_the_text_of_their_token(tokenizer, text):
-    ids, places = tokenizer.encode_with_offsets(text)
+    ids, offsets = tokenizer.encode_with_offsets(text)
     tokens = tokenizer.tokenize(text)
-    assert [start for start, _ in places] == sorted(start for start, _ in places)
-    for token, i, (start, end) in zip(tokens, ids, places, strict=True):
+    assert [start for start, _ in offsets] == sorted(start for start, _ in offsets)
+    for token, i, (start, end) in zip(tokens, ids, offsets, strict=True):
         assert 0 <= start <= end <= len(text)
         cut = text[start:end]
         assert cut == cut.strip()
         if i != tokenizer.special.unk_id and token != "▁":
             # The model folds some characters further, e.g. a fraction slash.
-            folded = slow_normalise(unicodedata.normalize("NFKC", cut), True, False)
+            folded = reference_normalize(unicodedata.normalize("NFKC", cut), True, False)
             assert token.strip("▁").replace("ς", "σ") in folded.replace("ς", "σ")
 
 
@@ -199,15 +199,15 @@ def test_offsets_point_at_the_text_of_their_token(tokenizer, text):
         "\ud800the\udfff\u200b 5,",
     ],
 )
-def test_places_of_known_texts(tokenizer, text):
-    places = tokenizer.offsets(text)
-    covered = {i for start, end in places for i in range(start, end)}
+def test_offsets_of_known_texts(tokenizer, text):
+    offsets = tokenizer.offsets(text)
+    covered = {i for start, end in offsets for i in range(start, end)}
     # Every visible character belongs to some token, accents included.
     invisible = " \t\u200b\ud800\udfff"
     assert covered == {i for i, char in enumerate(text) if char not in invisible}
 
 
-def test_comma_and_number_have_places_of_their_own(tokenizer):
+def test_comma_and_number_have_offsets_of_their_own(tokenizer):
     text = "Was  12,000, \u0665"
     cuts = [text[start:end] for start, end in tokenizer.offsets(text)]
     assert cuts[0].startswith("W") and "".join(cuts) == text.replace(" ", "")
@@ -227,7 +227,7 @@ def test_starts_of_words_and_functional_ids(tokenizer):
     assert {"'", ",", "."} <= set(pieces)
 
 
-def test_the_model_decides_about_symbols_in_a_text(tmp_path, tokenizer):
+def test_the_model_decides_about_special_tokens_in_a_text(tmp_path, tokenizer):
     assert tokenizer.special.cls_id not in tokenizer.encode("a <cls> b")
     user_defined = {"control_symbols": SPECIAL[5:], "user_defined_symbols": ["<cls>", "<sep>"]}
     path = train(tmp_path / "m", **user_defined)
@@ -235,8 +235,8 @@ def test_the_model_decides_about_symbols_in_a_text(tmp_path, tokenizer):
     assert other.special.cls_id in other.encode("a <cls> b")
 
 
-def test_special_symbols_are_those_of_the_model(tmp_path, model, tokenizer, caplog):
-    names = list(FUNNEL_SYMBOLS)
+def test_special_tokens_are_those_of_the_model(tmp_path, model, tokenizer, caplog):
+    names = list(FUNNEL_TOKENS)
     assert [getattr(tokenizer.special, f"{name}_id") for name in names] == list(range(9))
     assert not caplog.records
 
@@ -252,7 +252,7 @@ def test_special_symbols_are_those_of_the_model(tmp_path, model, tokenizer, capl
         get_tokenizer("sent_piece", path)
 
 
-def test_what_is_no_model_is_an_error(tmp_path, model):
+def test_a_file_that_is_no_model_is_an_error(tmp_path, model):
     (tmp_path / "v.txt").write_text("\n".join(SPECIAL), encoding="utf-8")
     with pytest.raises(TokenizerError, match="v.txt: not a SentencePiece model"):
         get_tokenizer("sent_piece", tmp_path / "v.txt")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.tokenization import get_tokenizer, wordpiece
-from funnel.tokenization.train_vocab import VocabularyConfig, train_word_piece
+from funnel.tokenization.train_vocab import VocabularyConfig, train_wordpiece
 from funnel.tokenization.wordpiece import BasicTokenizer
 from funnel.utils.errors import TokenizerError
 from task_files import needs_real_data
@@ -38,11 +38,11 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A vocabulary learnt from real lines, so that words come out in all ways."""
-    entries = train_word_piece(real_lines(40), VocabularyConfig(vocab_size=3000))
+    entries = train_wordpiece(real_lines(40), VocabularyConfig(vocab_size=3000))
     return write_vocabulary(tmp_path_factory.mktemp("vocab") / "real.txt", entries)
 
 
-def vocabulary_of(tokenizer):
+def read_vocabulary(tokenizer):
     pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
     return {piece: i for i, piece in enumerate(pieces)}
 
@@ -50,9 +50,9 @@ def vocabulary_of(tokenizer):
 @pytest.mark.parametrize("uncased", [True, False])
 @settings(max_examples=150, deadline=None)
 @given(text=texts)
-def test_generated_text_equals_the_description(small, uncased, text):
+def test_generated_text_equals_the_reference(small, uncased, text):
     tokenizer = small[uncased]
-    vocabulary = vocabulary_of(tokenizer)
+    vocabulary = read_vocabulary(tokenizer)
     expected = wordpiece_tokens(text, vocabulary, uncased)
     assert tokenizer.tokenize(text) == expected
     assert tokenizer.encode(text) == [vocabulary[token] for token in expected]
@@ -60,9 +60,9 @@ def test_generated_text_equals_the_description(small, uncased, text):
 
 @pytest.mark.parametrize("uncased", [True, False])
 @needs_real_data
-def test_real_lines_equal_the_description(trained, uncased):
+def test_real_lines_equal_the_reference(trained, uncased):
     tokenizer = get_tokenizer("word_piece", trained, uncased)
-    vocabulary = vocabulary_of(tokenizer)
+    vocabulary = read_vocabulary(tokenizer)
     lines = real_lines(97)
     assert len(lines) > 1000
     for line, ids in zip(lines, tokenizer.encode_batch(lines), strict=True):
@@ -117,17 +117,17 @@ def test_batch_single_and_offsets_agree(small, lines):
 @given(text=texts)
 def test_offsets_point_at_the_text_of_their_token(small, text):
     for uncased, tokenizer in small.items():
-        ids, places = tokenizer.encode_with_offsets(text)
-        assert tokenizer.offsets(text) == places
+        ids, offsets = tokenizer.encode_with_offsets(text)
+        assert tokenizer.offsets(text) == offsets
         tokens = tokenizer.convert_ids_to_tokens(ids)
-        starts = [start for start, _ in places]
+        starts = [start for start, _ in offsets]
         assert starts == sorted(starts)  # equal where one character became several tokens
-        for token, (start, end) in zip(tokens, places, strict=True):
+        for token, (start, end) in zip(tokens, offsets, strict=True):
             assert 0 <= start < end <= len(text)
             cut = "".join(basic_tokens(text[start:end], uncased))
             assert token == "<unk>" or token.removeprefix("##") in cut
         # No accent after a token is left out, and nothing that yields a token by itself.
-        covered = {i for start, end in places for i in range(start, end)}
+        covered = {i for start, end in offsets for i in range(start, end)}
         for i in set(range(len(text))) - covered:
             assert not basic_tokens(text[i], uncased)
             is_accent = uncased and unicodedata.category(text[i]) == "Mn"
@@ -163,7 +163,7 @@ def test_cased_accent_that_is_a_piece_keeps_its_own_place(tmp_path):
     assert tokenizer.offsets("e\u0301") == [(0, 1), (1, 2)]
 
 
-def test_special_symbols_in_a_text_are_text(small):
+def test_special_tokens_in_a_text_are_text(small):
     tokens = small[True].tokenize("<cls> [CLS] a")
     assert tokens[0] == "<" and tokens[-1] == "a" and "<cls>" not in tokens
 
@@ -173,11 +173,11 @@ def test_words_beyond_200_characters_are_unknown(small, length, known):
     tokens = small[True].tokenize("a" * length)
     assert (tokens != ["<unk>"]) == known
     # Also where the word itself is an entry of the vocabulary.
-    assert "x" * 201 in vocabulary_of(small[True])
+    assert "x" * 201 in read_vocabulary(small[True])
     assert small[True].tokenize("x" * 201) == ["<unk>"]
 
 
-def test_both_spellings_of_the_special_symbols(tmp_path, caplog):
+def test_both_spellings_of_the_special_tokens(tmp_path, caplog):
     path = write_vocabulary(tmp_path / "v.txt", [*SPECIAL, "a"])
     special = get_tokenizer("word_piece", path).special
     assert (special.unk_id, special.bos_id, special.cls_id, special.eop_id) == (0, 1, 3, 8)
@@ -195,7 +195,7 @@ def test_both_spellings_of_the_special_symbols(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("absent", ["<unk>", "<cls>", "<sep>", "<pad>", "<mask>"])
-def test_a_required_symbol_that_is_absent_is_an_error(tmp_path, absent):
+def test_a_required_token_that_is_absent_is_an_error(tmp_path, absent):
     entries = [entry for entry in SPECIAL if entry != absent]
     path = write_vocabulary(tmp_path / "v.txt", entries)
     with pytest.raises(TokenizerError, match=f"v.txt: the vocabulary lacks {absent};"):
@@ -232,7 +232,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
     assert tokenizer.encode("a") == [9] and tokenizer.vocab_size == 10
 
 
-def test_what_cannot_be_opened_is_an_error(tmp_path):
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path):
     with pytest.raises(TokenizerError, match="none.txt: the vocabulary cannot be read"):
         get_tokenizer("word_piece", tmp_path / "none.txt")
     with pytest.raises(TokenizerError, match="the vocabulary cannot be read"):
@@ -245,7 +245,7 @@ def test_what_cannot_be_opened_is_an_error(tmp_path):
 
 def test_start_and_functional_ids(small):
     tokenizer = small[True]
-    vocabulary = vocabulary_of(tokenizer)
+    vocabulary = read_vocabulary(tokenizer)
     for piece, i in vocabulary.items():
         assert tokenizer.is_start_id(i) == (not piece.startswith("##"))
         assert tokenizer.is_func_id(i) == (piece in SPECIAL and piece != "<unk>")
@@ -277,7 +277,7 @@ def test_fingerprint_tells_kind_case_and_content(tmp_path, small):
     assert all(len(p) == hashlib.sha256().digest_size * 2 for p in prints)
 
 
-def test_a_pickled_tokenizer_gives_the_same_and_carries_no_table(small):
+def test_a_pickled_tokenizer_gives_the_same_and_carries_no_cache(small):
     tokenizer = small[True]
     empty = len(pickle.dumps(tokenizer))
     ids = tokenizer.encode_batch([CHARACTERS, "abc ab ca bca " * 20])
@@ -288,11 +288,11 @@ def test_a_pickled_tokenizer_gives_the_same_and_carries_no_table(small):
     assert copy.special == tokenizer.special and copy.fingerprint == tokenizer.fingerprint
 
 
-def test_the_table_of_chunks_is_bounded_and_changes_nothing(monkeypatch, small):
-    monkeypatch.setattr(wordpiece, "TABLE_ENTRIES", 3)
+def test_the_cache_of_chunks_is_bounded_and_changes_nothing(monkeypatch, small):
+    monkeypatch.setattr(wordpiece, "CACHE_ENTRIES", 3)
     tokenizer = pickle.loads(pickle.dumps(small[True]))
     lines = ["ab abc bca cab a.b " * 3, "abc" * 20 + " é ñ abc" * 2]
     expected = [tokenizer.encode_with_offsets(line)[0] for line in lines]
     assert [tokenizer.encode(line) for line in lines] == expected
-    assert 0 < len(tokenizer._table) <= 3
-    assert all(len(chunk) <= wordpiece.TABLE_CHUNK_LENGTH for chunk in tokenizer._table)
+    assert 0 < len(tokenizer._cache) <= 3
+    assert all(len(chunk) <= wordpiece.CACHED_CHUNK_LENGTH for chunk in tokenizer._cache)

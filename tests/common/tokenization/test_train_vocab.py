@@ -17,7 +17,7 @@ from funnel.tokenization.train_vocab import (
     VocabularyConfig,
     build_vocabulary,
     read_lines,
-    train_word_piece,
+    train_wordpiece,
 )
 from funnel.utils.errors import DataError, FunnelError, TokenizerError
 from text_reference import SPECIAL
@@ -30,8 +30,8 @@ LINES = [
 ] * 5
 
 
-def slow_merges(words, count, at_least):
-    """Count every pair anew before every merge; ties go to the first pair in the alphabet."""
+def reference_merges(words, count, at_least):
+    """Count every pair again before every merge; ties go to the first pair in the alphabet."""
     split = {word: [word[0], *("##" + char for char in word[1:])] for word in words}
     merged = []
     while len(set(merged)) < count:
@@ -61,16 +61,16 @@ def slow_merges(words, count, at_least):
     st.integers(0, 25),
     st.integers(1, 3),
 )
-def test_merges_equal_counting_anew_every_time(words, count, at_least):
+def test_merges_equal_counting_again_every_time(words, count, at_least):
     lines = [word for word, times in words.items() for _ in range(times)]
     characters = sorted(set("".join(words)))
     first = [*SPECIAL, *characters, *("##" + char for char in characters)]
     config = VocabularyConfig(vocab_size=len(first) + count, min_frequency=at_least)
-    expected = first + slow_merges(words, count, at_least)
-    assert train_word_piece(lines, config) == expected[: config.vocab_size]
+    expected = first + reference_merges(words, count, at_least)
+    assert train_wordpiece(lines, config) == expected[: config.vocab_size]
 
 
-def test_word_piece_starts_with_the_symbols_and_covers_every_character(tmp_path):
+def test_word_piece_starts_with_the_special_tokens_and_covers_every_character(tmp_path):
     size = build_vocabulary(LINES, tmp_path / "v.txt", VocabularyConfig(vocab_size=150))
     entries = (tmp_path / "v.txt").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(entries) == size == 150 == len(set(entries))
@@ -85,29 +85,29 @@ def test_word_piece_starts_with_the_symbols_and_covers_every_character(tmp_path)
 
 def test_case_is_as_asked(tmp_path):
     config = VocabularyConfig(vocab_size=200, uncased=False)
-    entries = train_word_piece(LINES, config)
+    entries = train_wordpiece(LINES, config)
     assert {"T", "\u00e9", "\u00ef"} <= set("".join(entries))
-    assert not {"T", "\u00e9", "\u00ef"} & set("".join(train_word_piece(LINES, VocabularyConfig())))
+    assert not {"T", "\u00e9", "\u00ef"} & set("".join(train_wordpiece(LINES, VocabularyConfig())))
 
 
 def test_rare_characters_beyond_the_limit_are_left_out():
     lines = ["aab aba b" * 3, "\u4e2d x"]
-    entries = train_word_piece(lines, VocabularyConfig(vocab_size=100, max_characters=2))
+    entries = train_wordpiece(lines, VocabularyConfig(vocab_size=100, max_characters=2))
     assert set("".join(entries[9:])) == set("ab#")
 
 
 def test_min_frequency_ends_the_merging():
     lines = ["abc abc abd"]
-    often = train_word_piece(lines, VocabularyConfig(vocab_size=100, min_frequency=3))
+    often = train_wordpiece(lines, VocabularyConfig(vocab_size=100, min_frequency=3))
     assert often[17:] == ["ab"]
-    assert train_word_piece(lines, VocabularyConfig(vocab_size=100, min_frequency=1))[-1] == "abd"
+    assert train_wordpiece(lines, VocabularyConfig(vocab_size=100, min_frequency=1))[-1] == "abd"
 
 
 def test_order_of_the_lines_does_not_matter():
     shuffled = LINES.copy()
     random.Random(0).shuffle(shuffled)
     config = VocabularyConfig(vocab_size=200, min_frequency=1)
-    assert train_word_piece(shuffled, config) == train_word_piece(LINES, config)
+    assert train_wordpiece(shuffled, config) == train_wordpiece(LINES, config)
 
 
 @pytest.mark.parametrize("kind", ["word_piece", "sent_piece"])
@@ -131,7 +131,7 @@ def test_bytes_are_the_same_in_every_process(tmp_path, kind):
     assert outputs[0] == outputs[1]
 
 
-def test_sentence_piece_model_has_the_symbols_in_order(tmp_path):
+def test_sentence_piece_model_has_the_special_tokens_in_order(tmp_path):
     config = VocabularyConfig(kind="sent_piece", vocab_size=120)
     size = build_vocabulary(LINES, tmp_path / "m", config)
     tokenizer = get_tokenizer("sent_piece", tmp_path / "m")

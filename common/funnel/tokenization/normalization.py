@@ -1,8 +1,8 @@
-"""Text as SentencePiece models expect it, and where each of its characters came from.
+"""Text normalization for SentencePiece models, with character alignment to the original.
 
 The steps, in this order: collapse white space; straighten quotes (doubled ones become one);
-decompose (NFKD) and drop accents; lower-case. :func:`normalise` is the fast way to the text;
-:func:`normalise_aligned` gives the same text and the places.
+decompose (NFKD) and drop accents; lower-case. :func:`normalize` returns the text only and is fast;
+:func:`normalize_aligned` returns the same text with the offsets of every character.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ _QUOTE = re.compile("``|''|[“”‘’]")
 _STRAIGHT = {"“": '"', "”": '"', "``": '"', "''": '"', "‘": "'", "’": "'"}
 
 
-def normalise(text: str, uncased: bool, keep_accents: bool = False) -> str:
-    """Return the text a SentencePiece model is given.
+def normalize(text: str, uncased: bool, keep_accents: bool = False) -> str:
+    """Return the input text of a SentencePiece model.
 
     Args:
-        uncased: lower-case at the end.
-        keep_accents: leave out the third step, decomposition included.
+        text: the original text.
+        uncased: lower-case as the last step.
+        keep_accents: skip the third step, decomposition included.
     """
     text = " ".join(text.split())
-    # The doubled quotes go before the curly single ones: two of those do not make a double one.
+    # Doubled quotes are replaced before curly single ones, two of which would otherwise become one
+    # double quote.
     for quote, straight in _STRAIGHT.items():
         text = text.replace(quote, straight)
     if not keep_accents and not text.isascii():
@@ -35,17 +37,18 @@ def normalise(text: str, uncased: bool, keep_accents: bool = False) -> str:
 
 @dataclass(frozen=True)
 class AlignedText:
-    """A text whose character i stands for ``original[starts[i]:ends[i]]``."""
+    """A normalized text whose character i comes from ``original[starts[i]:ends[i]]``."""
 
     text: str
     starts: list[int]
     ends: list[int]
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the place in the original of ``text[start:end]``, invisible ends left out.
+        """Return the span in the original of ``text[start:end]``, without invisible ends.
 
-        Models count a blank, and the control and format characters they ignore, with the token
-        beside it. What holds nothing visible has no width; it lies where the next character begins.
+        SentencePiece attributes a blank, and control and format characters that it ignores, to the
+        adjacent token. A token without visible characters gets an empty span at the start of the
+        next character.
         """
         while start < end and _is_invisible(self.text[start]):
             start += 1
@@ -55,17 +58,17 @@ class AlignedText:
             return self.starts[start], self.ends[end - 1]
         if start < len(self.text):
             return self.starts[start], self.starts[start]
-        place = self.ends[-1] if self.ends else 0
-        return place, place
+        limit = self.ends[-1] if self.ends else 0
+        return limit, limit
 
 
 def _is_invisible(char: str) -> bool:
-    # U+2581 is SentencePiece's own sign of a blank, U+FFFD stands for what was no character.
+    # U+2581 is SentencePiece's blank, U+FFFD replaces lone surrogates.
     return char in " \ufffd\u2581" or unicodedata.category(char) in ("Cc", "Cf", "Zs", "Zl", "Zp")
 
 
 class _Builder:
-    """Collects characters with their places."""
+    """Collects characters and their offsets."""
 
     def __init__(self) -> None:
         self.chars: list[str] = []
@@ -79,16 +82,20 @@ class _Builder:
             self.ends.append(end)
 
     def absorb(self, start: int, end: int) -> None:
-        """Let the character before a dropped one reach over it, if it ends where that begins."""
+        """Extend the previous character over a dropped one that directly follows it.
+
+        A combining accent that becomes a character of its own under NFKD is dropped, but still
+        belongs to the letter before it.
+        """
         if self.chars and self.ends[-1] == start and self.chars[-1] != " ":
             self.ends[-1] = end
 
-    def built(self) -> AlignedText:
+    def build(self) -> AlignedText:
         return AlignedText("".join(self.chars), self.starts, self.ends)
 
 
-def normalise_aligned(text: str, uncased: bool, keep_accents: bool = False) -> AlignedText:
-    """Do what :func:`normalise` does and keep, for each character, its place in ``text``."""
+def normalize_aligned(text: str, uncased: bool, keep_accents: bool = False) -> AlignedText:
+    """Normalize like :func:`normalize` and record the offsets of every character in ``text``."""
     aligned = _straighten_quotes(_collapse_blanks(text))
     if not keep_accents:
         aligned = _drop_accents(aligned)
@@ -118,14 +125,14 @@ def _straighten_quotes(source: AlignedText) -> AlignedText:
         char = _STRAIGHT[match.group()] if match else source.text[position]
         builder.add(char, source.starts[position], source.ends[end - 1])
         position = end
-    return builder.built()
+    return builder.build()
 
 
 def _drop_accents(source: AlignedText) -> AlignedText:
     if source.text.isascii():
         return source
-    # Decomposing character by character differs from decomposing the whole only in the order of
-    # the accents, and those are dropped.
+    # Decomposing single characters differs from decomposing the text only in the order of the
+    # accents, which are dropped.
     builder = _Builder()
     for char, start, end in zip(source.text, source.starts, source.ends, strict=True):
         decomposed = unicodedata.normalize("NFKD", char)
@@ -133,11 +140,12 @@ def _drop_accents(source: AlignedText) -> AlignedText:
         builder.add(kept, start, end)
         if not kept:
             builder.absorb(start, end)
-    return builder.built()
+    return builder.build()
 
 
 def _lower(source: AlignedText) -> AlignedText:
-    # Taken whole: the lower case of a Greek sigma depends on its neighbours, its length does not.
+    # The text is lowered as one string: the lower case of a Greek sigma depends on its neighbours.
+    # The length of the lower case does not, so offsets can be computed per character.
     text = source.text.lower()
     if len(text) == len(source.text):  # no character has a shorter lower case, so none a longer
         return AlignedText(text, source.starts, source.ends)

@@ -1,0 +1,175 @@
+"""SQuAD files cut into windows, with a cache on disk.
+
+The cache file ``{vocab}.slen-{L}.qlen-{Q}.eval.features.npz`` holds what records lack: the places
+of tokens in the paragraph's characters, from which predicted positions become answer texts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from funnel.features.classification import SegmentIds
+from funnel.features.pair_sequences import PairSequences
+from funnel.features.squad import EncodedParagraphs, SquadWindows, WindowConfig, build_windows
+from funnel.tasks.squad import SquadData, read_squad
+from funnel.tasks.tables import read_errors_named
+from funnel.utils.files import atomic_path, sha256_file
+
+if TYPE_CHECKING:
+    from funnel.tokenization import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_WINDOWS_VERSION = 1  # increment when the same data give other windows: old caches are then rebuilt
+_SEQUENCE_ARRAYS = ("tokens", "first_begins", "first_lengths", "second_begins", "second_lengths")
+_PARAGRAPH_ARRAYS = ("ids", "starts", "ends", "offsets")
+_WINDOW_ARRAYS = ("question", "paragraph", "first_token", "context_begin", "context_end")
+_TARGET_ARRAYS = ("start_positions", "end_positions")  # only in windows for training
+
+
+@dataclass(frozen=True)
+class SquadSource:
+    """A SQuAD file and how its questions are cut into windows.
+
+    Attributes:
+        path: SQuAD JSON.
+        version: ``v2``, or ``v1``, which leaves out unanswerable questions.
+        windows: how paragraphs are cut.
+        limit: number of questions to use, from the first; ``None`` uses all.
+        overwrite: rebuild caches and records even if they match.
+    """
+
+    path: str
+    version: str = "v2"
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    limit: int | None = None
+    overwrite: bool = False
+
+    def read(self) -> SquadData:
+        """Read the questions.
+
+        Raises:
+            DataError: the file is missing or malformed.
+        """
+        data = read_squad(self.path, self.version)
+        return replace(data, questions=data.questions[: self.limit])
+
+    def key(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return everything that determines the windows, as JSON values."""
+        with read_errors_named(Path(self.path)):
+            content = sha256_file(self.path)
+        return {
+            "task": "squad",
+            "version_of_data": self.version,
+            "data_sha256": content,
+            "limit": self.limit,
+            "uncased": tokenizer.uncased,
+            "tokenizer_sha256": tokenizer.fingerprint,
+            **asdict(self.windows),
+        }
+
+    def name(self, prefix: str, part: str, suffix: str = "tfrecord") -> str:
+        """Return a file name; ``part`` is ``eval``, ``eval.features`` or ``train``."""
+        sizes = f"slen-{self.windows.max_seq_length}.qlen-{self.windows.max_query_length}"
+        version = ".v1" if self.version == "v1" else ""
+        return f"{prefix}.{sizes}.{part}{version}.{suffix}"
+
+    def shard_name(self, vocab_path: str, proc_id: int) -> str:
+        """Return the file name of one shard of the training records."""
+        return self.name(f"{Path(vocab_path).name}.{proc_id}", "train")
+
+
+class CutQuestions(NamedTuple):
+    """Questions and their windows; ``is_cached`` is true if the windows were read from disk."""
+
+    data: SquadData
+    windows: SquadWindows
+    is_cached: bool
+
+
+def load_or_build_windows(
+    source: SquadSource,
+    tokenizer: Tokenizer,
+    cache_dir: str | os.PathLike[str] = "",
+    split: str = "eval",
+    num_proc: int = 1,
+) -> CutQuestions:
+    """Return the questions of a file and their windows, in the file's order.
+
+    Args:
+        source: the file and how it is cut.
+        tokenizer: encodes questions and paragraphs.
+        cache_dir: windows are read from here if they match and written here otherwise; empty
+            disables the cache.
+        split: ``train`` for windows with answer positions, or ``eval``.
+        num_proc: processes that tokenize.
+
+    Raises:
+        DataError: the data cannot be read, or no question is left to train on.
+        FunnelError: the cache cannot be written.
+    """
+    data = source.read()
+    path = Path(cache_dir, source.name(Path(tokenizer.path).name, f"{split}.features", "npz"))
+    key = str(source.key(tokenizer) | {"split": split})
+    if cache_dir and not source.overwrite and (windows := load_windows(path, key)) is not None:
+        return CutQuestions(data, windows, is_cached=True)
+    training = split == "train"
+    windows = build_windows(data, tokenizer, source.windows, training, num_proc=num_proc)
+    if cache_dir:
+        save_windows(path, windows, key)
+    return CutQuestions(data, windows, is_cached=False)
+
+
+def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
+    """Write windows atomically, with a ``key`` that describes their source."""
+    sequences = windows.sequences
+    arrays = {f"sequences.{name}": getattr(sequences, name) for name in _SEQUENCE_ARRAYS}
+    arrays |= {f"paragraphs.{n}": getattr(windows.paragraphs, n) for n in _PARAGRAPH_ARRAYS}
+    arrays |= {name: getattr(windows, name) for name in _WINDOW_ARRAYS}
+    if windows.start_positions is not None:
+        arrays |= {name: getattr(windows, name) for name in _TARGET_ARRAYS}
+    segments = list(asdict(sequences.segments).values())
+    arrays["symbols"] = np.array([sequences.cls_id, sequences.sep_id, *segments])
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, key=np.array(f"{_WINDOWS_VERSION} {key}"), **arrays)
+
+
+def load_windows(path: Path, key: str) -> SquadWindows | None:
+    """Return saved windows; ``None`` (with the reason in the log) if corrupt or of another key."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            arrays = dict(found)
+        if str(arrays["key"]) != f"{_WINDOWS_VERSION} {key}":
+            logger.info("%s: made from other data or settings; it is rebuilt", path)
+            return None
+        return _restore_windows(arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s: corrupt, it is rebuilt (%s)", path, error)
+        return None
+
+
+def _restore_windows(arrays: Mapping[str, np.ndarray]) -> SquadWindows:
+    cls_id, sep_id, *segments = arrays["symbols"].tolist()
+    sequences = PairSequences(
+        tokens=arrays["sequences.tokens"],
+        first_begins=arrays["sequences.first_begins"],
+        first_lengths=arrays["sequences.first_lengths"],
+        second_begins=arrays["sequences.second_begins"],
+        second_lengths=arrays["sequences.second_lengths"],
+        cls_id=cls_id,
+        sep_id=sep_id,
+        segments=SegmentIds(*segments),
+    )
+    paragraphs = EncodedParagraphs(*(arrays[f"paragraphs.{name}"] for name in _PARAGRAPH_ARRAYS))
+    named = {n: arrays[n] for n in (*_WINDOW_ARRAYS, *_TARGET_ARRAYS) if n in arrays}
+    return SquadWindows(sequences, paragraphs, **named)
