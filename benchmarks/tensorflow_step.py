@@ -66,12 +66,12 @@ def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
     return {
         "masked_input": ids,
         "origin_input": ids,
-        "seg_id": np.zeros(shape, np.int32),
+        "token_type_ids": np.zeros(shape, np.int32),
         "target": random.integers(5, args.vocab_size, slots).astype(np.int32),
         "target_positions": random.integers(1, args.seq_len, slots).astype(np.int32),
         "target_mask": np.ones(slots, np.float32),
-        "input_mask": np.zeros(shape, np.float32),
-        "pad_mask": np.zeros(shape, np.float32),
+        "attention_mask": np.ones(shape, np.float32),
+        "mlm_attention_mask": np.ones(shape, np.float32),
     }
 
 

@@ -36,7 +36,7 @@ from funnel.utils.main import run_main
 from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli import runs as tf_runs
 from funnel_tf.cli.flags import Flags
-from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
 from funnel_tf.models.heads import classification_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
@@ -129,10 +129,9 @@ def graph_of(inputs: RunInputs) -> BuildGraph:
     """The classifier as a graph."""
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
-        ids, mask = features["input_ids"], features["input_mask"]
         head = classification_head(
             inputs.config,
-            ModelInputs(ids, mask, features["segment_ids"]),
+            ModelInputs.from_features(features),
             features["label_ids"],
             features["is_real_example"],
             options,
@@ -164,7 +163,7 @@ def train(flags: Flags, inputs: RunInputs, directory: RunDirectory) -> int:
     training = tf_runs.TrainingJob(
         inputs.config, graph_of(inputs), lambda order: input_of(file, order), metadata
     )
-    with damage_named([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema):
         return tf_runs.train_model(flags, directory, training)
 
 
@@ -177,7 +176,7 @@ def outputs_of(
         settings = replace(settings, num_core_per_host=1)
     settings = replace(settings, predict_batch_size=batch_size)
     estimator = build_estimator(settings, make_model_fn(graph_of(inputs), settings))
-    with damage_named([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema):
         found = predict_all(estimator, input_of(file, InputConfig(is_training=False)), checkpoint)
     return {key: values[: file.num_real_examples] for key, values in found.items()}
 

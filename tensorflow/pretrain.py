@@ -39,9 +39,9 @@ from funnel_tf.cli.flags import Flags
 from funnel_tf.data.input_pipeline import (
     PRETRAIN_SHUFFLE,
     InputConfig,
-    damage_named,
     num_batches,
     pretrain_input_fn,
+    report_corrupt_records,
 )
 from funnel_tf.models.electra import electra_graph, mlm_graph
 from funnel_tf.models.options import GraphOptions
@@ -132,7 +132,7 @@ def train(
 def damage_of(collection: RecordCollection) -> AbstractContextManager[None]:
     """Names what is wrong with one of its records."""
     files = [str(file.path) for file in collection.files]
-    return damage_named(files, pretraining_schema(collection.seq_len))
+    return report_corrupt_records(files, pretraining_schema(collection.seq_len))
 
 
 def evaluate(flags: Flags, tokenizer: Tokenizer, config: ModelConfig, masker: Masker) -> None:

@@ -30,7 +30,7 @@ from funnel.utils.main import run_main
 from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli import runs as tf_runs
 from funnel_tf.cli.flags import Flags
-from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
 from funnel_tf.models.heads import race_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
@@ -87,7 +87,7 @@ def graph_of(run_inputs: RunInputs) -> BuildGraph:
     """The multiple-choice model as a graph."""
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
-        inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
+        inputs = ModelInputs.from_features(features)
         labels, weights = features["label_ids"], features["is_real_example"]
         head = race_head(run_inputs.config, inputs, labels, weights, options)
         kept = {name: features[name] for name in ("label_ids", "is_high_example")}
@@ -108,7 +108,7 @@ def train(flags: Flags, run_inputs: RunInputs, directory: RunDirectory) -> int:
     training = tf_runs.TrainingJob(
         run_inputs.config, graph_of(run_inputs), lambda order: input_of(file, order), metadata
     )
-    with damage_named([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema):
         return tf_runs.train_model(flags, directory, training)
 
 
@@ -122,7 +122,7 @@ def evaluate(flags: Flags, run_inputs: RunInputs) -> None:
     input_fn = input_of(file, InputConfig(is_training=False))
 
     def scores(checkpoint: Path) -> Scores:
-        with damage_named([str(file.path)], file.schema):
+        with report_corrupt_records([str(file.path)], file.schema):
             found = predict_all(estimator, input_fn, checkpoint)
         found = {name: values[: file.num_real_examples] for name, values in found.items()}
         predictions, labels = found["predictions"], found["label_ids"]

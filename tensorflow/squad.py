@@ -42,7 +42,7 @@ from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli import runs as tf_runs
 from funnel_tf.cli import squad_settings
 from funnel_tf.cli.flags import Flags
-from funnel_tf.data.input_pipeline import InputConfig, damage_named, finetune_input_fn
+from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.question_answering import squad_head
@@ -110,7 +110,7 @@ def graph_of(flags: Flags, config: ModelConfig) -> BuildGraph:
     answers = squad_settings.answer_config(flags)
 
     def build(features: Features, options: GraphOptions, mode: str) -> Graph:
-        inputs = ModelInputs(features["input_ids"], features["input_mask"], features["segment_ids"])
+        inputs = ModelInputs.from_features(features)
         found = squad_head(config, inputs, features, options, answers)
         return Graph(found.loss, {**found.predictions(), "unique_ids": features["unique_ids"]})
 
@@ -130,7 +130,7 @@ def train(flags: Flags, tokenizer: Tokenizer, config: ModelConfig, directory: Ru
     training = tf_runs.TrainingJob(
         config, graph_of(flags, config), lambda order: input_of(files, order), metadata
     )
-    with damage_named([str(file.path) for file in files], files[0].schema):
+    with report_corrupt_records([str(file.path) for file in files], files[0].schema):
         return tf_runs.train_model(flags, directory, training)
 
 
@@ -142,7 +142,7 @@ def answers_of(
     if not flags.use_tpu:
         settings = replace(settings, num_core_per_host=1)
     estimator = build_estimator(settings, make_model_fn(graph_of(flags, config), settings))
-    with damage_named([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema):
         found = predict_all(estimator, input_of([file], InputConfig(is_training=False)), checkpoint)
     found = {name: values[: file.num_real_examples] for name, values in found.items()}
     if not (found["unique_ids"] == questions.scorer.windows.unique_ids).all():

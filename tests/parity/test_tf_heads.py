@@ -1,4 +1,4 @@
-"""Every fine-tuning head of the TensorFlow tree against the PyTorch tree's: outputs, gradients."""
+"""Fine-tuning heads: TensorFlow and PyTorch compute the same outputs and gradients."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from funnel_torch import (
 from funnel_torch.models.question_answering import AnswerTargets
 from parity_cases import random_tensors
 from parity_models import assert_close, assert_same_tensors, filled, gradients
-from tf_graphs import compute, inputs_of, random_batch
+from tf_graphs import compute, make_inputs, random_batch
 
 VOCAB, LENGTH = 23, 9
 CONFIG = ModelConfig(
@@ -48,7 +48,7 @@ def check_gradients(computed, model, loss):
     ("labels", "regression"), [([2, 0, 1], False), ([0.5, 4.0, -1.0], True)], ids=str
 )
 def test_classification_and_regression(labels, regression):
-    """The last example only fills up the batch: it has a label but no weight."""
+    """The last example fills up the batch: it has a label but weight 0."""
     num_labels = 1 if regression else 3
     tensors = tensors_for("summary", "classification", num_labels=num_labels)
     batch = random_batch(LENGTH, VOCAB)
@@ -56,7 +56,7 @@ def test_classification_and_regression(labels, regression):
     def build():
         head = {"num_labels": num_labels, "regression": regression}
         weights = tf.constant([1.0, 1.0, 0.0])
-        inputs = inputs_of(batch)
+        inputs = make_inputs(batch)
         return classification_head(
             CONFIG, inputs, tf.constant(labels), weights, OPTIONS, **head
         )._asdict()
@@ -74,12 +74,12 @@ def test_classification_and_regression(labels, regression):
 
 
 def test_race():
-    """Four candidates per question lie one after another in a row."""
+    """The four candidates of a question are concatenated in a row."""
     tensors, batch = tensors_for("summary", "race"), random_batch(LENGTH, VOCAB, size=8)
     labels = torch.tensor([3, 0])
 
     def build():
-        rows = (tf.reshape(part, [2, 4 * LENGTH]) for part in inputs_of(batch))
+        rows = (tf.reshape(part, [2, 4 * LENGTH]) for part in make_inputs(batch))
         return race_head(CONFIG, ModelInputs(*rows), tf.constant(labels), None, OPTIONS)._asdict()
 
     computed = compute(build, tensors)
@@ -101,7 +101,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_answers(kind):
-    """The loss given gold answers, and the beam without them, from one set of weights."""
+    """Loss with gold answers and beam search without them, for the same weights."""
     answers, heads = ANSWERS[kind]
     tensors, batch = tensors_for(*heads, decoder=True), random_batch(LENGTH, VOCAB)
     features = {
@@ -116,7 +116,7 @@ def test_answers(kind):
         found = {name: tf.constant(value.numpy()) for name, value in features.items()}
         found["cls_index"] = tf.cast(found["cls_index"], tf.int32)
         targets = {name: tf.constant(value.numpy()) for name, value in gold._asdict().items()}
-        inputs = inputs_of(batch)
+        inputs = make_inputs(batch)
         training = squad_head(CONFIG, inputs, found | targets, OPTIONS, answers)
         beam = squad_head(CONFIG, inputs, found, OPTIONS, answers)
         beam = beam._replace(loss=tf.zeros([]))

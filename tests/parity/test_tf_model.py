@@ -1,4 +1,4 @@
-"""The TensorFlow graphs and the PyTorch modules compute the same: states, outputs, gradients."""
+"""Encoder and decoder: TensorFlow and PyTorch compute the same states, outputs and gradients."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ from parity_models import (
     filled,
     gradients,
 )
-from tf_graphs import ONE_RUN, compute, inputs_of, random_batch
+from tf_graphs import ONE_RUN, compute, make_inputs, random_batch
 
 VOCAB = 23
 CONFIG = ModelConfig(
     vocab_size=VOCAB, d_model=12, d_embed=12, n_head=2, d_head=5, d_inner=20,
     block_size="1_1_1", decoder_size="1", dropout=0.0, dropatt=0.0,
 )  # fmt: skip
-# Changes to the config, length, and whether the batch is without mask and segments.
+# Changes to the config, length, and whether mask and segments are omitted.
 CASES = {
     "shift": ({}, 16, False),
     "factorized": ({"rel_attn_type": "factorized"}, 13, False),
@@ -57,8 +57,8 @@ PLAIN = GraphOptions()
 
 
 def build(config, batch, options=PLAIN):
-    """All states and outputs, and a loss that looks at each of them from another direction."""
-    encoded = funnel_encoder(config, inputs_of(batch), options)
+    """Return all states and outputs, and a loss that projects the outputs on fixed directions."""
+    encoded = funnel_encoder(config, make_inputs(batch), options)
     decoded = funnel_decoder(config, encoded, options)
     loss = 0.0
     for output in (encoded.output, decoded):
@@ -72,8 +72,8 @@ def check(config, batch, tensors, computed):
     output = model(*batch.inputs, output_hidden_states=True)
     assert_all_close(computed.outputs["states"], output.hidden_states, "state")
     assert_close(computed.outputs["decoded"], output.last_hidden_state, "decoder")
-    looked_at = (output.encoder_last_hidden_state, output.last_hidden_state)
-    sum((out * direction(out.shape).float()).sum() for out in looked_at).backward()
+    outputs = (output.encoder_last_hidden_state, output.last_hidden_state)
+    sum((out * direction(out.shape).float()).sum() for out in outputs).backward()
     assert_same_tensors(computed.gradients, gradients(model))
 
 
@@ -86,7 +86,7 @@ def test_states_and_gradients(case):
     check(config, batch, tensors, compute(lambda: build(config, batch), tensors))
 
 
-def test_weights_travel_both_ways_through_tensorflow_checkpoints(tmp_path):
+def test_tensorflow_checkpoints_exchange_weights_in_both_directions(tmp_path):
     """TensorFlow restores what PyTorch saved, and PyTorch loads what TensorFlow saved."""
     batch = random_batch(8, VOCAB)
     model = filled(FunnelModel(CONFIG), random_tensors(expected_shapes(CONFIG)))
@@ -109,7 +109,7 @@ def test_weights_travel_both_ways_through_tensorflow_checkpoints(tmp_path):
     assert_close(torch.from_numpy(decoded), expected.last_hidden_state)
 
 
-def test_a_new_graph_has_the_released_variables_and_starts_as_configured():
+def test_variable_names_and_initial_values_of_a_new_graph():
     config = CONFIG.replace(d_embed=8, init="uniform", init_range=0.5)
     with tf.Graph().as_default(), tf.Session(config=ONE_RUN) as session:
         build(config, random_batch(8, VOCAB))

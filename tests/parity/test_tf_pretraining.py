@@ -1,4 +1,4 @@
-"""MLM and ELECTRA graphs against the PyTorch modules: losses, statistics, gradients, five steps."""
+"""MLM and ELECTRA: TensorFlow and PyTorch agree on losses, metrics, gradients and five steps."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from funnel_torch.training.pretraining_metrics import summarize
 from parity_cases import random_tensors
 from parity_models import assert_close, assert_same_tensors, filled, gradients
 from pretraining_cases import CONFIGS, electra_tensors, masked_batch, noise_for
-from tf_graphs import ONE_RUN, arrays_of, compute
+from tf_graphs import ONE_RUN, compute, make_features
 
 OPTIONS = GraphOptions()
 PLAIN = CONFIGS["plain"].replace(block_size="1_1")
@@ -42,7 +42,7 @@ CASES = {
 
 
 def constants(batch):
-    return {name: tf.constant(array) for name, array in arrays_of(batch).items()}
+    return {name: tf.constant(array) for name, array in make_features(batch).items()}
 
 
 def check(computed, model, output):
@@ -89,7 +89,7 @@ def test_electra(case):
 
 
 def test_nothing_to_predict_is_no_loss():
-    """A row of nothing but padding fills up the last batch of an evaluation."""
+    """The last batch of an evaluation is filled up with rows of padding."""
     config, batch = CONFIGS["one_block"], masked_batch((17, 5))
     nothing = batch._replace(
         target_mask=torch.zeros_like(batch.target_mask),
@@ -106,7 +106,7 @@ def test_nothing_to_predict_is_no_loss():
 
 
 def test_samples_follow_the_generator():
-    """The noise that is drawn where none is given makes a softmax of an arg max."""
+    """The arg max of logits plus Gumbel noise is distributed as their softmax."""
     probabilities = np.array([0.6, 0.3, 0.1])
     with tf.Graph().as_default(), tf.Session(config=ONE_RUN) as session:
         tf.set_random_seed(1)
@@ -140,7 +140,9 @@ def test_five_steps():
         expected.append(loss.item())
 
     with tf.Graph().as_default(), tf.Session(config=ONE_RUN) as session:
-        fed = {name: tf.placeholder(a.dtype, a.shape) for name, a in arrays_of(batches[0]).items()}
+        fed = {
+            name: tf.placeholder(a.dtype, a.shape) for name, a in make_features(batches[0]).items()
+        }
         noise = tf.placeholder(tf.float32, noises[0].shape)
         loss = electra_graph(config, fed, OPTIONS, noise=noise).loss
         update = create_train_op(loss, optimizer, schedule).train_op
@@ -148,7 +150,7 @@ def test_five_steps():
         assign_tensors(session, {name: tensor.numpy() for name, tensor in tensors.items()})
         losses = []
         for batch, drawn in zip(batches, noises, strict=True):
-            feed = {fed[name]: array for name, array in arrays_of(batch).items()}
+            feed = {fed[name]: array for name, array in make_features(batch).items()}
             losses.append(session.run((loss, update), feed | {noise: drawn.numpy()})[0])
         weights = session.run({variable.op.name: variable for variable in tf.trainable_variables()})
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

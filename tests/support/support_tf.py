@@ -1,4 +1,4 @@
-"""Import TensorFlow quietly, or skip: this repository's own folder of that name does not count."""
+"""Import TensorFlow without its log messages, or skip the tests that need it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 
 def import_tensorflow() -> ModuleType:
-    """The real TensorFlow; skips the calling test module where it is not installed."""
+    """Import TensorFlow; skip the calling test module if it is not installed."""
     spec = importlib.util.find_spec("tensorflow")
-    if spec is None or spec.origin is None:  # a folder without __init__.py has no origin
+    if spec is None or spec.origin is None:  # the repository's own folder: no __init__.py
         pytest.skip("TensorFlow is not installed", allow_module_level=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow

@@ -1,4 +1,4 @@
-"""Graphs of the TensorFlow tree with given weights, for comparison with the PyTorch tree."""
+"""Run TensorFlow graphs with given weights, for comparison with the PyTorch backend."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from parity_cases import Batch
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 
-# Graphs that run once: optimising one would take longer than running it.
+PRETRAINING_FEATURES = (
+    *("masked_input", "origin_input", "token_type_ids", "attention_mask", "mlm_attention_mask"),
+    *("target", "target_positions", "target_mask"),
+)
+
+# For graphs that run once: optimizing one takes longer than running it.
 ONE_RUN = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
 ONE_RUN.graph_options.rewrite_options.disable_meta_optimizer = True
 
 
 class Computed(NamedTuple):
-    """Outputs of a graph as tensors of torch, in the structure that the graph has them in."""
+    """Outputs of a graph as PyTorch tensors in the structure of the graph's outputs."""
 
     outputs: dict[str, Any]
     gradients: dict[str, torch.Tensor]
 
 
 def compute(build, tensors, gradients_of="loss"):
-    """Run what ``build()`` makes, a dictionary, with exactly ``tensors`` as its weights.
+    """Run the dictionary of outputs that ``build()`` returns, with ``tensors`` as the weights.
 
-    ``gradients_of`` names the output to differentiate by all variables (zero where it does not
-    depend on one); None computes no gradients.
+    ``gradients_of`` names the output whose gradients by all variables are computed (0 if it does
+    not depend on one); None computes no gradients.
     """
     with tf.Graph().as_default(), tf.Session(config=ONE_RUN) as session:
         outputs, gradients = build(), {}
@@ -51,7 +56,7 @@ def compute(build, tensors, gradients_of="loss"):
 
 
 def variable_gradients(loss):
-    """The gradient of ``loss`` by every variable that it depends on, by name; all are dense."""
+    """Return the gradient by every variable on which ``loss`` depends, by name; all are dense."""
     variables = tf.trainable_variables()
     pairs = zip(variables, tf.gradients(loss, variables), strict=True)
     found = {variable.op.name: gradient for variable, gradient in pairs if gradient is not None}
@@ -59,9 +64,9 @@ def variable_gradients(loss):
     return found
 
 
-def inputs_of(batch: Batch) -> ModelInputs:
-    """The constants of a batch; the mask says the opposite there."""
-    mask = None if batch.attention_mask is None else 1.0 - batch.attention_mask.numpy()
+def make_inputs(batch: Batch) -> ModelInputs:
+    """Return a batch as TensorFlow constants."""
+    mask = None if batch.attention_mask is None else batch.attention_mask.numpy()
     types = None if batch.token_type_ids is None else batch.token_type_ids.numpy()
     return ModelInputs(
         tf.constant(batch.input_ids.numpy(), tf.int32),
@@ -70,23 +75,17 @@ def inputs_of(batch: Batch) -> ModelInputs:
     )
 
 
-def arrays_of(batch: PretrainingBatch) -> dict[str, np.ndarray]:
-    """A pretraining batch under the names and in the types of the TensorFlow input pipeline."""
-    ids = ("masked_input", "origin_input", "target", "target_positions")
-    masks = {
-        "target_mask": batch.target_mask,
-        "input_mask": ~batch.mlm_attention_mask,
-        "pad_mask": ~batch.attention_mask,
-    }
+def make_features(batch: PretrainingBatch) -> dict[str, np.ndarray]:
+    """Return the fields of a pretraining batch in the types of the TensorFlow input pipeline."""
+    arrays = {name: getattr(batch, name).numpy() for name in PRETRAINING_FEATURES}
     return {
-        **{name: getattr(batch, name).numpy().astype(np.int32) for name in ids},
-        "seg_id": batch.token_type_ids.numpy().astype(np.int32),
-        **{name: mask.numpy().astype(np.float32) for name, mask in masks.items()},
+        name: array.astype(np.float32 if array.dtype == bool else np.int32)
+        for name, array in arrays.items()
     }
 
 
 def random_batch(length: int, vocab: int, size: int = 3, plain: bool = False) -> Batch:
-    """Ids with padding (none in the first row) and segments, or (``plain``) ids alone."""
+    """Return ids with padding (none in the first row) and segments; only ids if ``plain``."""
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(vocab, (size, length), generator=generator)
     if plain:

@@ -1,4 +1,4 @@
-"""A toy regression under the real estimator: what tests of the training skeleton share."""
+"""A toy regression for TPUEstimator, shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES, WIDTH = 64, 3
 
 
 class Recorder:
-    """A log that remembers what it was told."""
+    """A log that keeps its rows in memory."""
 
     def __init__(self):
         self.rows = []
@@ -24,11 +24,11 @@ class Recorder:
         self.rows.append({"step": step, "split": split, **scalars})
 
     def close(self):
-        """Nothing is open."""
+        """Close nothing."""
 
 
 def toy_graph(features, options, mode):
-    """Least squares; named so that decay and layers apply as in a model."""
+    """Build a least-squares graph; weight and layer decay apply to its variable names."""
     with tf.variable_scope("model/encoder/layer_0", reuse=tf.AUTO_REUSE, use_resource=True):
         kernel = tf.get_variable("kernel", [WIDTH], initializer=tf.ones_initializer())
         bias = tf.get_variable("bias", [], initializer=tf.zeros_initializer())
@@ -46,7 +46,7 @@ def toy_data():
 
 
 def toy_input(start_step=0, step_examples=16, repeat=True, broken=False):
-    """Batches in a fixed order; ``broken`` puts NaN into the third step's examples."""
+    """Return batches in a fixed order; ``broken`` puts a NaN into those of the third step."""
     data = toy_data()
     if broken:
         data["y"][2 * step_examples] = np.nan

@@ -1,4 +1,4 @@
-"""The training skeleton with a toy graph: logs, restarts, replicas, summaries, first weights."""
+"""Training a toy graph with TPUEstimator: logs, resuming, summaries, initial weights, errors."""
 
 import math
 
@@ -13,7 +13,7 @@ from funnel_tf.cli.start import silence_tensorflow
 
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError, ConfigError, RunError
-from funnel_tf.training import initial_model as starting_point
+from funnel_tf.models.initial_model import InitConfig, compare
 from funnel_tf.training.estimator import (
     RunSettings,
     build_estimator,
@@ -22,7 +22,6 @@ from funnel_tf.training.estimator import (
     predict_all,
     train,
 )
-from funnel_tf.training.initial_model import InitConfig
 from funnel_tf.training.run_directory import latest_step
 from tf_training_cases import (
     EXAMPLES,
@@ -47,21 +46,21 @@ def _losses(log):
     return [row["loss"] for row in log.rows]
 
 
-def test_a_run_continues_as_if_nothing_had_happened(tmp_path):
-    whole, first, second = Recorder(), Recorder(), Recorder()
-    assert _run(toy_settings(tmp_path / "whole"), whole) == 8
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    complete, first, second = Recorder(), Recorder(), Recorder()
+    assert _run(toy_settings(tmp_path / "complete"), complete) == 8
     assert _run(toy_settings(tmp_path / "parts", train_steps=4), first) == 4
     assert _run(toy_settings(tmp_path / "parts"), second) == 8
-    assert [row["step"] for row in whole.rows] == list(range(1, 9))
-    assert _losses(first) + _losses(second) == _losses(whole)
-    assert sum(_losses(whole)[4:]) < sum(_losses(whole)[:4])  # the same four batches twice
-    assert {"loss", "lr", "grad_norm", "bias", "examples_per_second"} <= set(whole.rows[0])
-    ends = [dict(TFCheckpoint(tmp_path / name)) for name in ("whole", "parts")]
+    assert [row["step"] for row in complete.rows] == list(range(1, 9))
+    assert _losses(first) + _losses(second) == _losses(complete)
+    assert sum(_losses(complete)[4:]) < sum(_losses(complete)[:4])  # the same four batches twice
+    assert {"loss", "lr", "grad_norm", "bias", "examples_per_second"} <= set(complete.rows[0])
+    ends = [dict(TFCheckpoint(tmp_path / name)) for name in ("complete", "parts")]
     assert sorted(ends[0]) == sorted(ends[1])
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_log_lines_carry_the_mean_since_the_last_one(tmp_path):
+def test_logged_loss_is_the_mean_since_the_last_log_line(tmp_path):
     every, third = Recorder(), Recorder()
     _run(toy_settings(tmp_path / "a"), every)
     _run(toy_settings(tmp_path / "b", log_freq=3), third)
@@ -82,7 +81,7 @@ def test_evaluation_and_prediction_count_every_example_once(tmp_path, caplog):
     assert scores == {"mse": pytest.approx(np.mean((found - toy_data()["y"]) ** 2), rel=1e-5)}
 
 
-def test_training_that_is_finished_is_not_repeated(tmp_path, caplog):
+def test_finished_training_is_not_repeated(tmp_path, caplog):
     settings = toy_settings(tmp_path, train_steps=2)
     _run(settings, Recorder())
     again = Recorder()
@@ -102,7 +101,7 @@ def test_nan_ends_a_run_or_is_skipped(tmp_path):
     assert math.isfinite(log.rows[3]["loss"])
 
 
-def test_host_call_writes_the_summaries_of_a_tpu(tmp_path):
+def test_host_call_writes_summaries(tmp_path):
     _run(toy_settings(tmp_path, log_freq=2), log=None)
     rows = {}
     for path in tmp_path.glob("events.out.tfevents.*"):
@@ -116,7 +115,7 @@ def test_host_call_writes_the_summaries_of_a_tpu(tmp_path):
     ("change", "message"),
     [({"train_batch_size": 0}, "train_batch_size=0"), ({"save_steps": 0}, "save_steps=0")],
 )
-def test_settings_that_cannot_work(change, message):
+def test_invalid_settings(change, message):
     with pytest.raises(ConfigError, match=message):
         RunSettings("x", **change)
 
@@ -138,7 +137,7 @@ def _toy_weights(**changes):
 
 
 @pytest.mark.parametrize(("with_optimizer", "step"), [(False, 1), (True, 6)])
-def test_first_weights_from_a_checkpoint(tmp_path, with_optimizer, step):
+def test_initial_weights_from_a_checkpoint(tmp_path, with_optimizer, step):
     write_tf_checkpoint(tmp_path / "init" / "model.ckpt", _toy_weights())
     init = InitConfig(str(tmp_path / "init"), with_optimizer)
     settings = toy_settings(tmp_path / "run", train_steps=step, save_steps=1)
@@ -152,7 +151,7 @@ def test_first_weights_from_a_checkpoint(tmp_path, with_optimizer, step):
     assert begin["model/encoder/layer_0/kernel/adam_m"].max() == float(with_optimizer)
 
 
-def test_all_that_does_not_fit_is_in_one_message(tmp_path):
+def test_one_message_lists_all_mismatches(tmp_path):
     weights = _toy_weights(
         **{
             "model/encoder/layer_0/kernel": np.zeros((2, 2), "f"),
@@ -171,5 +170,5 @@ def test_heads_may_start_fresh(caplog):
     with tf.Graph().as_default():
         names = ("model/encoder/layer_0/bias", "model/rte/logit/bias")
         variables = [tf.get_variable(name, [2], use_resource=True) for name in names]
-        report = starting_point.compare(variables, {})
+        report = compare(variables, {})
     assert report.missing == [names[0]] and report.fresh == [names[1]]

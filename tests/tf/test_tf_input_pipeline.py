@@ -1,4 +1,4 @@
-"""tf.data pipelines: every record once an epoch, in a new order, continued where a run stopped."""
+"""tf.data pipelines: every record once per epoch, in a new order, resumable at any step."""
 
 from types import SimpleNamespace
 
@@ -17,10 +17,10 @@ tf = import_tensorflow().compat.v1
 
 from funnel_tf.data.input_pipeline import (
     InputConfig,
-    damage_named,
     finetune_input_fn,
     num_batches,
     pretrain_input_fn,
+    report_corrupt_records,
 )
 
 NUMBER = RecordSchema({
@@ -32,7 +32,7 @@ LENGTH = 24
 
 
 def _files(folder, counts):
-    """Write files of numbered records; returns (path, records) of each."""
+    """Write files of numbered records; return path and number of records of each."""
     files, number = [], 0
     for index, count in enumerate(counts):
         same = {"weights": np.ones(3), "is_real_example": np.ones(1, int)}
@@ -62,7 +62,7 @@ def _collection(folder, counts):
 
 
 def _batches(input_fn, count=None, **params):
-    """Run a pipeline for ``count`` batches, or to its end."""
+    """Return ``count`` batches of a pipeline, or all of them."""
     params = {"batch_size": 4, **params}
     with tf.Graph().as_default(), tf.Session() as session:
         tensors = tf.data.make_one_shot_iterator(input_fn(params)).get_next()
@@ -106,12 +106,12 @@ def test_every_epoch_has_every_record_once_in_a_new_order(tmp_path):
 def test_a_stream_continues_where_it_stopped(tmp_path, start):
     files = _files(tmp_path, (7, 5, 11))
     config = {"shuffle_buffer": 5}
-    whole = _numbers(_batches(finetune_input_fn(files, NUMBER, _training(**config)), 20))
+    expected = _numbers(_batches(finetune_input_fn(files, NUMBER, _training(**config)), 20))
     rest = finetune_input_fn(files, NUMBER, _training(start_step=start, **config))
-    np.testing.assert_array_equal(_numbers(_batches(rest, 20 - start)), whole[4 * start :])
+    np.testing.assert_array_equal(_numbers(_batches(rest, 20 - start)), expected[4 * start :])
 
 
-def test_files_are_read_side_by_side(tmp_path):
+def test_files_are_read_in_parallel(tmp_path):
     files = _files(tmp_path, (64, 64, 64, 64))
     batches = _batches(finetune_input_fn(files, NUMBER, _training(shuffle_buffer=1)), 8)
     assert len(set(_numbers(batches) // 64)) == 4
@@ -128,7 +128,7 @@ def test_an_evaluation_has_every_record_once_and_full_batches(tmp_path):
 
 
 @pytest.mark.parametrize(("counts", "hosts"), [((6, 6, 6, 6), 2), ((24,), 3)])
-def test_hosts_share_out_the_records(tmp_path, counts, hosts):
+def test_hosts_divide_the_records(tmp_path, counts, hosts):
     files = _files(tmp_path, counts)
     epoch = 24 // hosts // 4
     training = [
@@ -147,14 +147,14 @@ def test_hosts_share_out_the_records(tmp_path, counts, hosts):
     assert sorted(_numbers(batches)[real]) == list(range(13))
 
 
-def test_hosts_may_all_read_everything_in_orders_of_their_own(tmp_path):
+def test_every_host_may_read_all_records_in_its_own_order(tmp_path):
     files = _files(tmp_path, (12, 12))
     input_fn = finetune_input_fn(files, NUMBER, _training(shard_files=False))
     one, two = (_numbers(_batches(input_fn, 6, **_host(host, 2))) for host in range(2))
     assert sorted(one) == sorted(two) == list(range(24)) and (one != two).any()
 
 
-def test_pretraining_masks_anew_every_epoch_and_evaluation_never(tmp_path):
+def test_masks_change_every_epoch_in_training_and_never_in_evaluation(tmp_path):
     collection = _collection(tmp_path, (8, 4))
     masker = Masker(MaskingConfig(LENGTH, 5, "word_span"), SPECIAL, VOCAB_SIZE)
     training = _batches(pretrain_input_fn(collection, masker, _training()), 6)
@@ -174,23 +174,23 @@ def test_pretraining_masks_anew_every_epoch_and_evaluation_never(tmp_path):
         np.testing.assert_array_equal(one[2][name], two[2][name])
     fakes = one[2]["target_mask"].sum(1) == 0
     np.testing.assert_array_equal(fakes, [False, False, True, True, True])
-    assert (one[2]["pad_mask"][2:] == 1).all()
+    assert (one[2]["attention_mask"][2:] == 0).all()
     assert sum(batch["is_target"].sum() for batch in one) == 12 * 5
 
 
-def _damage(path):
+def _flip_bit(path):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
 
 
 @pytest.mark.parametrize("kind", ["bit", "cut", "length", "vocabulary", "missing"])
-def test_a_damaged_file_is_named(tmp_path, kind):
+def test_errors_name_the_corrupt_file(tmp_path, kind):
     collection = _collection(tmp_path, (8, 8))
     path = collection.files[1].path
     length, size = LENGTH, VOCAB_SIZE
     if kind == "bit":
-        _damage(path)
+        _flip_bit(path)
     elif kind == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     elif kind == "missing":
@@ -203,6 +203,6 @@ def test_a_damaged_file_is_named(tmp_path, kind):
              "vocabulary": "vocabulary of 40", "missing": "pre-1, record 0.*boundary"}  # fmt: skip
     with (
         pytest.raises(DataError, match=words[kind]),
-        damage_named(files, pretraining_schema(length)),
+        report_corrupt_records(files, pretraining_schema(length)),
     ):
         _batches(pretrain_input_fn(collection, masker, InputConfig(is_training=False)))

@@ -1,4 +1,4 @@
-"""The optimizer as a graph: the rule in float64, clipping, layer decay, replicas, a TPU's graph."""
+"""The optimizer as a graph: update rule, clipping, layer decay, skipped steps, TPU and XLA."""
 
 import math
 
@@ -10,8 +10,8 @@ from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.training import optimizer as optimization
-from funnel_tf.training.optimizer import create_train_op
+from funnel_tf.models.variables import variable_name
+from funnel_tf.training.optimizer import create_train_op, variable_layers
 
 SHAPES = {
     "model/input/word_embedding/lookup_table": (7, 3),
@@ -25,7 +25,7 @@ STEPS = 12
 
 
 def _gradients(seed=1):
-    """For every step and variable; of very different sizes, so that epsilon matters somewhere."""
+    """Return gradients by step and variable, some of them so small that epsilon matters."""
     random = np.random.default_rng(seed)
     return [
         {name: random.normal(size=s) * 10.0 ** random.integers(-7, 1) for name, s in SHAPES.items()}
@@ -39,7 +39,7 @@ def _start():
 
 
 class _Graph:
-    """Variables whose gradients are fed: the loss is their scalar product with what is fed."""
+    """Variables with given gradients: the loss is their scalar product with the values fed."""
 
     def __init__(self, optimizer, schedule, **options):
         self.graph = tf.Graph()
@@ -50,7 +50,7 @@ class _Graph:
                 self.fed[name] = tf.placeholder(tf.float32, value.shape)
                 loss += tf.reduce_sum(variable * self.fed[name])
             self.op = create_train_op(loss, optimizer, schedule, **options)
-            self.variables = {optimization.variable_name(v): v for v in tf.global_variables()}
+            self.variables = {variable_name(v): v for v in tf.global_variables()}
             self.session = tf.Session()
             self.session.run(tf.global_variables_initializer())
 
@@ -63,8 +63,8 @@ class _Graph:
 
 
 def _reference(optimizer, schedule, steps):
-    """The published rule in float64, and what layer decay and clipping do before it."""
-    layers = {name: optimization.variable_layers(SHAPES)[name] for name in SHAPES}
+    """Compute the published update rule in float64, with clipping and layer decay."""
+    layers = {name: variable_layers(SHAPES)[name] for name in SHAPES}
     p = {name: value.astype(np.float64) for name, value in _start().items()}
     m = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     v = {name: np.zeros(shape) for name, shape in SHAPES.items()}
@@ -128,7 +128,7 @@ def test_layer_decay_of_rates_leaves_gradients_alone():
         assert moved[name] == pytest.approx(0.1 * share, rel=1e-3)
 
 
-def test_norm_sums_rows_that_a_gather_takes_twice():
+def test_gradients_of_a_repeated_row_are_summed_before_the_norm():
     with tf.Graph().as_default(), tf.Session() as session:
         table = tf.get_variable("t", [5, 1], initializer=tf.ones_initializer(), use_resource=True)
         loss = tf.reduce_sum(tf.gather(table, [3, 3]))
@@ -157,7 +157,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
     assert np.isnan(untouched.values()["model/rte/logit/kernel"]).any()
 
 
-def test_a_variable_without_influence_is_named():
+def test_a_variable_that_the_loss_does_not_depend_on_is_named():
     with tf.Graph().as_default():
         used, _ = (tf.get_variable(name, [1], use_resource=True) for name in ("used", "unused"))
         with pytest.raises(ValueError, match="depend on unused"):
@@ -168,7 +168,7 @@ def test_a_variable_without_influence_is_named():
 
 @pytest.mark.parametrize("per_core_clip", [True, False])
 def test_cross_shard_optimizer_builds_for_a_tpu(per_core_clip, monkeypatch):
-    """With the collective replaced by the identity, two cores that see the same take one's step."""
+    """Two cores with the same input take the step of one; the collective is a factor of 2."""
     from tensorflow.python.tpu import tpu_function
 
     monkeypatch.setattr(tf.tpu, "cross_replica_sum", lambda x: 2.0 * x)

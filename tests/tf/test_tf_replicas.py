@@ -17,7 +17,7 @@ from funnel.formats.tensor_bundle import TFCheckpoint
 from funnel.utils.logging import read_metrics
 from tf_program_runs import classifier_flags
 
-# A process can be given logical devices only before TensorFlow has looked at its hardware.
+# Logical devices have to be configured before TensorFlow initializes the hardware.
 _ON_DEVICES = """
 import sys
 import tensorflow as tf
@@ -46,7 +46,7 @@ _SETTINGS = {
 
 @pytest.mark.timeout(600)  # two runs of TensorFlow on a machine that may be busy
 def test_two_devices_train_to_the_losses_of_one(tmp_path):
-    """With weight decay, which the original refused there, layer decay and clipping."""
+    """With layer decay, clipping and weight decay, which the original refused there."""
     write_files(tmp_path, dropout=0.0, dropatt=0.0)
     one, two = (
         classifier_flags(tmp_path, name, num_core_per_host=int(name), **_SETTINGS) for name in "12"

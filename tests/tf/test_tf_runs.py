@@ -14,7 +14,13 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
-from funnel_tf.training.evaluation import Best, Retention, best_checkpoint, evaluate_all, write_best
+from funnel_tf.training.evaluation import (
+    BestCheckpoint,
+    Retention,
+    best_checkpoint,
+    evaluate_all,
+    write_best,
+)
 from funnel_tf.training.run_directory import RunDirectory, latest_step, saved_steps
 
 CONFIG = ModelConfig(20, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32)
@@ -108,7 +114,7 @@ def test_the_best_checkpoint(tmp_path, values, higher, best):
 def test_best_checkpoint_elsewhere_or_gone(tmp_path):
     _save(tmp_path / "there", 1)
     (tmp_path / "here").mkdir()
-    best = Best(saved_steps(tmp_path / "there")[0], {"dev": {"accuracy": 1.0}})
+    best = BestCheckpoint(saved_steps(tmp_path / "there")[0], {"dev": {"accuracy": 1.0}})
     write_best(best, tmp_path / "here")
     assert best_checkpoint(tmp_path / "here") == tmp_path / "there" / "model.ckpt-1"
     (tmp_path / "there" / "model.ckpt-1.index").unlink()

@@ -1,10 +1,10 @@
-"""The graphs that ``use_tpu=True`` builds: static, of known operations, and the same under XLA.
+"""Graphs built with ``use_tpu=True``: static shapes, XLA operations, the same results under XLA.
 
-No TPU is in reach, and TensorFlow's package for a CPU holds neither the TPU's compiler nor its
-table of kernels: that a graph compiles for a TPU cannot be shown here. Checked instead: every
-operation inside ``tf.tpu.rewrite`` is in TensorFlow's own registries of operations that XLA can
-compile, for a CPU and for a GPU both (what two so different devices share is XLA's own lowering,
-which a TPU uses too); all shapes are static; and the step, compiled by XLA for a CPU, gives the
+These tests run without a TPU, and TensorFlow's CPU package has neither the TPU compiler nor its
+table of kernels, so they cannot show that a graph compiles for a TPU. They check instead that every
+operation inside ``tf.tpu.rewrite`` is in TensorFlow's registries of operations that XLA can compile
+for both CPU and GPU (operations that two so different devices share use the lowering of XLA itself,
+as a TPU does), that all shapes are static, and that the step compiled by XLA for a CPU has the
 losses and gradients of the plain graph.
 """
 
@@ -37,17 +37,17 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 STILL = CONFIG.replace(dropout=0.0, dropatt=0.0, dropact=0.0, decoder_size="0")
 TPU = GraphOptions(is_training=True, use_tpu=True)
-# Prints what XLA can compile for a CPU and for a GPU both.
+# Prints the operations that XLA can compile for both CPU and GPU.
 REGISTRY = """
 from tensorflow.python.util import pywrap_xla_ops as ops
 print(*set(ops.get_cpu_kernel_names()) & set(ops.get_gpu_kernel_names()))
 """
-# What a rewritten graph has besides the computation itself.
+# Operations that tf.tpu.rewrite adds.
 FRAME = {"CrossReplicaSum", "TPUReplicateMetadata"}
 
 
 def batch_arrays():
-    """A masked batch, the noise for its samples, and what the other heads read besides."""
+    """Return a masked batch, noise for ELECTRA's samples, and labels for the other heads."""
     random = np.random.default_rng(0)
     ids = random.integers(0, VOCAB, (SIZE, LENGTH)).astype(np.int32)
     pads = np.zeros((SIZE, LENGTH), np.float32)
@@ -57,17 +57,18 @@ def batch_arrays():
     masked = ids.copy()
     masked[np.arange(SIZE)[:, None], positions] = 4
     return {
-        "masked_input": masked, "origin_input": ids, "seg_id": segments,
+        "masked_input": masked, "origin_input": ids, "token_type_ids": segments,
         "target": np.take_along_axis(ids, positions, 1), "target_positions": positions,
         "target_mask": np.array([[1, 1, 1], [1, 1, 0]], np.float32),
-        "input_mask": np.maximum(pads, masked == 4).astype(np.float32), "pad_mask": pads,
+        "mlm_attention_mask": ((pads == 0) & (masked != 4)).astype(np.float32),
+        "attention_mask": 1 - pads,
         "noise": random.gumbel(size=(SIZE, TARGETS, VOCAB)).astype(np.float32),
         "label": np.array([1, 0], np.int32), "real": np.array([1, 0], np.float32),
     }  # fmt: skip
 
 
 def _inputs(batch):
-    return ModelInputs(batch["origin_input"], batch["pad_mask"], batch["seg_id"])
+    return ModelInputs(batch["origin_input"], batch["attention_mask"], batch["token_type_ids"])
 
 
 def electra(config, batch, options):
@@ -85,9 +86,9 @@ def classification(config, batch, options):
 
 
 def squad(config, batch, options):
-    """The training loss and everything that prediction needs, beams included."""
+    """Return the training loss, which includes the outputs of prediction with factor 0."""
     gold = {"start_positions": batch["label"], "end_positions": batch["label"] + 1}
-    features = {"p_mask": batch["pad_mask"], "cls_index": batch["label"] * 0}
+    features = {"p_mask": 1 - batch["attention_mask"], "cls_index": batch["label"] * 0}
     targets = gold | {"is_impossible": batch["real"]}
     loss = squad_head(config, _inputs(batch), features | targets, options).loss
     beam = squad_head(config, _inputs(batch), features, options).predictions()
@@ -103,14 +104,14 @@ HEADS = {
 
 
 def step(config, options, build, batch):
-    """Loss and gradients by all variables."""
+    """Return loss and gradients by all variables."""
     loss = build(config, batch, options)
     return [loss, *tf.gradients(loss, tf.trainable_variables())]
 
 
 @pytest.mark.parametrize("build", HEADS, ids=lambda build: build.__name__)
 def test_operations_and_shapes(build):
-    """Of a whole training step in bfloat16, with dropout, sampling and the update."""
+    """A complete training step in bfloat16, with dropout, sampling and the update."""
     options = GraphOptions(is_training=True, use_tpu=True, use_bfloat16=True)
     arrays = batch_arrays()
     del arrays["noise"]
@@ -128,10 +129,10 @@ def test_operations_and_shapes(build):
         assert {v.dtype.base_dtype for v in tf.trainable_variables()} == {tf.float32}
         inside = [op for op in graph.get_operations() if "_tpu_replicate" in op.node_def.attr]
     assert len(inside) > 1000
-    # Asked in a process of its own: in one that has run a session the list may be cut short.
-    asked = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True)
-    known = set(asked.stdout.split())
-    assert len(known) > 300, asked.stderr
+    # In another process: after a session has run, the list may be incomplete.
+    listed = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True)
+    known = set(listed.stdout.split())
+    assert len(known) > 300, listed.stderr
     assert {op.type for op in inside} - known - FRAME == set()
     unknown = [out.name for op in inside for out in op.outputs if not out.shape.is_fully_defined()]
     assert not unknown
@@ -146,8 +147,8 @@ def test_operations_and_shapes(build):
     [(electra, False), (squad, False), (classification, True)],
     ids=["electra", "squad", "classification_bfloat16"],
 )
-def test_compiled_by_xla_it_computes_the_same(build, use_bfloat16):
-    """And the same as the graph for other devices, with its gather and shifted scores."""
+def test_results_compiled_by_xla(build, use_bfloat16):
+    """They equal those of the plain TPU graph and of the CPU graph (gather, relative shift)."""
     options = GraphOptions(is_training=True, use_tpu=True, use_bfloat16=use_bfloat16)
     arrays, random = batch_arrays(), np.random.default_rng(1)
     generator = STILL.replace(d_model=8, d_inner=8, n_head=2)
@@ -157,7 +158,7 @@ def test_compiled_by_xla_it_computes_the_same(build, use_bfloat16):
     def function(*inputs):
         return step(STILL, options, build, dict(zip(arrays, inputs, strict=True)))
 
-    # Optimising the plain graphs would take longer than running them once.
+    # Optimizing the plain graphs takes longer than running them once.
     once = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
     once.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Graph().as_default(), tf.Session(config=once) as session:

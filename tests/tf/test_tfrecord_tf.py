@@ -1,4 +1,4 @@
-"""TFRecord files exchanged with TensorFlow itself, in both directions."""
+"""TFRecord files exchanged with TensorFlow, in both directions."""
 
 import random
 
@@ -73,11 +73,11 @@ def test_each_reads_what_the_other_wrote(tmp_path, records):
     assert [record.data for record in read_records(tmp_path / "theirs")] == records
 
 
-def test_both_refuse_the_same_damage(tmp_path):
+def test_both_refuse_the_same_corrupt_files(tmp_path):
     write_records(tmp_path / "a", [b"one", b"two", b"three"])
-    whole = (tmp_path / "a").read_bytes()
-    for position in range(0, len(whole), 3):
-        (tmp_path / "a").write_bytes(whole[:position] + b"#" + whole[position + 1 :])
+    valid = (tmp_path / "a").read_bytes()
+    for position in range(0, len(valid), 3):
+        (tmp_path / "a").write_bytes(valid[:position] + b"#" + valid[position + 1 :])
         with pytest.raises(tf.errors.DataLossError):
             _read_with_tensorflow(tmp_path / "a")
         with pytest.raises(DataError, match="corrupt"):

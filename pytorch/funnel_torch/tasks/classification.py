@@ -1,4 +1,4 @@
-"""Classification and regression tasks: features and scores for the fine-tuner."""
+"""Classification and regression tasks: features and scores for fine-tuning."""
 
 from __future__ import annotations
 

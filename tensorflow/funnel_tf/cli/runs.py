@@ -19,6 +19,7 @@ from funnel.utils.logging import MetricsLog
 from funnel_tf.cli import flags as tf_flags
 from funnel_tf.cli.flags import Flags
 from funnel_tf.data.input_pipeline import InputConfig
+from funnel_tf.models.initial_model import InitConfig, as_tf_checkpoint
 from funnel_tf.training.estimator import (
     BuildGraph,
     InputFn,
@@ -29,8 +30,13 @@ from funnel_tf.training.estimator import (
     make_model_fn,
     train,
 )
-from funnel_tf.training.evaluation import Best, Retention, Scores, evaluate_all, write_best
-from funnel_tf.training.initial_model import InitConfig, as_tf_checkpoint
+from funnel_tf.training.evaluation import (
+    BestCheckpoint,
+    Retention,
+    Scores,
+    evaluate_all,
+    write_best,
+)
 from funnel_tf.training.run_directory import RunDirectory, SavedStep, saved_steps
 
 
@@ -139,7 +145,7 @@ def checkpoints_to_evaluate(flags: Flags) -> list[SavedStep]:
 
 def evaluate_and_keep(
     flags: Flags, evaluate: Callable[[Path], Scores], higher_is_better: bool = True
-) -> Best:
+) -> BestCheckpoint:
     """Score all checkpoints, record the best, and after training delete those of no further use."""
     log = MetricsLog(flags.model_dir or flags.eval_model_dir)
     best = evaluate_all(checkpoints_to_evaluate(flags), evaluate, log, higher_is_better)

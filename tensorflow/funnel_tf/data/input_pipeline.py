@@ -1,12 +1,17 @@
-"""Input pipelines with ``tf.data``: fine-tuning records and pretraining records.
+"""Input pipelines with ``tf.data`` for fine-tuning and pretraining records.
 
-Training is an endless stream of whole batches: the files in an order drawn anew for every epoch,
-several read at a time, through a shuffle buffer that holds serialized records, so memory does not
-grow with the data. Seed and step decide what a batch holds: a run that continues at step k gets the
-batches an uninterrupted one would have got, with nothing saved but k. An evaluation reads every
-record once, in order; its last batch is filled up with fakes that count nowhere.
+Training reads an endless stream of full batches. Every epoch has its own order of files; several
+files are read in parallel, and a shuffle buffer holds serialized records, so memory does not grow
+with the data. The content of a batch depends on seed and step only: a run that resumes at step k
+skips the records of k steps and needs no other saved state. Evaluation reads every record once, in
+order, and fills up the last batch with padding examples.
 
-Every host of several reads its part. What is wrong with a record is said by :func:`damage_named`.
+With several hosts, each reads its part of the records. :func:`report_corrupt_records` turns
+TensorFlow's errors about records into messages that name the file, the record and the feature.
+
+The records keep the names of the original, among them ``input_mask`` with 1 for padding. Parsing
+converts them to the ones used everywhere else: ``attention_mask`` with 1 for a real token, and
+``token_type_ids`` for segment ids.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,33 +34,36 @@ from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, DataError
 from funnel_tf.data.masking import GraphRecords, mask_records, sample_randoms
 
-PRETRAIN_SHUFFLE = 8192  # records; of 512 tokens they are about 20 MB
+PRETRAIN_SHUFFLE = 8192  # records; about 20 MB at 512 tokens
 _FILES_AT_A_TIME = 16
-_BLOCK = 8  # records read from a file before the next one has its turn
+_BLOCK = 8  # records read from a file before the next file
 _LAST_EPOCH = 1 << 62
-_OURS = "the records hold"  # how our own assertions begin
+_READ_BUFFER = 1 << 20  # bytes
+_ASSERTION = "the records hold"  # first words of this module's assertion messages
 
-# Our functions hold no Python control flow over tensors; rewriting them takes seconds.
-_plain = tf.autograph.experimental.do_not_convert
+# The mapped functions have no Python control flow over tensors, and AutoGraph takes seconds.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 Params = Mapping[str, Any]
+Features = dict[str, tf.Tensor]
+# TPUEstimator finds the argument by its name, "params".
 InputFn = Callable[[Params], tf.data.Dataset]
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """In which order records come.
+    """Order of the records.
 
     Attributes:
-        is_training: endless and shuffled; else every record once, in order.
-        shuffle_buffer: records held at a time to draw the next one from.
-        seed: of the order (and of masks).
-        deterministic: the same records in the same order on every machine; False lets a fast file
-            overtake a slow one.
-        start_step: steps already made: the stream goes on behind them.
-        examples_per_step: examples that this host's pipeline yields in a step.
-        shard_files: a host reads files of its own, where there are enough; False lets every host
-            read all of them, in an order of its own.
+        is_training: endless and shuffled; otherwise every record once, in order.
+        shuffle_buffer: records in the shuffle buffer.
+        seed: seed of the order and of the masks.
+        deterministic: the same order on every machine; False lets a file that is read fast
+            overtake others.
+        start_step: number of steps done before; their records are skipped.
+        examples_per_step: examples of a step that this host's pipeline yields.
+        shard_files: every host reads its own files if there are enough; False lets every host
+            read all files, each in its own order.
     """
 
     is_training: bool
@@ -72,103 +81,122 @@ class InputConfig:
 
 
 class _Host(NamedTuple):
-    """Which of how many input pipelines this one is."""
+    """Index of this input pipeline among ``count``."""
 
     index: int
     count: int
 
 
 def num_batches(examples: int, batch_size: int) -> int:
-    """Batches that hold all examples, the last one perhaps filled up with fakes."""
+    """Return the number of batches for all examples, including a partly filled last one."""
     return -(-examples // batch_size)
 
 
 def finetune_input_fn(
     files: Sequence[tuple[str, int]], schema: RecordSchema, config: InputConfig
 ) -> InputFn:
-    """Return an ``input_fn(params)`` of fine-tuning records.
+    """Make an ``input_fn`` for fine-tuning records.
 
     Args:
-        files: TFRecord files and how many records each holds.
-        schema: their features.
-        config: the order.
+        files: TFRecord files, and how many records each holds.
+        schema: features of the records.
+        config: their order.
 
     Returns:
-        A function of ``params`` (``batch_size`` = B, perhaps ``context``), which gives batches of
-        all features by name, int32 or float32 [B, ...].
+        A function of ``params`` (``batch_size`` = B, optionally ``context``) whose dataset yields
+        all features by name, int32 or float32 [B, ...], renamed as in the module docstring.
     """
-
-    def input_fn(params: Params) -> tf.data.Dataset:
-        batches = _serialized_batches(files, padding_example(schema), config, params)
-        parse = _parser(schema, params["batch_size"])
-        return _mapped(batches, lambda _, serialized: parse(serialized), config)
-
-    return input_fn
+    return partial(_finetune_dataset, tuple(files), schema, config)
 
 
 def pretrain_input_fn(collection: RecordCollection, masker: Masker, config: InputConfig) -> InputFn:
-    """Return an ``input_fn(params)`` of pretraining records, masked anew every epoch.
+    """Make an ``input_fn`` for pretraining records, with new masks in every epoch.
 
-    Evaluation draws the same masks every time. What fills up its last batch is padding throughout
-    and has no targets.
+    Evaluation uses the same masks every time. The examples that fill up its last batch consist of
+    padding and have no targets.
 
     Returns:
         As :func:`finetune_input_fn`; the features are those of
         :func:`funnel_tf.data.masking.mask_records`.
     """
-    length = masker.config.seq_len
-    schema = pretraining_schema(length)
-    padding = padding_example(schema)
-    padding |= {"input": np.full(length, masker.special.pad_id), "boundary": np.array([length])}
-    files = [(str(file.path), file.num_example) for file in collection.files]
-
-    def input_fn(params: Params) -> tf.data.Dataset:
-        size, host = params["batch_size"], _host(params)
-        batches = _serialized_batches(files, padding, config, params)
-        parse = _parser(schema, size)
-
-        def mask(index: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-            records = parse(serialized)
-            number = index * host.count + host.index
-            number = number if config.is_training else -1 - number
-            seed = tf.stack([tf.constant(config.seed, tf.int64), number])
-            draws = sample_randoms(masker.config, size, seed)
-            with tf.control_dependencies(_checks(records, masker)):
-                ids = tf.identity(records["input"])
-            masked = GraphRecords(ids, records["seg_id"], records["boundary"])
-            return mask_records(masker, masked, draws)
-
-        return _mapped(batches, mask, config)
-
-    return input_fn
+    return partial(_pretrain_dataset, collection, masker, config)
 
 
 @contextlib.contextmanager
-def damage_named(files: Sequence[str], schema: RecordSchema) -> Iterator[None]:
-    """Turn TensorFlow's error about a record into a DataError that names its file and number.
+def report_corrupt_records(files: Sequence[str], schema: RecordSchema) -> Iterator[None]:
+    """Turn TensorFlow's error about a record into a DataError with its file and number.
 
-    The files are read again to find it, which happens only after such an error.
+    TensorFlow's message names neither, so the files are read again after such an error.
     """
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as e:
+        # The last two also come from the model's own operations, without an iterator in the text.
         if not isinstance(e, tf.errors.DataLossError) and "Iterator" not in str(e):
             raise
-        damage = find_corrupt_record([file for file in files if os.path.exists(file)], schema)
-        if damage is None and _OURS in str(e):
-            damage = DataError(_sentence(str(e)))
-        if damage is None:
+        error = find_corrupt_record([file for file in files if os.path.exists(file)], schema)
+        if error is None and _ASSERTION in str(e):
+            error = DataError(_extract_assertion(str(e)))
+        if error is None:
             raise
-        raise damage from None
+        raise error from None
 
 
-def _sentence(text: str) -> str:
-    """The line of TensorFlow's message that is ours."""
-    line = next(line for line in text.splitlines() if _OURS in line)
-    return line[line.find(_OURS) :].replace("] [", " ").strip(" ]'\"")
+def _extract_assertion(text: str) -> str:
+    """Return the message of this module's assertion within TensorFlow's error text."""
+    line = next(line for line in text.splitlines() if _ASSERTION in line)
+    return line[line.find(_ASSERTION) :].replace("] [", " ").strip(" ]'\"")
 
 
-def _host(params: Params) -> _Host:
+def _finetune_dataset(
+    files: Sequence[tuple[str, int]], schema: RecordSchema, config: InputConfig, params: Params
+) -> tf.data.Dataset:
+    batches = _serialized_batches(files, padding_example(schema), config, params)
+    return _map_batches(batches, partial(_parse_batch, schema, params["batch_size"]), config)
+
+
+def _pretrain_dataset(
+    collection: RecordCollection, masker: Masker, config: InputConfig, params: Params
+) -> tf.data.Dataset:
+    length = masker.config.seq_len
+    padding = padding_example(pretraining_schema(length))
+    padding |= {"input": np.full(length, masker.special.pad_id), "boundary": np.array([length])}
+    files = [(str(file.path), file.num_example) for file in collection.files]
+    batches = _serialized_batches(files, padding, config, params)
+    size, host = params["batch_size"], _get_host(params)
+    return _map_batches(batches, partial(_mask_batch, masker, config, host, size), config)
+
+
+def _parse_batch(
+    schema: RecordSchema, size: int, index: tf.Tensor, serialized: tf.Tensor
+) -> Features:
+    """Parse ``size`` = B serialized fine-tuning records; ``index`` of the batch is not used."""
+    return _parse(schema, size, serialized)
+
+
+def _mask_batch(
+    masker: Masker,
+    config: InputConfig,
+    host: _Host,
+    size: int,
+    index: tf.Tensor,
+    serialized: tf.Tensor,
+) -> Features:
+    """Parse and mask ``size`` = B serialized pretraining records; ``index`` counts batches."""
+    records = _parse(pretraining_schema(masker.config.seq_len), size, serialized)
+    # One number per batch over all hosts. Evaluation counts down from -1, so that its masks are
+    # independent of those in training with the same seed.
+    number = index * host.count + host.index
+    number = number if config.is_training else -1 - number
+    seed = tf.stack([tf.constant(config.seed, tf.int64), number])
+    randoms = sample_randoms(masker.config, size, seed)
+    with tf.control_dependencies(_check_records(records, masker)):
+        input_ids = tf.identity(records["input"])
+    masked = GraphRecords(input_ids, records["token_type_ids"], records["boundary"])
+    return mask_records(masker, masked, randoms)
+
+
+def _get_host(params: Params) -> _Host:
     context = params.get("context")
     if context is None:
         return _Host(0, 1)
@@ -178,33 +206,83 @@ def _host(params: Params) -> _Host:
 
 def _serialized_batches(
     files: Sequence[tuple[str, int]],
-    fake: Mapping[str, np.ndarray],
+    padding: Mapping[str, np.ndarray],
     config: InputConfig,
     params: Params,
 ) -> tf.data.Dataset:
-    """Pairs of the number of a batch and its serialized records [B]; ``fake`` fills up the last."""
-    size, host = params["batch_size"], _host(params)
+    """Yield the index of a batch and its serialized records [B].
+
+    The example ``padding`` fills up the last batch of an evaluation.
+    """
+    size, host = params["batch_size"], _get_host(params)
     if config.is_training:
         done = config.start_step * config.examples_per_step
-        records = _endless(files, config, host, done)
+        records = _endless_records(files, config, host, done)
         return records.batch(size, drop_remainder=True).enumerate(done // size)
-    whole = tf.data.TFRecordDataset([path for path, _ in files], buffer_size=1 << 20)
-    # All hosts have as many batches: each takes its part of a batch for all of them.
-    batches = whole.batch(size * host.count)
-    fill = tf.constant(encode_example({name: value.ravel() for name, value in fake.items()}))
-
-    def own_part(serialized: tf.Tensor) -> tf.Tensor:
-        lacking = size * host.count - tf.size(serialized)
-        full = tf.concat([serialized, tf.repeat(fill, lacking)], 0)
-        return full[size * host.index : size * (host.index + 1)]
-
-    return batches.map(_plain(own_part)).enumerate()
+    records = tf.data.TFRecordDataset([path for path, _ in files], buffer_size=_READ_BUFFER)
+    # Every host reads the batches of all hosts and takes its part, so that all of them have the
+    # same number: a host that stopped earlier would block the collectives of the others.
+    batches = records.batch(size * host.count)
+    example = encode_example({name: value.ravel() for name, value in padding.items()})
+    return batches.map(_without_autograph(partial(_take_part, size, host, example))).enumerate()
 
 
-def _endless(
+def _take_part(size: int, host: _Host, padding: bytes, serialized: tf.Tensor) -> tf.Tensor:
+    """Fill up a batch of all hosts with ``padding`` and return the records of this host [size]."""
+    lacking = size * host.count - tf.size(serialized)
+    full = tf.concat([serialized, tf.repeat(tf.constant(padding), lacking)], 0)
+    return full[size * host.index : size * (host.index + 1)]
+
+
+@dataclass(frozen=True)
+class _EpochReader:
+    """Reads the records of one host for any epoch.
+
+    Attributes:
+        files: the files to read.
+        num_records: records of an epoch that this host yields.
+        shard: take every ``shard.count``-th record; None takes all.
+        config: the order.
+        seed: of the order.
+        done: records of the stream to skip.
+    """
+
+    files: tuple[str, ...]
+    num_records: int
+    shard: _Host | None
+    config: InputConfig
+    seed: int
+    done: int
+
+    def read(self, epoch: tf.Tensor) -> tf.data.Dataset:
+        """Yield the serialized records of epoch number ``epoch``, in the order of that epoch.
+
+        Stateless random operations make the order a function of seed and epoch, so ``skip`` finds
+        the place of any step. It comes before parsing, and discards bytes only.
+        """
+        pair = tf.random.stateless_uniform([2], [self.seed, epoch], 0, 1 << 62, tf.int64)
+        order = tf.argsort(tf.random.stateless_uniform([len(self.files)], pair))
+        names = tf.gather(tf.constant(self.files), order)
+        records = tf.data.Dataset.from_tensor_slices(names).interleave(
+            partial(tf.data.TFRecordDataset, buffer_size=_READ_BUFFER),
+            cycle_length=min(_FILES_AT_A_TIME, len(self.files)),
+            block_length=_BLOCK,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            # Hosts that share files must see the same order to divide the records.
+            deterministic=self.config.deterministic or self.shard is not None,
+        )
+        if self.shard is not None:
+            records = records.shard(self.shard.count, self.shard.index)
+        buffer = min(self.config.shuffle_buffer, self.num_records)
+        records = records.shuffle(buffer, pair[0] % (1 << 31), reshuffle_each_iteration=False)
+        is_first = tf.cast(tf.equal(epoch, self.done // self.num_records), tf.int64)
+        return records.skip(is_first * (self.done % self.num_records))
+
+
+def _endless_records(
     files: Sequence[tuple[str, int]], config: InputConfig, host: _Host, done: int
 ) -> tf.data.Dataset:
-    """Serialized records, epoch after epoch, without the ``done`` first ones."""
+    """Yield serialized records, epoch after epoch, without the first ``done`` ones."""
     by_file = config.shard_files and len(files) >= host.count
     own = list(files[host.index :: host.count] if by_file else files)
     count = sum(records for _, records in own)
@@ -214,73 +292,56 @@ def _endless(
     by_record = config.shard_files and not by_file
     if by_record:
         count = max(1, len(range(host.index, count, host.count)))
-    names = tf.constant([path for path, _ in own])
-
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        pair = tf.random.stateless_uniform([2], [seed, number], 0, 1 << 62, tf.int64)
-        order = tf.argsort(tf.random.stateless_uniform([len(own)], pair))
-        records = tf.data.Dataset.from_tensor_slices(tf.gather(names, order)).interleave(
-            lambda name: tf.data.TFRecordDataset(name, buffer_size=1 << 20),
-            cycle_length=min(_FILES_AT_A_TIME, len(own)),
-            block_length=_BLOCK,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            # Hosts that share files must agree on who reads what.
-            deterministic=config.deterministic or by_record,
-        )
-        if by_record:
-            records = records.shard(host.count, host.index)
-        buffer = min(config.shuffle_buffer, count)
-        records = records.shuffle(buffer, pair[0] % (1 << 31), reshuffle_each_iteration=False)
-        is_first = tf.cast(tf.equal(number, done // count), tf.int64)
-        return records.skip(is_first * (done % count))
-
+    paths = tuple(path for path, _ in own)
+    reader = _EpochReader(paths, count, host if by_record else None, config, seed, done)
     epochs = tf.data.Dataset.range(done // count, _LAST_EPOCH)
-    return epochs.flat_map(_plain(epoch))
+    return epochs.flat_map(_without_autograph(reader.read))
 
 
-def _mapped(
-    batches: tf.data.Dataset, function: Callable[..., Any], config: InputConfig
+def _map_batches(
+    batches: tf.data.Dataset, function: partial[Features], config: InputConfig
 ) -> tf.data.Dataset:
-    """What ``function`` makes of every batch, several at a time, ahead of the model."""
-    mapped = batches.map(_plain(function), num_parallel_calls=tf.data.AUTOTUNE)
+    """Apply ``function`` to several batches in parallel and prefetch the results."""
+    mapped = batches.map(_without_autograph(function), num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.deterministic = config.deterministic or not config.is_training
     return mapped.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _parser(schema: RecordSchema, size: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A function from ``size`` = B serialized records to features [B, ...]."""
-    wanted: dict[str, Any] = {}
+def _parse(schema: RecordSchema, size: int, serialized: tf.Tensor) -> Features:
+    """Parse ``size`` = B serialized records to features [B, ...] and rename them."""
+    specs: dict[str, Any] = {}
     for name, spec in schema.fields.items():
         dtype = tf.float32 if spec.is_float else tf.int64
         fixed = tf.FixedLenFeature(spec.shape, dtype)
-        wanted[name] = tf.io.RaggedFeature(dtype) if spec.shape == (-1,) else fixed
+        specs[name] = tf.io.RaggedFeature(dtype) if spec.shape == (-1,) else fixed
+    features = tf.io.parse_example(tf.reshape(serialized, [size]), specs)
+    if "boundary" in features:  # pad with the length, which is also the last boundary
+        length = schema.fields["input"].shape[0]
+        features["boundary"] = features["boundary"].to_tensor(length, shape=[size, length + 1])
+    for name in ("segment_ids", "seg_id"):
+        if name in features:
+            features["token_type_ids"] = features.pop(name)
+    if "input_mask" in features:
+        features["attention_mask"] = 1.0 - features.pop("input_mask")
+    return {
+        name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+        for name, value in features.items()
+    }
 
-    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = tf.io.parse_example(tf.reshape(serialized, [size]), wanted)
-        if "boundary" in found:  # every place behind the last word is the end
-            length = schema.fields["input"].shape[0]
-            found["boundary"] = found["boundary"].to_tensor(length, shape=[size, length + 1])
-        return {
-            name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-            for name, value in found.items()
-        }
 
-    return parse
-
-
-def _checks(records: Mapping[str, tf.Tensor], masker: Masker) -> list[tf.Operation]:
-    """Assertions that the records fit the vocabulary and that word boundaries are some."""
+def _check_records(records: Features, masker: Masker) -> list[tf.Operation]:
+    """Return assertions that ids are in the vocabulary and that word boundaries ascend."""
     ids, edges = records["input"], records["boundary"]
     fits = tf.reduce_all((ids >= 0) & (ids < len(masker.is_text)))
     message = (
-        f"{_OURS} ids outside the vocabulary of {len(masker.is_text)}; use the one that they were "
-        "made with: up to"
+        f"{_ASSERTION} ids outside the vocabulary of {len(masker.is_text)}; use the one that they "
+        "were made with: up to"
     )
     checks = [tf.debugging.Assert(fits, [message, tf.reduce_max(ids)])]
     if masker.config.by_words:
         length = masker.config.seq_len
         rising = (edges[:, 1:] > edges[:, :-1]) | tf.equal(edges[:, 1:], length)
-        message = f"{_OURS} word boundaries that do not rise"
+        message = f"{_ASSERTION} word boundaries that do not rise"
         checks.append(tf.debugging.Assert(tf.reduce_all(rising), [message]))
     return checks

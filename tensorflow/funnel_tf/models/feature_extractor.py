@@ -1,4 +1,4 @@
-"""Everything a checkpoint can compute for a batch, as float32 arrays."""
+"""Compute the hidden states and head outputs of a checkpoint as float32 arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ids = np.ndarray
 
 
 class FeatureExtractor:
-    """A checkpoint's weights in a session, with a graph for every length of input that comes."""
+    """The weights of a checkpoint in a session, with one graph per input length."""
 
     def __init__(
         self,
@@ -29,13 +29,18 @@ class FeatureExtractor:
         session_config: tf.ConfigProto | None = None,
         **changes: Any,
     ) -> None:
-        """``changes`` are settings of the checkpoint's config.
+        """Load the weights.
+
+        Args:
+            checkpoint: any checkpoint with an encoder.
+            session_config: devices and threads.
+            **changes: settings that replace those of the checkpoint's config.
 
         Raises:
-            CheckpointError: weights are missing or of the wrong shape.
+            CheckpointError: weights are missing or have the wrong shape.
         """
         if checkpoint.config.rel_attn_type == "factorized":
-            # The same function; factorized is the form for TPUs.
+            # The same function; the factorized form is slower on anything but a TPU.
             changes.setdefault("rel_attn_type", "rel_shift")
         self.config: ModelConfig = checkpoint.config.replace(**changes)
         self.parts = detect_parts(checkpoint)
@@ -54,20 +59,25 @@ class FeatureExtractor:
     def extract(
         self, input_ids: Ids, token_type_ids: Ids | None = None, attention_mask: Ids | None = None
     ) -> dict[str, np.ndarray]:
-        """The outputs for [B, T] arrays, of which the last two may be None (see the program)."""
-        has = (attention_mask is not None, token_type_ids is not None)
-        inputs, found = self._build((input_ids.shape[1], *has))
-        padding = None if attention_mask is None else 1 - attention_mask
-        arrays = (input_ids, padding, token_type_ids)
+        """Compute all outputs for integer arrays [B, T].
+
+        Args:
+            input_ids: token ids.
+            token_type_ids: 0 first segment, 1 second, 2 [CLS]; None for no segments.
+            attention_mask: 1 for a real token, 0 for padding; None for no padding.
+        """
+        arrays = (input_ids, attention_mask, token_type_ids)
+        key = (input_ids.shape[1], attention_mask is not None, token_type_ids is not None)
+        inputs, outputs = self._build(key)
         feed = {
             placeholder: array
             for placeholder, array in zip(inputs, arrays, strict=True)
             if placeholder is not None
         }
-        return self._session.run(found, feed)
+        return self._session.run(outputs, feed)
 
-    def _build(self, key: tuple) -> tuple[ModelInputs, dict[str, tf.Tensor]]:
-        """The graph for inputs of a length, with or without mask and segments."""
+    def _build(self, key: tuple[int, bool, bool]) -> tuple[ModelInputs, dict[str, tf.Tensor]]:
+        """Build the graph for a length, with or without mask and segments, or reuse it."""
         if key not in self._built:
             length, has_mask, has_segments = key
             with self._graph.as_default():
@@ -76,23 +86,23 @@ class FeatureExtractor:
                     tf.placeholder(tf.float32, [None, length]) if has_mask else None,
                     tf.placeholder(tf.int32, [None, length]) if has_segments else None,
                 )
-                self._built[key] = inputs, feature_tensors(self.config, inputs, self.parts)
+                self._built[key] = inputs, build_outputs(self.config, inputs, self.parts)
         return self._built[key]
 
 
-def feature_tensors(
+def build_outputs(
     config: ModelConfig, inputs: ModelInputs, parts: ModelParts
 ) -> dict[str, tf.Tensor]:
-    """All outputs by name, each float32."""
+    """Build the float32 tensors of all outputs that ``parts`` has weights for, by name."""
     options = GraphOptions()
     encoded = funnel_encoder(config, inputs, options)
-    found = {"embedding": encoded.hidden_states[0]}
-    found |= {f"hidden_{i}": state for i, state in enumerate(encoded.hidden_states[1:])}
-    output = encoded.output
+    outputs = {"embedding": encoded.hidden_states[0]}
+    outputs |= {f"hidden_{i}": state for i, state in enumerate(encoded.hidden_states[1:])}
+    final = encoded.output
     if parts.decoder:
-        found["decoder"] = output = funnel_decoder(config, encoded, options)
+        outputs["decoder"] = final = funnel_decoder(config, encoded, options)
     if parts.summary:
-        found["summary"] = funnel_summary(config, encoded, options)
+        outputs["summary"] = funnel_summary(config, encoded, options)
     if parts.discriminator:
-        found["discriminator_logits"] = discriminator_logits(output, config, options)
-    return found
+        outputs["discriminator_logits"] = discriminator_logits(final, config, options)
+    return outputs

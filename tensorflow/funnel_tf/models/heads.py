@@ -1,4 +1,4 @@
-"""Heads on the encoder: one label, number or choice per sequence; and those of pretraining."""
+"""Heads: classification, regression, multiple choice and the output layers of pretraining."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import DEFAULT_CLS_SCOPE
 from funnel.config.model import ModelConfig
-from funnel_tf.models.layers import activation, dense, dropout, gelu, layer_norm, sizes
+from funnel_tf.models.layers import (
+    dropout,
+    gelu,
+    get_activation,
+    get_shape_list,
+    layer_norm,
+    linear,
+)
 from funnel_tf.models.modeling import MODEL, ModelInputs, funnel_encoder, funnel_summary
 from funnel_tf.models.options import GraphOptions
-from funnel_tf.models.variables import constant, root_scope, vector
+from funnel_tf.models.variables import get_constant, get_vector, root_scope
 
 
 class HeadOutput(NamedTuple):
-    """What a head computes.
+    """Output of a head for whole sequences.
 
     Attributes:
         loss: weighted mean over the examples, scalar; None without labels.
         per_example_loss: [B]; None without labels.
         logits: float32 [B, C].
-        predictions: ``logits``, and ``predictions`` [B]: class ids (int32), of a regression the
-            numbers themselves.
+        predictions: ``logits``, and ``predictions`` [B]: class ids (int32), or the predicted
+            values of a regression (float32).
     """
 
     loss: tf.Tensor | None
@@ -42,23 +49,23 @@ def classification_head(
     regression: bool = False,
     scope: str = DEFAULT_CLS_SCOPE,
 ) -> HeadOutput:
-    """A label or (``regression``) a number for every sequence, under ``model/{scope}/logit``.
+    """Classify sequences, or predict one value per sequence, in ``model/{scope}/logit``.
 
     Args:
         config: the model.
         inputs: [B, T].
-        labels: class ids int32 [B], numbers float32 [B] for a regression; None without.
-        weights: [B], 0 for an example that only fills up the batch; None counts all.
+        labels: class ids int32 [B], or float32 [B] for a regression; None in prediction.
+        weights: [B], 0 for an example that only fills up the batch; None weights all equally.
         options: how the graph is built.
-        num_labels: classes, 1 for a regression.
-        regression: the loss is the squared error, not cross entropy.
-        scope: the task's name in the checkpoint.
+        num_labels: number of classes, 1 for a regression.
+        regression: use the squared error instead of cross entropy.
+        scope: the task's scope in the checkpoint.
     """
     logits = _summary_logits(config, inputs, options, num_labels, f"{scope}/logit")
     if regression:
-        found = logits[:, 0]
-        losses = None if labels is None else tf.square(found - tf.cast(labels, tf.float32))
-        return _head_output(losses, weights, logits, found)
+        predicted = logits[:, 0]
+        losses = None if labels is None else tf.square(predicted - tf.cast(labels, tf.float32))
+        return _head_output(losses, weights, logits, predicted)
     losses = None if labels is None else cross_entropy(logits, labels)
     return _head_output(losses, weights, logits, tf.argmax(logits, -1, output_type=tf.int32))
 
@@ -72,9 +79,9 @@ def race_head(
     *,
     num_choices: int = 4,
 ) -> HeadOutput:
-    """One of several candidates per question (RACE).
+    """Choose one of C candidate answers per question (RACE).
 
-    ``inputs`` are [B, C * T], a question's candidates one after another; logits are [B, C].
+    ``inputs`` are [B, C * T], the candidates of a question concatenated; logits are [B, C].
     """
     length = inputs.input_ids.shape.as_list()[1] // num_choices
     flat = (None if part is None else tf.reshape(part, [-1, length]) for part in inputs)
@@ -85,12 +92,12 @@ def race_head(
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Of float32 logits [..., C] and class ids [...]: [...]."""
+    """Return the cross entropy of float32 logits [..., C] and class ids [...], [...]."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
 
 
 def weighted_mean(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-    """Mean over what has weight, scalar; 0, not NaN, where nothing has."""
+    """Return the weighted mean, a scalar; 0 instead of NaN if all weights are 0."""
     if weights is None:
         return tf.reduce_mean(values)
     weights = tf.cast(weights, values.dtype)
@@ -104,15 +111,16 @@ def masked_lm_logits(
     options: GraphOptions,
     root: str = MODEL,
 ) -> tf.Tensor:
-    """Scores of all tokens, float32 [B, P, V]: a projection of [B, P, D] times the tied table."""
-    batch, slots, _ = sizes(hidden)
+    """Project [B, P, D] and multiply by the tied word table: logits float32 [B, P, V]."""
+    batch, slots, _ = get_shape_list(hidden)
     with root_scope(root, options):
         with tf.variable_scope("lm_proj"):
-            projected = dense(hidden, "dense", [config.d_embed], config, options)
-            projected = layer_norm(activation(config.ff_activation)(projected), config)
+            projected = linear(hidden, "dense", [config.d_embed], config, options)
+            projected = layer_norm(get_activation(config.ff_activation)(projected), config)
         with tf.variable_scope("lm_loss"):
-            bias = constant("bias", [config.vocab_size], 0.0, tf.float32)
-    # Two matrices: with more axes the table's gradient would be summed from one per sequence.
+            bias = get_constant("bias", [config.vocab_size], 0.0, tf.float32)
+    # A product of two matrices: the gradient of an einsum over [B, P, E] would hold one table
+    # [V, E] per sequence, and would take two thirds of the time of a training step.
     flat = tf.reshape(projected, [-1, config.d_embed])
     logits = tf.cast(tf.matmul(flat, table, transpose_b=True), tf.float32) + bias
     return tf.reshape(logits, [batch, slots, config.vocab_size])
@@ -121,33 +129,34 @@ def masked_lm_logits(
 def discriminator_logits(
     hidden: tf.Tensor, config: ModelConfig, options: GraphOptions
 ) -> tf.Tensor:
-    """ELECTRA's judgement of every token, float32 [B, T]: a positive logit means *original*."""
+    """Compute ELECTRA's logits of every token, float32 [B, T]; positive means *original*."""
     width = config.d_model
     with root_scope(MODEL, options):
         with tf.variable_scope("binary_proj"):
-            inner = gelu(dense(hidden, "dense", [width], config, options))
+            # GELU whatever ff_activation is, as in the released checkpoints.
+            inner = gelu(linear(hidden, "dense", [width], config, options))
         with tf.variable_scope("binary_loss"):
-            weight = vector("weight", [width], config, options)
-            bias = constant("bias", [1], 0.0, tf.float32)
+            weight = get_vector("weight", [width], config, options)
+            bias = get_constant("bias", [1], 0.0, tf.float32)
     product = tf.matmul(tf.reshape(inner, [-1, width]), weight[:, None])
-    return tf.reshape(tf.cast(product, tf.float32) + bias, sizes(hidden)[:-1])
+    return tf.reshape(tf.cast(product, tf.float32) + bias, get_shape_list(hidden)[:-1])
 
 
 def _summary_logits(
     config: ModelConfig, inputs: ModelInputs, options: GraphOptions, count: int, scope: str
 ) -> tf.Tensor:
-    """``count`` logits per sequence, float32 [B, count], under ``model/{scope}``."""
+    """Compute ``count`` logits per sequence, float32 [B, count], in ``model/{scope}``."""
     encoded = funnel_encoder(config, inputs, options)
     summary = dropout(funnel_summary(config, encoded, options), config.dropout, options)
     with root_scope(MODEL, options):
-        return tf.cast(dense(summary, scope, [count], config, options), tf.float32)
+        return tf.cast(linear(summary, scope, [count], config, options), tf.float32)
 
 
 def _head_output(
     losses: tf.Tensor | None,
     weights: tf.Tensor | None,
     logits: tf.Tensor,
-    found: tf.Tensor,
+    predicted: tf.Tensor,
 ) -> HeadOutput:
     loss = None if losses is None else weighted_mean(losses, weights)
-    return HeadOutput(loss, losses, logits, {"logits": logits, "predictions": found})
+    return HeadOutput(loss, losses, logits, {"logits": logits, "predictions": predicted})

@@ -1,4 +1,4 @@
-"""How a graph is built, as opposed to what it computes, which a model's config says."""
+"""Options that decide how a graph is built; what it computes is decided by ``ModelConfig``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import tensorflow.compat.v1 as tf
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """The device and the mode a graph is for.
+    """Mode, device and precision of a graph.
 
     Attributes:
-        is_training: dropout acts.
-        use_tpu: embeddings are looked up by a product with one-hot vectors, not by a gather.
-        use_bfloat16: products in bfloat16; variables, LayerNorm, softmax, logits and losses stay
-            float32.
+        is_training: apply dropout.
+        use_tpu: look embeddings up by a product with one-hot vectors instead of a gather, which
+            is slow on TPUs.
+        use_bfloat16: compute products in bfloat16. Variables, LayerNorm, softmax, logits and
+            losses stay float32.
     """
 
     is_training: bool = False
@@ -24,5 +25,5 @@ class GraphOptions:
 
     @property
     def dtype(self) -> tf.DType:
-        """Of hidden states and of the weights they are multiplied by."""
+        """Type of hidden states and of the weights that they are multiplied by."""
         return tf.bfloat16 if self.use_bfloat16 else tf.float32

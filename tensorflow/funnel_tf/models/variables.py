@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ import tensorflow.compat.v1 as tf
 from funnel.config.model import ModelConfig
 from funnel_tf.models.options import GraphOptions
 
-# ``init: "pytorch"``: the original PyTorch code drew what is no dense layer from 0 to this.
+# Upper bound of the uniform distribution from which the original PyTorch code draws the weights
+# of relative attention (``init: "pytorch"``).
 _PYTORCH_RANGE = 0.1
+
+# MirroredStrategy adds this suffix to the scopes of all replicas but the first.
+_REPLICA = re.compile(r"/replica_\d+")
 
 
 @dataclass
 class AssignReport:
-    """What did not fit when arrays were assigned: names, and shapes where those differ."""
+    """Names that did not match when arrays were assigned; ``mismatched`` includes both shapes."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -29,10 +34,10 @@ class AssignReport:
 
 @contextmanager
 def root_scope(name: str, options: GraphOptions) -> Iterator[None]:
-    """Scope ``model`` or ``generator``, to be opened outside all others and as often as needed.
+    """Open the variable scope ``model`` or ``generator``, outside all others, any number of times.
 
-    Variables are resource variables (what XLA compiles) and float32. Weights asked for in
-    bfloat16 come as a rounded copy.
+    Variables are float32 resource variables: XLA does not compile the older reference variables.
+    With ``use_bfloat16``, weights requested in bfloat16 are rounded copies of them.
     """
     with ExitStack() as scopes:
         if options.use_bfloat16:
@@ -41,32 +46,37 @@ def root_scope(name: str, options: GraphOptions) -> Iterator[None]:
         yield
 
 
-def kernel(
+def get_kernel(
     name: str, shape: Sequence[int], config: ModelConfig, options: GraphOptions, in_axes: int = 1
 ) -> tf.Tensor:
-    """The weights of a dense layer, whose first ``in_axes`` axes are summed over."""
+    """Get the weights of a linear layer, whose first ``in_axes`` axes are contracted."""
     fans = math.prod(shape[:in_axes]) + math.prod(shape[in_axes:])
     initializer = _initializer(config, tf.random_normal_initializer(stddev=1 / math.sqrt(fans)))
-    return _variable(name, shape, initializer, options.dtype)
+    return _get_variable(name, shape, initializer, options.dtype)
 
 
-def lookup_table(shape: Sequence[int], config: ModelConfig, options: GraphOptions) -> tf.Tensor:
-    """Embeddings [rows, E]."""
+def get_embeddings(shape: Sequence[int], config: ModelConfig, options: GraphOptions) -> tf.Tensor:
+    """Get an embedding table [rows, E]."""
     initializer = _initializer(config, tf.random_normal_initializer(stddev=1.0))
-    return _variable("lookup_table", shape, initializer, options.dtype)
+    return _get_variable("lookup_table", shape, initializer, options.dtype)
 
 
-def vector(
+def get_vector(
     name: str, shape: Sequence[int], config: ModelConfig, options: GraphOptions
 ) -> tf.Tensor:
-    """Weights that are no dense layer's: those of relative attention, the discriminator's last."""
+    """Get weights outside linear layers: those of relative attention and of the ELECTRA output."""
     initializer = _initializer(config, tf.random_uniform_initializer(0.0, _PYTORCH_RANGE))
-    return _variable(name, shape, initializer, options.dtype)
+    return _get_variable(name, shape, initializer, options.dtype)
 
 
-def constant(name: str, shape: Sequence[int], value: float, dtype: tf.DType) -> tf.Tensor:
-    """A bias (starts as 0) or a normalisation's gain (1)."""
-    return _variable(name, shape, tf.constant_initializer(value), dtype)
+def get_constant(name: str, shape: Sequence[int], value: float, dtype: tf.DType) -> tf.Tensor:
+    """Get weights that start as a constant: biases (0) and LayerNorm gains (1)."""
+    return _get_variable(name, shape, tf.constant_initializer(value), dtype)
+
+
+def variable_name(variable: tf.Variable) -> str:
+    """Return the checkpoint name: without output number, and the same in every replica."""
+    return _REPLICA.sub("", variable.name.split(":", 1)[0])
 
 
 def assign_tensors(
@@ -74,10 +84,10 @@ def assign_tensors(
     tensors: Mapping[str, np.ndarray],
     variables: Sequence[tf.Variable] | None = None,
 ) -> AssignReport:
-    """Give ``variables`` (default: all that are trainable) the values in ``tensors``, by name.
+    """Assign the arrays in ``tensors`` to ``variables`` (default: all trainable ones) by name.
 
     Returns:
-        The names that did not fit; those variables keep their values.
+        The names that did not match; those variables keep their values.
     """
     chosen = tf.trainable_variables() if variables is None else variables
     by_name = {variable.op.name: variable for variable in chosen}
@@ -92,7 +102,7 @@ def assign_tensors(
             found, wanted = list(array.shape), list(shape)
             report.mismatched.append(f"{name} {found} instead of {wanted}")
         else:
-            # The variable's own initialiser, fed with another value: adds nothing to the graph.
+            # Feed the variable's own initializer: a new assign operation would grow the graph.
             initializers.append(variable.initializer)
             values[variable.initializer.inputs[1]] = array
     session.run(initializers, values)
@@ -100,6 +110,7 @@ def assign_tensors(
 
 
 def _initializer(config: ModelConfig, pytorch: Any) -> Any:
+    """Return the initializer of ``config.init``; ``pytorch`` is the one for ``"pytorch"``."""
     if config.init == "pytorch":
         return pytorch
     if config.init == "uniform":
@@ -109,6 +120,6 @@ def _initializer(config: ModelConfig, pytorch: Any) -> Any:
     return tf.truncated_normal_initializer(stddev=config.init_std)
 
 
-def _variable(name: str, shape: Sequence[int], initializer: Any, dtype: tf.DType) -> tf.Tensor:
+def _get_variable(name: str, shape: Sequence[int], initializer: Any, dtype: tf.DType) -> tf.Tensor:
     value = tf.get_variable(name, shape, dtype, initializer)
     return tf.convert_to_tensor(value)

@@ -1,14 +1,15 @@
-"""One TPUEstimator for every program: a program brings its graph, its input and its scores.
+"""Training, evaluation and prediction with TPUEstimator, for the graph and the input of any task.
 
-Off TPUs (``use_tpu`` False) the same code runs on one CPU or GPU, or on several devices through
+With ``use_tpu`` False the same code runs on one CPU or GPU, or on several devices through
 ``MirroredStrategy``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ import tensorflow.compat.v1 as tf
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.logging import RunLog
+from funnel_tf.models.initial_model import InitConfig, init_from_checkpoint
 from funnel_tf.models.options import GraphOptions
-from funnel_tf.training.initial_model import FitHook, InitConfig, init_from_checkpoint
-from funnel_tf.training.optimizer import TrainOp, create_train_op, replica_mean
+from funnel_tf.models.variables import variable_name
+from funnel_tf.training.hooks import CheckpointCheckHook, LoggingHook, build_host_call
+from funnel_tf.training.optimizer import SKIPPED_STEPS, TrainOp, create_train_op, replica_mean
 from funnel_tf.training.run_directory import latest_step
-from funnel_tf.training.train_log import TrainLogHook, summary_host_call
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ InputFn = Callable[[dict[str, Any]], tf.data.Dataset]
 
 @dataclass(frozen=True)
 class TpuAddress:
-    """Where a TPU is; all None or empty off TPUs. On a TPU VM ``name`` is ``local``."""
+    """Address of a TPU; all None without one. On a TPU VM, ``name`` is ``local``."""
 
     name: str | None = None
     zone: str | None = None
@@ -43,11 +45,25 @@ class TpuAddress:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out; batch sizes are global, intervals in steps.
+    """Length, intervals, batch sizes and devices of a run.
 
-    ``save_steps`` None keeps the last step only; ``max_save`` 0 keeps all checkpoints. Off TPUs
-    ``num_core_per_host`` is the most devices training may use, each with its share of the batch.
-    ``iterations`` steps run on a TPU between two looks of the host.
+    Attributes:
+        model_dir: directory of the checkpoints.
+        train_steps: step at which training ends.
+        train_batch_size: global batch size, as all batch sizes here.
+        eval_batch_size: in evaluation.
+        predict_batch_size: in prediction.
+        save_steps: steps between checkpoints; None saves the last step only.
+        max_save: number of checkpoints to keep; 0 keeps all.
+        iterations: steps per call of a TPU, between which the host gets no results.
+        log_freq: steps between log lines.
+        seed: seed of initial weights and dropout.
+        use_tpu: run on a TPU.
+        use_bfloat16: compute products in bfloat16.
+        num_hosts: hosts of the TPU.
+        num_core_per_host: cores per host of the TPU; elsewhere the maximum number of devices for
+            training, which divide the batch.
+        address: of the TPU.
     """
 
     model_dir: str
@@ -76,7 +92,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model learns; see :func:`funnel_tf.training.optimizer.create_train_op`."""
+    """Optimizer settings; see :func:`funnel_tf.training.optimizer.create_train_op`."""
 
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
@@ -85,11 +101,13 @@ class TrainConfig:
 
 
 class Graph(NamedTuple):
-    """What a program's graph computes for one batch.
+    """Outputs of a task's graph for one batch.
 
-    ``loss``: scalar mean over the real examples, None in prediction. ``predictions``: [B, ...]
-    each. ``metrics``: numerator and denominator, scalars, summed over batches before they are
-    divided. ``scalars``: more to log while training.
+    Attributes:
+        loss: mean over the real examples, scalar; None in prediction.
+        predictions: [B, ...] each.
+        metrics: numerator and denominator, scalars that are summed over batches, then divided.
+        scalars: additional scalars to log in training.
     """
 
     loss: tf.Tensor | None = None
@@ -109,28 +127,33 @@ def make_model_fn(
     init: InitConfig | None = None,
     log: RunLog | None = None,
 ) -> ModelFn:
-    """The model function of a TPUEstimator.
+    """Make the ``model_fn`` of a TPUEstimator.
 
-    ``build_graph`` gets the features of a batch, the options and the mode. ``train`` is needed for
-    training only. ``init`` is read unless ``model_dir`` has a checkpoint already. ``log`` None
-    writes summaries through the host call, as a TPU has to.
+    Args:
+        build_graph: function of the features of a batch, the options and the mode.
+        settings: settings of the run.
+        train: optimizer settings; required for training only.
+        init: initial weights, not used if ``model_dir`` has a checkpoint.
+        log: destination of training metrics. None writes summaries through the host call, the
+            only way to log on a TPU.
     """
 
-    # A strategy would translate our Python first, which takes seconds and changes nothing.
+    # Under a strategy AutoGraph would convert the code first, which takes seconds. Its wrapper
+    # hides the argument names from TPUEstimator, hence the second function.
     @tf.autograph.experimental.do_not_convert
-    def spec(features: Features, mode: str) -> Any:
+    def build_spec(features: Features, mode: str) -> Any:
         is_training = mode == tf.estimator.ModeKeys.TRAIN
         options = GraphOptions(is_training, settings.use_tpu, settings.use_bfloat16)
         graph = build_graph(features, options, mode)
         if is_training:
             return _training_spec(graph, settings, train, init, log)
         if mode == tf.estimator.ModeKeys.EVAL:
-            metrics = _metric_sums(graph.metrics or {})
+            metrics = _build_eval_metrics(graph.metrics or {})
             return tf.estimator.tpu.TPUEstimatorSpec(mode, loss=graph.loss, eval_metrics=metrics)
         return tf.estimator.tpu.TPUEstimatorSpec(mode, predictions=dict(graph.predictions or {}))
 
     def model_fn(features: Features, labels: Any, mode: str, params: Any) -> Any:
-        return spec(features, mode)
+        return build_spec(features, mode)
 
     return model_fn
 
@@ -144,9 +167,10 @@ def _training_spec(
 ) -> Any:
     if train is None or graph.loss is None:
         raise ValueError("training needs a TrainConfig and a loss")
-    begins = init is not None and init.checkpoint and latest_step(settings.model_dir) == 0
-    if begins and not init.with_optimizer:
-        init_from_checkpoint(init)
+    # The optimizer's variables exist only after its operation is built.
+    is_new = init is not None and init.checkpoint and latest_step(settings.model_dir) == 0
+    if is_new and not init.with_optimizer:
+        init_from_checkpoint(init.checkpoint, tf.trainable_variables())
     op = create_train_op(
         graph.loss,
         train.optimizer,
@@ -155,18 +179,20 @@ def _training_spec(
         per_core_clip=train.per_core_clip,
         skip_nan_grad=train.skip_nan_grad,
     )
-    if begins and init.with_optimizer:
-        init_from_checkpoint(init)
+    if is_new and init.with_optimizer:
+        # A new run counts its skipped steps from 0.
+        variables = [v for v in tf.global_variables() if variable_name(v) != SKIPPED_STEPS]
+        init_from_checkpoint(init.checkpoint, variables)
     scalars = _training_scalars(graph, op, train, settings)
     loss = graph.loss
     if train.skip_nan_grad:
-        # The estimator's own guard would end the run at the very step that is to be skipped.
+        # The estimator's NaN guard would end the run at the step that is to be skipped.
         loss = tf.where(tf.is_finite(loss), loss, tf.zeros_like(loss))
     common = {"mode": tf.estimator.ModeKeys.TRAIN, "loss": loss, "train_op": op.train_op}
     if log is None:
-        call = summary_host_call(op.step, scalars, settings.model_dir, settings.log_freq)
+        call = build_host_call(op.step, scalars, settings.model_dir, settings.log_freq)
         return tf.estimator.tpu.TPUEstimatorSpec(**common, host_call=call)
-    hook = TrainLogHook(
+    hook = LoggingHook(
         scalars,
         log,
         every=settings.log_freq,
@@ -179,6 +205,7 @@ def _training_spec(
 def _training_scalars(
     graph: Graph, op: TrainOp, train: TrainConfig, settings: RunSettings
 ) -> dict[str, tf.Tensor]:
+    """Collect the scalars to log; those that differ between replicas are averaged."""
     scalars = {"loss": graph.loss, **(graph.scalars or {}), "grad_norm": op.gradient_norm}
     names = list(scalars)
     if not settings.use_tpu:
@@ -187,29 +214,35 @@ def _training_scalars(
     return scalars | ({"skipped": op.skipped} if train.skip_nan_grad else {})
 
 
-def _metric_sums(metrics: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> tuple[Any, Any]:
-    """Metrics as TPUEstimator takes them: [1] per core, divided after the last batch."""
+def _build_eval_metrics(metrics: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> tuple[Any, Any]:
+    """Build the pair ``eval_metrics`` of a TPUEstimatorSpec: a function, and its arguments.
+
+    The tensors leave the TPU with shape [1] per core, and the function runs on the host.
+    """
     tensors = {}
     for name, (numerator, denominator) in metrics.items():
         tensors[f"{name}/numerator"] = tf.reshape(numerator, [1])
         tensors[f"{name}/denominator"] = tf.reshape(denominator, [1])
+    return partial(_compute_eval_metrics, tuple(metrics)), tensors
 
-    def metric_fn(**sums: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
-        result = {}
-        for name in metrics:
-            weights = sums[f"{name}/denominator"]
-            values = tf.math.divide_no_nan(sums[f"{name}/numerator"], weights)
-            result[name] = tf.metrics.mean(values, weights)
-        return result
 
-    return metric_fn, tensors
+def _compute_eval_metrics(
+    names: Sequence[str], **sums: tf.Tensor
+) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
+    """Accumulate ratios over batches: the mean of a / b weighted by b is sum(a) / sum(b)."""
+    result = {}
+    for name in names:
+        weights = sums[f"{name}/denominator"]
+        values = tf.math.divide_no_nan(sums[f"{name}/numerator"], weights)
+        result[name] = tf.metrics.mean(values, weights)
+    return result
 
 
 def training_devices(settings: RunSettings) -> list[str]:
-    """The devices that training is spread over off TPUs: GPUs, else (logical) CPUs.
+    """Return the devices for training without a TPU: GPUs, else (logical) CPUs.
 
     Raises:
-        ConfigError: the batch cannot be divided among them.
+        ConfigError: the batch size is not a multiple of their number.
     """
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     names = [device.name for device in found][: max(1, settings.num_core_per_host)]
@@ -227,12 +260,13 @@ def training_devices(settings: RunSettings) -> list[str]:
 
 
 def build_estimator(settings: RunSettings, model_fn: ModelFn) -> Any:
-    """The TPUEstimator of a run.
+    """Build the TPUEstimator of a run.
 
-    Its input functions get ``params["batch_size"]``: off TPUs that is the share of one device.
+    Its input functions receive ``params["batch_size"]``: the batch size of one host of a TPU, or
+    of one device otherwise.
 
     Raises:
-        ConfigError: the settings do not fit the devices there are.
+        ConfigError: the settings do not fit the available devices.
     """
     tpu = tf.estimator.tpu
     batch_size, strategy, cluster, shards = settings.train_batch_size, None, None, None
@@ -279,25 +313,25 @@ def build_estimator(settings: RunSettings, model_fn: ModelFn) -> Any:
     )
 
 
-def _mirrored(devices: list[str]) -> Any:
+def _mirrored(devices: list[str]) -> tf.distribute.Strategy:
     on_gpus = any("GPU" in name for name in devices)
-    # The default way to sum hangs between logical CPUs.
+    # The default cross-device operations hang between logical CPUs.
     sums = None if on_gpus else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
 
 
 def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
-    """Train up to ``settings.train_steps`` from where ``model_dir`` stands; returns the last step.
+    """Train from the last checkpoint in ``model_dir`` to ``train_steps``; return the last step.
 
     Raises:
-        RunError: the loss is no number any more.
+        RunError: the loss became NaN.
     """
     step = latest_step(settings.model_dir)
     if step >= settings.train_steps:
         logger.info("%s: training is finished at step %d", settings.model_dir, step)
         return step
     if step:
-        logger.info("%s: training goes on at step %d", settings.model_dir, step)
+        logger.info("%s: training continues at step %d", settings.model_dir, step)
     try:
         estimator.train(input_fn, max_steps=settings.train_steps)
     except tf.train.NanLossDuringTrainingError:
@@ -309,10 +343,10 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
 
 
 def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> dict[str, np.ndarray]:
-    """The graph's predictions for all examples of ``input_fn``, [n, ...] each, in their order."""
+    """Predict all examples of ``input_fn``; return [n, ...] arrays in the order of the input."""
     batches = estimator.predict(
         input_fn,
-        hooks=[FitHook(checkpoint)],
+        hooks=[CheckpointCheckHook(checkpoint)],
         checkpoint_path=str(checkpoint),
         yield_single_examples=False,
     )
@@ -323,8 +357,8 @@ def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> di
 def evaluate_graph(
     estimator: Any, input_fn: InputFn, checkpoint: str | Path, num_batches: int
 ) -> dict[str, float]:
-    """The graph's metrics over ``num_batches`` batches: sums of numerators over denominators."""
-    hooks, prefix = [FitHook(checkpoint)], str(checkpoint)
+    """Compute the graph's metrics over ``num_batches`` batches."""
+    hooks, prefix = [CheckpointCheckHook(checkpoint)], str(checkpoint)
     result = estimator.evaluate(input_fn, steps=num_batches, hooks=hooks, checkpoint_path=prefix)
     return {
         name: float(value) for name, value in result.items() if name not in ("loss", "global_step")

@@ -1,4 +1,4 @@
-"""Evaluation of all checkpoints of a run: scores over steps, the best one, what is kept."""
+"""Evaluation of the checkpoints of a run: scores by step, best checkpoint, retention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Best:
+class BestCheckpoint:
     """The best checkpoint and its scores."""
 
     saved: SavedStep
@@ -29,7 +29,7 @@ class Best:
 
     @property
     def main(self) -> tuple[str, str, float]:
-        """Split, name and value of the metric that decides."""
+        """Split, name and value of the metric by which checkpoints are compared."""
         split, metrics = next(iter(self.scores.items()))
         name, value = next(iter(metrics.items()))
         return split, name, value
@@ -37,13 +37,18 @@ class Best:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay after training and evaluation: the best and the last, or as said."""
+    """Which checkpoints to keep after training and evaluation: by default the best and the last.
+
+    Attributes:
+        everything: keep all.
+        best_only: keep the best only.
+    """
 
     everything: bool = False
     best_only: bool = False
 
     def apply(self, folder: str | Path, best: SavedStep) -> None:
-        """Delete the others from ``folder``."""
+        """Delete all other checkpoints from ``folder``."""
         if self.everything:
             return
         last = saved_steps(folder)[-1]
@@ -60,19 +65,26 @@ def evaluate_all(
     evaluate: Callable[[Path], Scores],
     log: RunLog,
     higher_is_better: bool = True,
-) -> Best:
-    """Score every checkpoint; returns the best one, the earliest of equals.
+) -> BestCheckpoint:
+    """Score every checkpoint and return the best one, the first of several with equal scores.
 
-    ``evaluate`` takes a checkpoint's prefix. A score that is no number loses against any other.
+    Args:
+        checkpoints: in the order of evaluation.
+        evaluate: function of a checkpoint's prefix.
+        log: destination of the scores.
+        higher_is_better: whether the main metric is a score or a loss.
+
+    Returns:
+        The best checkpoint. One whose score is NaN is the best only if all scores are.
     """
-    best: Best | None = None
+    best: BestCheckpoint | None = None
     for saved in checkpoints:
         scores = evaluate(saved.prefix)
         for split, metrics in scores.items():
             log.log(saved.step, split, **metrics)
             text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             logger.info("step %d, %s: %s", saved.step, split, text)
-        candidate = Best(saved, scores)
+        candidate = BestCheckpoint(saved, scores)
         if best is None or _beats(candidate.main[2], best.main[2], higher_is_better):
             best = candidate
     if best is None:
@@ -88,8 +100,11 @@ def _beats(score: float, best: float, higher_is_better: bool) -> bool:
     return score > best if higher_is_better else score < best
 
 
-def write_best(best: Best, model_dir: str | Path) -> None:
-    """Write ``best_result.json``; ``checkpoint`` is a name in the directory, else a path."""
+def write_best(best: BestCheckpoint, model_dir: str | Path) -> None:
+    """Write ``best_result.json`` to ``model_dir``.
+
+    ``checkpoint`` in it is a file name if the checkpoint is in the same directory, else a path.
+    """
     split, metric, score = best.main
     folder, prefix = Path(model_dir), best.saved.prefix
     is_here = prefix.parent.resolve() == folder.resolve()
@@ -105,7 +120,7 @@ def write_best(best: Best, model_dir: str | Path) -> None:
 
 
 def best_checkpoint(model_dir: str | Path) -> Path | None:
-    """The prefix that ``best_result.json`` names; None if there is none (any more)."""
+    """Return the prefix recorded in ``best_result.json``; None if file or checkpoint is missing."""
     record = Path(model_dir) / BEST_RESULT
     if not record.is_file():
         return None

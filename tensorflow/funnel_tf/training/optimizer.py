@@ -1,9 +1,15 @@
-"""AdamW of the original TensorFlow programs as graph operations, on one device, several, or a TPU.
+"""AdamW of the original TensorFlow programs as graph operations.
 
-With t the number of the update from 1: ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``,
-``p -= lr sqrt(1-b2^t)/(1-b1^t) (m / (sqrt(v) + eps) + wd p)``; the same numbers as
-``FunnelAdamW`` of the PyTorch tree. Slots are variables named ``<variable>/adam_m`` and
-``<variable>/adam_v``, as in the released full checkpoints.
+For update t = 1, 2, ... of a parameter p with gradient g:
+
+    m = b1 m + (1 - b1) g
+    v = b2 v + (1 - b2) g^2
+    p = p - lr sqrt(1 - b2^t) / (1 - b1^t) (m / (sqrt(v) + eps) + wd p)
+
+The bias correction is a factor on the step size, so it scales the weight decay too, unlike in
+``torch.optim.AdamW``. ``FunnelAdamW`` of the PyTorch backend computes the same. Slots are variables
+named ``<variable>/adam_m`` and ``<variable>/adam_v``, as in the released full checkpoints. The same
+code runs on one device, on several through MirroredStrategy, and on the cores of a TPU.
 """
 
 from __future__ import annotations
@@ -11,26 +17,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import SLOTS
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig, layer_factors
+from funnel_tf.models.variables import variable_name
 
 SKIPPED_STEPS = "skipped_steps"
 
 _LAYER = re.compile(r"^model/(?:encoder|decoder)/layer_(\d+)/")
-_REPLICA = re.compile(r"/replica_\d+")
 
 
 class TrainOp(NamedTuple):
-    """An update and what is worth logging about it: scalars, float32 but for the step.
+    """An update and scalar tensors to log, float32 except for the step.
 
-    ``step`` (int64) is the number of the step that this update completes. ``gradient_norm`` is the
-    global norm before clipping, of this replica's gradients or, if replicas are averaged before
-    clipping, of their mean. ``skipped`` counts the steps left out, this one included, because their
-    gradients were not finite.
+    Attributes:
+        train_op: runs the update and increments the step.
+        step: number of steps after this update, int64.
+        learning_rate: of this update.
+        gradient_norm: global norm before clipping; of this replica's gradients with
+            ``per_core_clip``, else of the mean over the replicas.
+        skipped: steps skipped so far because their gradients were not finite.
     """
 
     train_op: tf.Operation
@@ -41,12 +51,14 @@ class TrainOp(NamedTuple):
 
 
 class _Gradients(NamedTuple):
+    """Gradients by variable and their global norm before clipping."""
+
     values: list[tf.Tensor]
     norm: tf.Tensor
 
 
 class _Step(NamedTuple):
-    """What every variable's update needs: the step's size and whether it may happen at all."""
+    """Step size shared by all variables; ``is_finite`` None updates unconditionally."""
 
     size: tf.Tensor
     is_finite: tf.Tensor | None
@@ -62,15 +74,22 @@ def create_train_op(
     skip_nan_grad: bool = False,
     variables: Sequence[tf.Variable] | None = None,
 ) -> TrainOp:
-    """One update of ``variables`` (default: all trainable ones), then ``global_step`` + 1.
+    """Create the operation that updates the variables and increments ``global_step``.
 
-    ``loss`` is the mean over this replica's examples. Replicas, be they those of a
-    ``tf.distribute`` strategy or the cores of a TPU, average their gradients. ``per_core_clip``
-    clips each replica's before that, else the average is clipped. ``skip_nan_grad`` leaves
-    variables and slots as they are where any gradient is not finite.
+    Replicas, those of a ``tf.distribute`` strategy or the cores of a TPU, average their gradients.
+
+    Args:
+        loss: mean over this replica's examples.
+        optimizer: the update rule.
+        schedule: learning rate by step.
+        use_tpu: the graph is for a TPU.
+        per_core_clip: clip the gradients of each replica before they are averaged, instead of the
+            average.
+        skip_nan_grad: leave variables and slots unchanged if any gradient is not finite.
+        variables: default: all trainable ones.
 
     Raises:
-        ValueError: a variable has no influence on the loss.
+        ValueError: the loss does not depend on a variable.
     """
     variables = list(tf.trainable_variables() if variables is None else variables)
     names = [variable_name(variable) for variable in variables]
@@ -81,18 +100,17 @@ def create_train_op(
     skipped = tf.zeros([], tf.int64) if counter is None else counter.read_value()
 
     gradients = _dense_gradients(loss, variables, names)
-    clip = optimizer.clip if per_core_clip else 0.0
-    gradients = _clipped(gradients, clip)
-    values = (_core_mean if use_tpu else replica_mean)(gradients.values)
-    if not per_core_clip:
-        values, norm = _clipped(values, optimizer.clip)
-        gradients = _Gradients(values, norm)
+    average = _core_mean if use_tpu else replica_mean
+    values, norm = _clip_and_average(gradients, optimizer.clip, per_core_clip, average)
     is_finite = tf.is_finite(tf.linalg.global_norm(values)) if skip_nan_grad else None
 
     factors = layer_factors(variable_layers(names), optimizer.layer_decay_rate)
     if optimizer.layer_decay == "gradient":
+        # As in the original. Adam normalizes the gradient's size and so removes most of the effect;
+        # layer_decay "lr" scales the update itself.
         values = [g * factors[name] for g, name in zip(values, names, strict=True)]
         factors = dict.fromkeys(factors, 1.0)
+    # Skipped steps do not change the slots, so they do not count for the bias correction.
     number = tf.cast(before + 1 - skipped, tf.float32)
     size = rate * _bias_correction(optimizer, number)
     update = _apply(variables, names, values, _Step(size, is_finite), optimizer, factors)
@@ -100,13 +118,14 @@ def create_train_op(
         skipped += tf.cast(tf.logical_not(is_finite), tf.int64)
         with tf.control_dependencies([update]):
             update = counter.assign(skipped, read_value=False)
+    # The step is incremented last, so that no operation of the update reads the new value.
     with tf.control_dependencies([update]):
         train_op = tf.group(global_step.assign(before + 1, read_value=False))
-    return TrainOp(train_op, before + 1, rate, gradients.norm, tf.cast(skipped, tf.float32))
+    return TrainOp(train_op, before + 1, rate, norm, tf.cast(skipped, tf.float32))
 
 
 def learning_rate(schedule: ScheduleConfig, step: tf.Tensor) -> tf.Tensor:
-    """:meth:`ScheduleConfig.lr_at` of a float32 scalar ``step``, as a tensor."""
+    """Compute :meth:`ScheduleConfig.lr_at` for a float32 scalar ``step`` as a tensor."""
     after = max(1, schedule.total_steps - schedule.warmup_steps)
     x = tf.minimum((step - float(schedule.warmup_steps)) / float(after), 1.0)
     share = 1.0 - x
@@ -118,15 +137,10 @@ def learning_rate(schedule: ScheduleConfig, step: tf.Tensor) -> tf.Tensor:
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * share
 
 
-def variable_name(variable: tf.Variable) -> str:
-    """The name in a checkpoint: without output number, and the same in every replica."""
-    return _REPLICA.sub("", variable.name.split(":", 1)[0])
-
-
 def variable_layers(names: Iterable[str]) -> dict[str, int | None]:
-    """Depth of every variable: 0 the input embedding, k+1 parameter layer k, None elsewhere.
+    """Return the depth of every variable: 0 for embeddings, k + 1 for parameter layer k.
 
-    Heads, the input projection and the generator have no depth: layer decay leaves them alone.
+    Heads, the input projection and the generator have depth None: layer decay does not scale them.
     """
     layers: dict[str, int | None] = {}
     for name in names:
@@ -137,14 +151,20 @@ def variable_layers(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def is_decayed(name: str) -> bool:
-    """Whether ``use_wd_exclusion`` still decays this variable: no LayerNorm and no plain bias."""
+    """Return whether ``use_wd_exclusion`` decays a variable: not LayerNorm, not ``bias``.
+
+    The biases of relative attention (``r_w_bias`` and others) are decayed, as in the original.
+    """
     return "layer_norm" not in name and name.rsplit("/", 1)[-1] != "bias"
 
 
 def _dense_gradients(
     loss: tf.Tensor, variables: list[tf.Variable], names: list[str]
 ) -> list[tf.Tensor]:
-    """Gradients as dense tensors: rows that a gather takes twice are summed before any norm."""
+    """Compute gradients as dense tensors.
+
+    IndexedSlices are converted, which sums the rows of a repeated index before any norm is taken.
+    """
     gradients = tf.gradients(loss, variables)
     unused = [name for name, g in zip(names, gradients, strict=True) if g is None]
     if unused:
@@ -152,32 +172,45 @@ def _dense_gradients(
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def _clipped(gradients: list[tf.Tensor], clip: float) -> _Gradients:
-    """Scale by ``min(1, clip / norm)``; a clip of 0 or less only measures."""
+def _clip(gradients: list[tf.Tensor], clip: float) -> _Gradients:
+    """Scale gradients by ``min(1, clip / norm)``; a clip of 0 or less computes the norm only."""
     norm = tf.linalg.global_norm(gradients)
     if clip > 0.0:
-        # A NaN norm stays NaN and reaches every gradient.
+        # A NaN norm makes the factor, and with it every gradient, NaN: skip_nan_grad relies on it.
         factor = tf.minimum(clip / norm, 1.0)
         gradients = [gradient * factor for gradient in gradients]
     return _Gradients(gradients, norm)
 
 
+def _clip_and_average(
+    gradients: list[tf.Tensor],
+    clip: float,
+    per_core_clip: bool,
+    average: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+) -> _Gradients:
+    """Average gradients over the replicas, clipped before or after; see :func:`create_train_op`."""
+    if not per_core_clip:
+        return _clip(average(gradients), clip)
+    clipped = _clip(gradients, clip)
+    return _Gradients(average(clipped.values), clipped.norm)
+
+
 def replica_mean(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The means over the replicas of a ``tf.distribute`` strategy, in each of them."""
+    """Average each value over the replicas of a ``tf.distribute`` strategy, in all of them."""
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
         return list(values)
-
-    def mean(strategy: tf.distribute.Strategy, values: Any) -> Any:
-        pairs = [(value, value) for value in values]
-        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.MEAN, pairs)
-
     # Not replica.all_reduce: its gradient code (2.15) fails on variables of a second replica.
-    return list(replica.merge_call(mean, args=(list(values),)))
+    return list(replica.merge_call(_reduce_mean, args=(list(values),)))
+
+
+def _reduce_mean(strategy: tf.distribute.Strategy, values: Any) -> Any:
+    pairs = [(value, value) for value in values]
+    return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.MEAN, pairs)
 
 
 def _core_mean(values: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The means over the cores of a TPU; the values themselves where there is no collective."""
+    """Average each value over the cores of a TPU; return them as they are outside of a TPU."""
     shards = _tpu_shards()
     if shards is None or shards == 1:
         return values
@@ -185,13 +218,14 @@ def _core_mean(values: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def _tpu_shards() -> int | None:
-    """Cores that share a step; None outside of a TPU's graph, where there is no collective."""
+    """Return the number of cores; None outside of a TPU's graph, where there is no collective."""
     from tensorflow.python.tpu import tpu_function
 
     return tpu_function.get_tpu_context().number_of_shards
 
 
 def _bias_correction(optimizer: OptimizerConfig, number: tf.Tensor) -> tf.Tensor:
+    """Return the factor on the step size for update ``number``, counted from 1."""
     if not optimizer.adam_correction:
         return tf.ones([])
     second = 1.0 - tf.pow(optimizer.beta2, number)
@@ -199,6 +233,7 @@ def _bias_correction(optimizer: OptimizerConfig, number: tf.Tensor) -> tf.Tensor
 
 
 def _skip_counter() -> tf.Variable:
+    """Get the count of skipped steps, which a checkpoint keeps."""
     return tf.get_variable(
         SKIPPED_STEPS,
         [],
@@ -226,63 +261,76 @@ def _apply(
     optimizer: OptimizerConfig,
     factors: dict[str, float],
 ) -> tf.Operation:
-    """Update every variable and its slots, in all replicas alike.
+    """Update every variable and its slots in all replicas.
 
-    Plain assignments in each replica would leave replicas apart without a word; ``update`` of the
-    strategy writes every copy. Without a strategy it calls the function once.
+    Under MirroredStrategy every replica has copies of the variables and of the slots. A plain
+    ``assign`` in replica context is not synchronized for variables without an aggregation: copies
+    diverge without an error, and the checkpoint holds those of the first replica. So the update
+    runs in cross-replica context (``merge_call``), where ``extended.update`` calls it once for
+    every copy, with the same averaged gradient. Without a strategy it is called once.
     """
     slots = [_slots(v, name) for v, name in zip(variables, names, strict=True)]
-    is_finite = tf.constant(True) if step.is_finite is None else step.is_finite
+    is_excluded = [optimizer.use_wd_exclusion and not is_decayed(name) for name in names]
+    decays = [0.0 if excluded else optimizer.weight_decay for excluded in is_excluded]
+    rules = [partial(_update_variable, optimizer, decay) for decay in decays]
+    # merge_call collects its arguments from all replicas. The guard is a tensor in any case, since
+    # None cannot be collected, but it is used only if there is one.
+    guard = tf.constant(True) if step.is_finite is None else step.is_finite
     rates = [step.size * factors[name] for name in names]
-
-    def update_all(strategy: tf.distribute.Strategy, values: Any, sizes: Any, finite: Any) -> Any:
-        updates = []
-        for i, variable in enumerate(variables):
-            excluded = optimizer.use_wd_exclusion and not is_decayed(names[i])
-            decay = 0.0 if excluded else optimizer.weight_decay
-            guard = None if step.is_finite is None else finite
-            update = _variable_update(optimizer, decay)
-            arguments = (values[i], *slots[i], sizes[i], guard)
-            updates += strategy.extended.update(variable, update, arguments, group=False)
-        return updates
-
     merged = tf.distribute.get_replica_context().merge_call(
-        update_all, args=(gradients, rates, is_finite)
+        partial(_update_all, variables, slots, rules, step.is_finite is not None),
+        args=(gradients, rates, guard),
     )
     return tf.group(merged)
 
 
-def _variable_update(
-    optimizer: OptimizerConfig, weight_decay: float
-) -> Callable[..., tf.Operation]:
-    """The rule for one copy of a variable, to be placed on the device that holds it."""
+def _update_all(
+    variables: list[tf.Variable],
+    slots: list[list[tf.Variable]],
+    rules: list[Callable[..., tf.Operation]],
+    is_guarded: bool,
+    strategy: tf.distribute.Strategy,
+    gradients: Any,
+    sizes: Any,
+    guard: Any,
+) -> list[tf.Operation]:
+    """Apply the rule of every variable to all its copies; runs in cross-replica context."""
+    updates = []
+    for variable, own, rule, gradient, size in zip(
+        variables, slots, rules, gradients, sizes, strict=True
+    ):
+        arguments = (gradient, *own, size, guard if is_guarded else None)
+        updates += strategy.extended.update(variable, rule, arguments, group=False)
+    return updates
+
+
+def _update_variable(
+    optimizer: OptimizerConfig,
+    weight_decay: float,
+    variable: tf.Variable,
+    gradient: tf.Tensor,
+    first: tf.Variable,
+    second: tf.Variable,
+    size: tf.Tensor,
+    is_finite: tf.Tensor | None,
+) -> tf.Operation:
+    """Update one copy of a variable and its slots, on the device that holds it."""
     beta1, beta2 = optimizer.beta1, optimizer.beta2
-
-    def update(
-        variable: tf.Variable,
-        gradient: tf.Tensor,
-        first: tf.Variable,
-        second: tf.Variable,
-        size: tf.Tensor,
-        is_finite: tf.Tensor | None,
-    ) -> tf.Operation:
-        old_first, old_second, old = first.read_value(), second.read_value(), variable.read_value()
-        new_first = beta1 * old_first + (1.0 - beta1) * gradient
-        new_second = beta2 * old_second + (1.0 - beta2) * tf.square(gradient)
-        direction = new_first / (tf.sqrt(new_second) + optimizer.epsilon)
-        if weight_decay > 0.0:
-            direction += weight_decay * old
-        new = old - size * direction
-        if is_finite is not None:
-            new_first = tf.where(is_finite, new_first, old_first)
-            new_second = tf.where(is_finite, new_second, old_second)
-            new = tf.where(is_finite, new, old)
-        # Nothing is written before everything is read: the three may otherwise meet mid-way.
-        with tf.control_dependencies([new_first, new_second, new]):
-            return tf.group(
-                first.assign(new_first, read_value=False),
-                second.assign(new_second, read_value=False),
-                variable.assign(new, read_value=False),
-            )
-
-    return update
+    old_first, old_second, old = first.read_value(), second.read_value(), variable.read_value()
+    new_first = beta1 * old_first + (1.0 - beta1) * gradient
+    new_second = beta2 * old_second + (1.0 - beta2) * tf.square(gradient)
+    direction = new_first / (tf.sqrt(new_second) + optimizer.epsilon)
+    if weight_decay > 0.0:
+        direction += weight_decay * old
+    new = old - size * direction
+    if is_finite is not None:
+        new_first = tf.where(is_finite, new_first, old_first)
+        new_second = tf.where(is_finite, new_second, old_second)
+        new = tf.where(is_finite, new, old)
+    # All reads before the first write: operations of a graph have no order of their own.
+    with tf.control_dependencies([new_first, new_second, new]):
+        return tf.group(
+            first.assign(new_first, read_value=False),
+            second.assign(new_second, read_value=False),
+            variable.assign(new, read_value=False),
+        )

@@ -1,4 +1,4 @@
-"""What training says as it goes: through a hook off TPUs, as host-call summaries on them."""
+"""Session hooks that log training and check checkpoints; host-call summaries for TPUs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow.compat.v1 as tf
 
+from funnel.formats.tensor_bundle import TFCheckpoint
 from funnel.utils.errors import RunError
 from funnel.utils.logging import RunLog
+from funnel_tf.models.initial_model import check_complete
 
 logger = logging.getLogger(__name__)
 
-# With skip_nan_grad: so many steps in a row without a finite gradient are divergence.
+# With skip_nan_grad, a run has diverged after this many steps in a row without finite gradients.
 _MAX_SKIPS_IN_A_ROW = 50
 
 
-class TrainLogHook(tf.train.SessionRunHook):
-    """Logs every ``every`` steps, and after the last one: the mean loss since, other scalars as is.
+class LoggingHook(tf.train.SessionRunHook):
+    """Logs every ``every`` steps and after the last step.
 
-    ``scalars`` are tensors by name; ``loss`` must be among them. ``examples`` is the number of
-    examples a step sees.
+    The loss is the mean since the last log line, other scalars are those of the current step.
+
+    Args:
+        scalars: tensors by name, ``loss`` among them.
+        log: destination of the metrics.
+        every: steps between log lines.
+        total_steps: the last step.
+        examples: examples per step.
     """
 
     def __init__(
@@ -44,17 +53,17 @@ class TrainLogHook(tf.train.SessionRunHook):
         self._since = (0, 0.0)
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Take up the count where the checkpoint stands."""
+        """Start counting at the step of the restored checkpoint."""
         self._step = int(session.run(tf.train.get_global_step(session.graph)))
         self._since = (self._step, time.perf_counter())
         self._skipped = None
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Ask for the scalars."""
+        """Request the scalars."""
         return tf.train.SessionRunArgs(self._scalars)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Count the step, and report if it is time to."""
+        """Count the step, and log if it is time to."""
         values = {name: float(value) for name, value in run_values.results.items()}
         self._step += 1
         self._count(values)
@@ -91,26 +100,43 @@ class TrainLogHook(tf.train.SessionRunHook):
         )
 
 
+class CheckpointCheckHook(tf.train.SessionRunHook):
+    """Checks that a checkpoint has all variables of an evaluation or prediction graph."""
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        self._reader = TFCheckpoint(checkpoint)
+
+    def begin(self) -> None:
+        """Raise CheckpointError for variables that are missing or have another shape."""
+        check_complete(self._reader, tf.trainable_variables())
+
+
 HostCall = tuple[Callable[..., Any], dict[str, tf.Tensor]]
 
 
-def summary_host_call(
+def build_host_call(
     step: tf.Tensor, scalars: Mapping[str, tf.Tensor], model_dir: str | Path, every: int
 ) -> HostCall:
-    """The scalars of a TPU's ``step`` as TensorBoard summaries, every ``every`` steps.
+    """Build the host call that writes ``scalars`` as TensorBoard summaries every ``every`` steps.
 
-    They leave the TPU as [1] of each core and are averaged on the host.
+    On a TPU, a session hook sees scalars only after ``iterations`` steps, and a summary operation
+    does not run at all. A host call receives the tensors of every step on the host, those of all
+    cores concatenated along the first axis: hence the shape [1] here and the mean in
+    :func:`_write_summaries`.
     """
     tensors = {"global_step": tf.reshape(step, [1])}
     tensors |= {name: tf.reshape(value, [1]) for name, value in scalars.items()}
+    return partial(_write_summaries, str(model_dir), max(1, every)), tensors
 
-    def write(global_step: tf.Tensor, **values: tf.Tensor) -> list[tf.Operation]:
-        number = global_step[0]
-        summary = tf.compat.v2.summary
-        writer = summary.create_file_writer(str(model_dir), max_queue=1000)
-        with writer.as_default(), summary.record_if(tf.equal(number % max(1, every), 0)):
-            for name, value in values.items():
-                summary.scalar(f"train/{name}", tf.reduce_mean(value), step=number)
-            return tf.summary.all_v2_summary_ops()
 
-    return write, tensors
+def _write_summaries(
+    model_dir: str, every: int, global_step: tf.Tensor, **values: tf.Tensor
+) -> list[tf.Operation]:
+    """Write the means of ``values`` over the cores, if the step is a multiple of ``every``."""
+    number = global_step[0]
+    summary = tf.compat.v2.summary
+    writer = summary.create_file_writer(model_dir, max_queue=1000)
+    with writer.as_default(), summary.record_if(tf.equal(number % every, 0)):
+        for name, value in values.items():
+            summary.scalar(f"train/{name}", tf.reduce_mean(value), step=number)
+        return tf.summary.all_v2_summary_ops()

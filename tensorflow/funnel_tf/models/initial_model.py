@@ -1,4 +1,4 @@
-"""Weights a run starts from: a checkpoint of any kind, compared with the graph beforehand."""
+"""Initial weights of a run: a checkpoint of any format, checked against the graph."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from funnel.checkpoints.names import is_optimizer_state
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
 from funnel.utils.text import join_names
-from funnel_tf.training.optimizer import SKIPPED_STEPS, variable_name
+from funnel_tf.models.variables import variable_name
 
 logger = logging.getLogger(__name__)
 
-# What a checkpoint must have if the graph has it; heads and the generator may start fresh.
+# Variables that a checkpoint must have if the graph has them. Heads and the generator may be new.
 _BODY = re.compile(r"^model/(?:input|encoder|decoder)/")
 _SHOWN = 20  # names in a message
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Which weights a fresh run starts from.
+    """Initial weights of a new run.
 
-    ``checkpoint`` is a TensorFlow prefix, its directory or ``DIRECTORY/latest``; empty for random
-    weights. ``with_optimizer`` also takes over Adam slots and the step counter where it has them.
+    Attributes:
+        checkpoint: a TensorFlow prefix, its directory or ``DIRECTORY/latest``; empty for random
+            weights.
+        with_optimizer: also restore Adam slots and the step counter, where the checkpoint has
+            them.
     """
 
     checkpoint: str = ""
@@ -39,10 +42,13 @@ class InitConfig:
 
 @dataclass
 class InitReport:
-    """How the variables of a graph compare with a checkpoint, by name.
+    """Names of a graph's variables by whether a checkpoint has them.
 
-    ``restored`` take their values from it, ``fresh`` are heads (or slots) that it lacks.
-    ``missing`` are parts of the body that it lacks; ``mismatched`` also say both shapes.
+    Attributes:
+        restored: in the checkpoint with the same shape.
+        fresh: heads or optimizer slots that it lacks.
+        missing: parts of encoder, decoder or embeddings that it lacks.
+        mismatched: in the checkpoint with another shape; the entries include both.
     """
 
     restored: list[str] = field(default_factory=list)
@@ -52,7 +58,7 @@ class InitReport:
 
 
 def compare(variables: Sequence[tf.Variable], reader: TFCheckpoint) -> InitReport:
-    """Sort ``variables`` by what ``reader`` has for them."""
+    """Compare names and shapes of ``variables`` with those in a checkpoint."""
     report = InitReport()
     for variable in variables:
         name, shape = variable_name(variable), tuple(variable.shape.as_list())
@@ -67,19 +73,17 @@ def compare(variables: Sequence[tf.Variable], reader: TFCheckpoint) -> InitRepor
     return report
 
 
-def init_from_checkpoint(config: InitConfig) -> InitReport:
-    """Let the current graph's variables begin with the values of ``config.checkpoint``.
+def init_from_checkpoint(checkpoint: str, variables: Sequence[tf.Variable]) -> InitReport:
+    """Replace the initializers of ``variables`` by the values in ``checkpoint``.
 
-    Call it after the graph is built: without ``with_optimizer`` it looks at trainable variables,
-    with it at all.
+    The checkpoint may lack heads and optimizer slots, which keep their initializers.
 
     Raises:
-        CheckpointError: what is missing and what has another shape, all in one message.
+        CheckpointError: other variables are missing or have another shape; lists all of them.
     """
-    reader = TFCheckpoint(config.checkpoint)
-    variables = tf.global_variables() if config.with_optimizer else tf.trainable_variables()
-    report = compare([v for v in variables if variable_name(v) != SKIPPED_STEPS], reader)
-    _refuse(reader, report.missing, report.mismatched)
+    reader = TFCheckpoint(checkpoint)
+    report = compare(variables, reader)
+    _raise_mismatches(reader, report.missing, report.mismatched)
     logger.info("%s: %d variables restored", reader.prefix, len(report.restored))
     if report.fresh:
         logger.warning(
@@ -89,20 +93,20 @@ def init_from_checkpoint(config: InitConfig) -> InitReport:
     return report
 
 
-class FitHook(tf.train.SessionRunHook):
-    """Compares a graph that is to be looked at with its checkpoint, of which it needs all."""
+def check_complete(reader: TFCheckpoint, variables: Sequence[tf.Variable]) -> None:
+    """Check that a checkpoint has all ``variables``, heads included.
 
-    def __init__(self, checkpoint: str | Path) -> None:
-        self._reader = TFCheckpoint(checkpoint)
-
-    def begin(self) -> None:
-        """Raise CheckpointError for everything missing or of another shape."""
-        report = compare(tf.trainable_variables(), self._reader)
-        _refuse(self._reader, report.missing + report.fresh, report.mismatched)
+    Raises:
+        CheckpointError: some are missing or have another shape; lists all of them.
+    """
+    report = compare(variables, reader)
+    _raise_mismatches(reader, report.missing + report.fresh, report.mismatched)
 
 
-def _refuse(reader: TFCheckpoint, missing: Sequence[str], mismatched: Sequence[str]) -> None:
-    """Raise CheckpointError if there is anything to name."""
+def _raise_mismatches(
+    reader: TFCheckpoint, missing: Sequence[str], mismatched: Sequence[str]
+) -> None:
+    """Raise CheckpointError unless both lists are empty."""
     problems = {"missing": missing, "of another shape": mismatched}
     if told := describe_mismatches(problems, _SHOWN):
         raise CheckpointError(
@@ -112,10 +116,10 @@ def _refuse(reader: TFCheckpoint, missing: Sequence[str], mismatched: Sequence[s
 
 
 def as_tf_checkpoint(path: str, directory: Path, config_path: str = "") -> str:
-    """``path`` itself if TensorFlow can read it, else a copy that it can, in ``directory``.
+    """Return the prefix of a TensorFlow checkpoint; convert other formats into ``directory``.
 
     Raises:
-        CheckpointError: nothing known is there.
+        CheckpointError: ``path`` holds no checkpoint of a known format.
     """
     kind, source = detect(path)
     if kind == "tf":
