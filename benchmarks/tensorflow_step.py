@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import _paths  # noqa: F401
-from funnel_tf.cli.start import silence_tensorflow
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -31,6 +30,7 @@ from funnel import ModelConfig
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.utils.main import run_main
+from funnel_tf.cli.start import silence_tensorflow
 from funnel_tf.data.input_pipeline import InputConfig, pretrain_input_fn
 from funnel_tf.models import electra as pretraining
 from funnel_tf.models.options import GraphOptions

@@ -1,4 +1,4 @@
-"""Lets the programs of this folder run from a clone: finds the packages beside it first."""
+"""Puts the packages of this clone first on ``sys.path``, so that programs run uninstalled."""
 
 import sys
 from pathlib import Path

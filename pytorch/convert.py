@@ -1,7 +1,7 @@
 """Convert a checkpoint between TensorFlow, released PyTorch and Hugging Face layouts.
 
-The source's kind is detected. Nothing is dropped: what the target has no name for is kept in a
-file beside it and listed.
+The source's kind is detected. Nothing is dropped: weights without a name in the target layout are
+kept in an extra file in its directory and listed.
 
     python pytorch/convert.py --src B4-4-4H768-ELEC-TF --dst funnel-b4 --to hf
     python pytorch/convert.py --src funnel-b4 --dst TF/model.ckpt --to tf
@@ -9,56 +9,47 @@ file beside it and listed.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import MISSING, dataclass
 
 import _paths  # noqa: F401
 
-from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
+from funnel.cli.flags import parse_settings
+from funnel.config.settings import setting
 from funnel.utils.main import run_main
 
 _SHOWN = 20
 
 
-def parse_flags() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Source, target and layout."""
+
+    src: str = setting(MISSING, "checkpoint directory, file or TensorFlow prefix")
+    dst: str = setting(MISSING, "directory, *.pt file (pt) or *.ckpt prefix (tf) to write")
+    to: str = setting(MISSING, "layout to write", choices=("hf", "pt", "tf"))
+    config: str | None = setting(
+        None, "model config of the source, if not in the directory of its weights"
     )
-    parser.add_argument(
-        "--src", required=True, help="checkpoint directory, file or TensorFlow prefix"
-    )
-    parser.add_argument(
-        "--dst", required=True, help="directory, *.pt file (pt) or *.ckpt prefix (tf) to write"
-    )
-    parser.add_argument("--to", required=True, choices=KINDS, help="layout to write")
-    parser.add_argument(
-        "--config", default=None, help="model config of the source, if not beside its weights"
-    )
-    parser.add_argument(
-        "--with_optimizer",
-        action="store_true",
-        help="carry TensorFlow's Adam slots and step along",
-    )
-    return parser.parse_args()
+    with_optimizer: bool = setting(False, "also convert TensorFlow's Adam slots and step")
 
 
 def main() -> None:
-    flags = parse_flags()
-    checkpoint = load_checkpoint(
-        flags.src, config_path=flags.config, with_optimizer=flags.with_optimizer
+    settings = parse_settings(ConvertSettings, __doc__)
+    from funnel.checkpoints import load_checkpoint, save_checkpoint  # NumPy: after the flags
+
+    source = load_checkpoint(
+        settings.src, config_path=settings.config, with_optimizer=settings.with_optimizer
     )
-    source, kind = checkpoint.metadata["path"], checkpoint.metadata["kind"]
-    beside = save_checkpoint(checkpoint, flags.dst, flags.to)
-    number = sum(values.size for values in checkpoint.tensors.values())
-    print(f"{source} ({kind}) -> {flags.dst} ({flags.to}): {number:,} weights")
-    if beside:
-        print(f"kept beside, in *extra.safetensors, for lack of a name ({len(beside)}):")
-        for name in beside[:_SHOWN]:
+    path, kind = source.metadata["path"], source.metadata["kind"]
+    extra = save_checkpoint(source, settings.dst, settings.to)
+    number = sum(values.size for values in source.tensors.values())
+    print(f"{path} ({kind}) -> {settings.dst} ({settings.to}): {number:,} weights")
+    if extra:
+        print(f"kept in *extra.safetensors, for lack of a name ({len(extra)}):")
+        for name in extra[:_SHOWN]:
             print(f"  {name}")
-        if len(beside) > _SHOWN:
-            print(f"  … and {len(beside) - _SHOWN} more")
+        if len(extra) > _SHOWN:
+            print(f"  … and {len(extra) - _SHOWN} more")
 
 
 if __name__ == "__main__":

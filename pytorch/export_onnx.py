@@ -12,54 +12,43 @@ labels, model config, minimum length, and name and SHA-256 of the vocabulary.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import MISSING, dataclass
 
 import _paths  # noqa: F401
 
-from funnel.checkpoints import load_checkpoint
+from funnel.cli.flags import parse_settings
+from funnel.config.settings import group, setting
 from funnel.utils.main import run_main
-from funnel_torch.export.onnx import OPSETS, TASKS, ExportConfig, export_onnx, find_task, load_model
-from funnel_torch.export.onnx_check import import_onnx
+from funnel_torch.export.config import TASK_NAMES, ExportConfig
 
 
-def parse_flags() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+@dataclass(frozen=True)
+class ExportSettings:
+    """Model, output and graph."""
+
+    model: str = setting(MISSING, "checkpoint of any supported kind")
+    output: str = setting(MISSING, ".onnx file to write")
+    task: str | None = setting(
+        None, "head to export; default: that of the checkpoint", choices=TASK_NAMES
     )
-    parser.add_argument("--model", required=True, help="checkpoint of any supported kind")
-    parser.add_argument("--output", required=True, help=".onnx file to write")
-    parser.add_argument(
-        "--task", choices=tuple(TASKS), help="what to export; default: what the checkpoint is for"
-    )
-    parser.add_argument("--model_config", help="config file, if not beside the weights")
-    graph = parser.add_argument_group("graph")
-    default = ExportConfig()
-    graph.add_argument(
-        "--opset",
-        type=int,
-        default=default.opset,
-        help=f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {default.opset})",
-    )
-    graph.add_argument(
-        "--batch", type=int, default=default.batch, help="sequences of the recorded example"
-    )
-    graph.add_argument("--length", type=int, help="tokens of the recorded example")
-    return parser.parse_args()
+    model_config: str | None = setting(None, "config file, if not in the directory of the weights")
+    graph: ExportConfig = group("graph", ExportConfig)
 
 
 def main() -> None:
-    flags = parse_flags()
-    config = ExportConfig(opset=flags.opset, batch=flags.batch, length=flags.length)
-    import_onnx()  # what is not installed should not show only once a large model is loaded
-    checkpoint = load_checkpoint(flags.model, config_path=flags.model_config)
-    model = load_model(checkpoint, flags.task or find_task(checkpoint))
-    report = export_onnx(model, flags.output, config, checkpoint.metadata)
+    settings = parse_settings(ExportSettings, __doc__)
+    # These import PyTorch, which --help does not need.
+    from funnel.checkpoints import load_checkpoint
+    from funnel_torch.export.onnx import export_onnx, find_task, load_model
+    from funnel_torch.export.onnx_check import import_onnx
+
+    import_onnx()  # report a missing package before a large model is loaded
+    checkpoint = load_checkpoint(settings.model, config_path=settings.model_config)
+    model = load_model(checkpoint, settings.task or find_task(checkpoint))
+    report = export_onnx(model, settings.output, settings.graph, checkpoint.metadata)
     print(
-        f"{flags.output}: {report.task}, opset {config.opset}, {report.size / 1e6:.1f} MB, "
-        f"length {report.minimum_length} or more; "
+        f"{settings.output}: {report.task}, opset {settings.graph.opset}, "
+        f"{report.size / 1e6:.1f} MB, length {report.minimum_length} or more; "
         f"onnxruntime differs from PyTorch by at most {report.difference:.1e}"
     )
 

@@ -1,4 +1,4 @@
-"""``classifier.py`` under the name that the original's documentation gave it.
+"""``classifier.py`` by the name that the original's documentation uses.
 
 python pytorch/run_classifier.py --dataset=CoLA ...
 """

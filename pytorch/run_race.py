@@ -1,4 +1,4 @@
-"""``race.py`` under the name that the original's documentation gave it.
+"""``race.py`` by the name that the original's documentation uses.
 
 python pytorch/run_race.py --do_train --data_dir=RACE ...
 """

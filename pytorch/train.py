@@ -1,4 +1,4 @@
-"""``pretrain.py`` under the name that the original's documentation gave it.
+"""``pretrain.py`` by the name that the original's documentation uses.
 
 python pytorch/train.py --config=configs/B4-4-4H768.json --record_dir=records ...
 """

@@ -1,4 +1,4 @@
-"""Lets the programs of this folder run from a clone: finds the packages that are not installed."""
+"""Put the packages of a clone on ``sys.path``, so that its programs run without installation."""
 
 import sys
 from pathlib import Path

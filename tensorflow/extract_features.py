@@ -1,4 +1,4 @@
-"""Write what a model computes for given texts or token ids; the twin of the PyTorch program.
+"""Write hidden states, summary and logits of a model for texts or token ids.
 
     python tensorflow/extract_features.py --model CKPT --text lines.txt --output features.npz
     python tensorflow/extract_features.py --model CKPT --ids batch.npz --output features.npz
@@ -6,66 +6,22 @@
 Flags, input and output are those of `pytorch/extract_features.py`: float32 arrays `embedding`,
 `hidden_0` ... (one per executed encoder layer), `decoder` if the model has one, `summary` and
 `discriminator_logits` (positive = original token) if the checkpoint has those weights. CKPT is a
-checkpoint of any kind, not of TensorFlow's alone. `--verbose` shows TensorFlow's own messages.
+checkpoint of any supported kind, also of PyTorch. `--verbose` shows TensorFlow's own messages.
 """
 
-from __future__ import annotations
-
-import argparse
-
 import _paths  # noqa: F401
-from funnel_tf.cli.start import silence_tensorflow
 
-import tensorflow.compat.v1 as tf
-
-from funnel.checkpoints import load_checkpoint
-from funnel.cli.feature_extraction import define_flags
-from funnel.features import feature_extraction as extraction
-from funnel.utils.errors import ConfigError
+from funnel.cli.flags import parse_settings
 from funnel.utils.main import run_main
-from funnel_tf.models.feature_extractor import FeatureExtractor
-
-
-def parse_flags() -> argparse.Namespace:
-    """The command line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=formatter, allow_abbrev=False
-    )
-    define_flags(parser)
-    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's own messages")
-    flags = parser.parse_args()
-    if min(flags.batch_size, flags.max_length - 2) < 1:
-        raise ConfigError("--batch_size must be at least 1 and --max_length at least 3")
-    return flags
-
-
-def text_source(flags: argparse.Namespace) -> extraction.TextSource:
-    """The text file and how it becomes tokens."""
-    kind = {"tokenizer_type": flags.tokenizer_type, "vocabulary": flags.tokenizer_path}
-    return extraction.TextSource(
-        flags.text, **kind, uncased=not flags.cased, max_length=flags.max_length
-    )
-
-
-def session_config(device_id: int) -> tf.ConfigProto:
-    """One GPU, if there is one and it is not -1."""
-    options = tf.GPUOptions(visible_device_list=str(max(0, device_id)), allow_growth=True)
-    device_count = {"GPU": 0} if device_id < 0 else {}
-    return tf.ConfigProto(gpu_options=options, device_count=device_count)
+from funnel_tf.cli.programs import ExtractSettings
+from funnel_tf.cli.start import import_installed, silence_tensorflow
 
 
 def main() -> None:
-    """Compute and write."""
-    flags = parse_flags()
-    silence_tensorflow(flags.verbose)
-    checkpoint = load_checkpoint(flags.model, config_path=flags.model_config)
-    inputs = extraction.load_inputs(checkpoint, flags.ids, text_source(flags))
-    changes = extraction.config_changes(checkpoint, flags.attn_type, flags.truncate_seq)
-    extractor = FeatureExtractor(checkpoint, session_config(flags.device_id), **changes)
-    arrays = extraction.extract_batches(extractor.extract, inputs, flags.batch_size)
-    extraction.write_arrays(flags.output, arrays | (inputs.to_dict() if flags.text else {}))
-    print(f"{flags.output}: {len(inputs.input_ids)} sequences, {', '.join(arrays)}")
+    """Run the program with the command line of this process."""
+    settings = parse_settings(ExtractSettings, __doc__)
+    silence_tensorflow(settings.log.verbose)
+    import_installed("funnel_tf.cli.extract_features").run(settings)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The name that the original's documentation used for ``classifier.py``.
+"""Alias of ``classifier.py``: its name in the original's documentation.
 
 python tensorflow/run_classifier.py --do_train=True --task_name=rte ...
 """

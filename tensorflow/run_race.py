@@ -1,4 +1,4 @@
-"""The name that the original's documentation used for ``race.py``.
+"""Alias of ``race.py``: its name in the original's documentation.
 
 python tensorflow/run_race.py --do_train=True --data_dir=RACE ...
 """

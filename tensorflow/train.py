@@ -1,4 +1,4 @@
-"""``pretrain.py`` under the name that the original's documentation gave it.
+"""Alias of ``pretrain.py``: its name in the original's documentation.
 
 python tensorflow/train.py --loss_type=electra --record_dir=DIR ...
 """

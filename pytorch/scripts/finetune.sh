@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tune on one classification task. The other finetune scripts set what their tasks need and
-# call this one; it serves any task that classifier.py knows.
+# call this one; it runs any task of classifier.py.
 #
 #   TASK=csv DATA_DIR=my_data INIT_CKPT=ckpts/B6-6-6H768-ELEC-PT bash pytorch/scripts/finetune.sh
 #

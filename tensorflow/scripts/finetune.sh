@@ -28,21 +28,12 @@ esac
 folder=glue/$TASK
 case "${TASK,,}" in mnli*) folder=glue/MNLI ;; imdb | ag) folder=$TASK ;; esac
 DATA_DIR=${DATA_DIR:-data/$folder}
-CKPT_DIR=${CKPT_DIR:-ckpts/B4-4-4H768-ELEC-TF}
-INIT_CKPT=${INIT_CKPT:-$CKPT_DIR/model.ckpt}
-MODEL_CONFIG=${MODEL_CONFIG:-$CKPT_DIR/net_config.json}
-VOCAB=${VOCAB:-$CKPT_DIR/vocab.uncased.txt}
 OUTPUT_DIR=${OUTPUT_DIR:-proc/$TASK}               # records
 MODEL_DIR=${MODEL_DIR:-exp/$TASK}
-USE_TPU=${USE_TPU:-False}
-TPU=${TPU:-local}                                  # name; local: the TPU of this machine
-HOSTS=${HOSTS:-1}
-CORES=${CORES:-1}                                  # of one host; without TPU: GPUs at most
 BATCH=${BATCH:-${settings[0]}}
 STEPS=${STEPS:-${settings[1]}}
 LR=${LR:-${settings[2]}}
 MAX_LENGTH=${MAX_LENGTH:-${settings[3]}}
-PYTHON=${PYTHON:-python}
 
 if ((STEPS < 1)); then
   echo "error: TASK=$TASK has no known number of steps; set STEPS" >&2
@@ -54,28 +45,13 @@ submit=True
 case "${TASK,,}" in imdb | ag | tsv | csv | jsonl) submit=False ;; esac
 DO_SUBMIT=${DO_SUBMIT:-$submit}
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Checkpoint, vocabulary, devices: see there.
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-exec "$PYTHON" "$here/classifier.py" \
-  --use_tpu="$USE_TPU" \
-  --tpu="$TPU" \
-  --num_hosts="$HOSTS" \
-  --num_core_per_host="$CORES" \
-  --do_train=True \
+finetune classifier.py \
   --do_eval=True \
   --do_submit="$DO_SUBMIT" \
   --task_name="$TASK" \
   --data_dir="$DATA_DIR" \
-  --output_dir="$OUTPUT_DIR" \
-  --model_dir="$MODEL_DIR" \
-  --init_checkpoint="$INIT_CKPT" \
-  --model_config="$MODEL_CONFIG" \
-  --tokenizer_path="$VOCAB" \
-  --max_seq_length="$MAX_LENGTH" \
-  --train_batch_size="$BATCH" \
-  --train_steps="$STEPS" \
-  --warmup_steps="$WARMUP" \
-  --learning_rate="$LR" \
-  --save_steps="$SAVE_STEPS" \
-  --iterations="$SAVE_STEPS" \
   "$@"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The same as pretrain.sh on a TPU, for B6-6-6H768; what can be set there can be set here.
+# pretrain.sh on a TPU, for B6-6-6H768; it takes the same settings.
 #
 #   TPU=local CORES=8 RECORD_DIR=records MODEL_DIR=exp bash tensorflow/scripts/tpu_pretrain.sh
 #
-# Not run by the authors of this file on a TPU: see tensorflow/README.md.
+# Not tested on a TPU: see docs/tpu.md.
 set -euo pipefail
 
 TPU=${TPU:-local}                                  # name; local: the TPU of this machine
@@ -11,7 +11,7 @@ ZONE=${ZONE:-}
 PROJECT=${PROJECT:-}
 HOSTS=${HOSTS:-1}
 CORES=${CORES:-8}                                  # of one host
-ITERATIONS=${ITERATIONS:-1000}                     # steps between two looks of the host
+ITERATIONS=${ITERATIONS:-1000}                     # steps between two returns to the host
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 address=(--tpu="$TPU")

@@ -1,4 +1,4 @@
-"""pytorch/squad.py and pytorch/race.py: what they promise alike."""
+"""pytorch/squad.py and pytorch/race.py: their common behaviour."""
 
 import signal
 
@@ -17,21 +17,21 @@ BOTH = pytest.mark.parametrize("task", [SQUAD, RACE], ids=lambda task: task.name
 def test_a_killed_run_continues_bit_for_bit(task, tmp_path):
     task.write(tmp_path)
     zygote, settings = Zygote(task.name), {"epochs": 4, "save_steps": 2, "n_log_epoch": 9}
-    log, whole, killed = (tmp_path / name for name in ("run.log", "whole", "killed"))
+    log, complete, killed = (tmp_path / name for name in ("run.log", "complete", "killed"))
     try:
-        argv = task.arguments(tmp_path, model_dir=whole, **settings)
+        argv = task.arguments(tmp_path, model_dir=complete, **settings)
         assert zygote.run(argv, log) == 0, log.read_text()
         argv = task.arguments(tmp_path, model_dir=killed, **settings)
         assert kill_after(zygote, argv, killed, 5, log) == -signal.SIGKILL
         assert zygote.run(argv, log) == 0, log.read_text()
     finally:
         zygote.close()
-    assert curve(killed) == curve(whole)
+    assert curve(killed) == curve(complete)
     names = ["best/model.safetensors", "final_scores.json"]
     if task is SQUAD:
         names += ["nbest_predictions.json", "null_odds.json"]
     for name in names:
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        assert (killed / name).read_bytes() == (complete / name).read_bytes()
 
 
 WRONG = {

@@ -1,11 +1,13 @@
-"""The flags of pytorch/squad.py and pytorch/race.py are a promise, as the classifier's are."""
+"""The frozen command lines of pytorch/squad.py and pytorch/race.py."""
 
 import pytest
 
 pytest.importorskip("torch")
 
-from classifier_runs import load_program
-from funnel_torch.cli import flags
+from funnel.cli.flags import make_parser
+from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.cli.squad_settings import SquadSettings
 
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {
@@ -57,17 +59,15 @@ ALIASES = {"max_seq_length", "eval_batch_size"}
 SWITCHES = {"no-conditional_end", "no-use_answer_class", "no-use_masked_loss"}
 
 
-def names_of(parser):
+def flag_names(parser):
     found = {o.removeprefix("--") for a in parser._actions for o in a.option_strings}
     return found - {"-h", "help"}
 
 
 @pytest.fixture(scope="module")
 def parsers():
-    shared = flags.classifier_parser("")
-    squad = load_program("squad").squad_flags.squad_parser("")
-    race = load_program("race").race_parser("")
-    return {"shared": shared, "squad": squad, "race": race}
+    programs = {"shared": ClassifierSettings, "squad": SquadSettings, "race": RaceSettings}
+    return {name: make_parser(settings, "") for name, settings in programs.items()}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_names_and_defaults_are_frozen(parsers, program, own, more):
     shared = vars(parsers["shared"].parse_args([]))
     expected = {name: shared[name] for name in shared.keys() - CLASSIFIERS} | own
     assert vars(parsers[program].parse_args([])) == expected
-    more = more | (names_of(parsers["shared"]) - shared.keys() - {"task_name"})
-    assert names_of(parsers[program]) == {*expected, *more}
+    more = more | (flag_names(parsers["shared"]) - shared.keys() - {"task_name"})
+    assert flag_names(parsers[program]) == {*expected, *more}
 
 
 @pytest.mark.parametrize("name", ["predict_batch_size", "eval_batch_size"])

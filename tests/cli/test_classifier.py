@@ -1,4 +1,4 @@
-"""classifier.py end to end on a tiny task: what it writes, refuses, predicts and submits."""
+"""classifier.py end to end on a tiny task: output files, errors, predictions and submissions."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_run_leaves_everything_behind(finished):
+def test_a_run_writes_all_its_files(finished):
     run = finished / "run"
     names = {item.name for item in run.iterdir() if not item.name.startswith("events.")}
     assert names == {
@@ -103,7 +103,7 @@ def test_finished_run_can_be_evaluated_again(finished, program, tmp_path):
 def test_test_only(finished, program, tmp_path, source):
     shutil.copytree(finished / "run" / "best", tmp_path / "run" / "best")
     argv = arguments(finished, test_only=True, write_prediction=True, init_ckpt_config=None)
-    argv.remove(f"--tokenizer_path={finished / 'vocab.txt'}")  # the one beside the weights
+    argv.remove(f"--tokenizer_path={finished / 'vocab.txt'}")  # then it is found with the weights
     if source == "init_ckpt":
         argv.append(f"--init_ckpt={tmp_path / 'run' / 'best'}")
         argv.append(f"--model_dir={tmp_path / 'other'}")

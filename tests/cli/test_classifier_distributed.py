@@ -67,7 +67,7 @@ def test_multigpu_program_with_accumulation_equals_one_process(folder, alone):
     assert record["settings"]["processes"] == 2
 
 
-def test_a_users_error_is_said_once(folder):
+def test_a_users_error_is_reported_once(folder):
     flags = ["--distributed_world_size=2"]
     log = finish(folder, "wrong", "multigpu_classifier.py", flags, expected=2)
     assert log.count("error: ") == 1

@@ -1,12 +1,14 @@
-"""The set of flags is a promise: names and defaults of the original programs, and ours on top."""
+"""The frozen command line of the classifier: flags of the original with defaults, then ours."""
 
 import pytest
 
 pytest.importorskip("torch")
 
-from classifier_runs import load_program
+from funnel.cli.flags import make_parser, parse_settings
+from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli import flags
+from funnel_torch.cli import multigpu, runs
+from funnel_torch.cli.classifier_settings import ClassifierSettings
 
 # The shared parser of the original classifier.py and multigpu_classifier.py, with its defaults.
 ORIGINAL = {
@@ -123,7 +125,7 @@ ALIASES = {
 
 @pytest.fixture(scope="module")
 def parser():
-    return flags.classifier_parser("what it does")
+    return make_parser(ClassifierSettings, "description")
 
 
 def test_names_and_defaults_are_frozen(parser):
@@ -162,7 +164,13 @@ def test_aliases(parser, alias, name):
 
 def test_help_has_topics_common_ones_first(parser):
     text = parser.format_help()
-    order = ["what to run", "text to tokens", "training:", "starting point", "several processes"]
+    order = [
+        "what to run",
+        "text to tokens",
+        "training:",
+        "initial checkpoint",
+        "several processes",
+    ]
     places = [text.index(f"\n{title}") for title in order]
     assert places == sorted(places)
     assert "default: 1e-05" in text
@@ -180,35 +188,39 @@ def test_a_wrong_flag_is_one_line(parser, argv):
     assert argv[-1].split("=")[0] in str(error.value)
 
 
-def test_process_comes_from_the_launcher_or_the_flags(parser):
-    args = parser.parse_args([])
-    assert flags.distributed_config(args, {}).world_size == 1
+def _parse(*argv):
+    return parse_settings(ClassifierSettings, None, argv)
+
+
+def test_process_comes_from_the_launcher_or_the_flags():
+    settings = _parse()
+    assert runs.distributed_config(settings, {}).world_size == 1
     launched = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
-    place = flags.distributed_config(args, launched)
+    place = runs.distributed_config(settings, launched)
     assert (place.rank, place.world_size, place.device_id) == (5, 8, 1)
-    cpu = flags.distributed_config(parser.parse_args(["--device_id=-1"]), launched)
+    cpu = runs.distributed_config(_parse("--device_id=-1"), launched)
     assert cpu.device_id == -1
-    given = parser.parse_args(["--distributed_world_size=2", "--distributed_rank=1"])
-    place = flags.distributed_config(given, {})
+    given = _parse("--distributed_world_size=2", "--distributed_rank=1")
+    place = runs.distributed_config(given, {})
     assert (place.rank, place.world_size) == (1, 2)
     assert place.init_method == "tcp://127.0.0.1:11111"
     with pytest.raises(ConfigError, match="RANK"):
-        flags.distributed_config(args, {"RANK": "x", "WORLD_SIZE": "2"})
+        runs.distributed_config(settings, {"RANK": "x", "WORLD_SIZE": "2"})
 
 
-def test_model_size_sets_all_widths(parser):
-    config = flags.start_config(parser.parse_args(["--model_size=H256"]), 100).fallback
+def test_model_size_sets_all_widths():
+    sizes = _parse("--model_size=H256").model.sizes()
+    config = ModelConfig(vocab_size=100, **sizes)
     assert (config.d_model, config.d_embed, config.n_head, config.d_head) == (256, 256, 4, 64)
     assert (config.d_inner, config.vocab_size) == (1024, 100)
     for wrong in ("256", "H", "Hx", "H8"):
         with pytest.raises(ConfigError, match="model_size"):
-            flags.start_config(parser.parse_args([f"--model_size={wrong}"]), 100)
+            _parse(f"--model_size={wrong}").model.sizes()
 
 
 def test_number_of_processes():
-    program = load_program("multigpu_classifier")
-    assert program.number_of_processes(3, -1) == 3
+    assert multigpu.number_of_processes(3, -1) == 3
     with pytest.raises(ConfigError, match="distributed_world_size"):
-        program.number_of_processes(None, -1)
+        multigpu.number_of_processes(None, -1)
     with pytest.raises(ConfigError, match="distributed_world_size=0"):
-        program.number_of_processes(0, -1)
+        multigpu.number_of_processes(0, -1)

@@ -24,9 +24,11 @@ def zygote():
 def test_killed_runs_repeat_the_uninterrupted_one(tmp_path, zygote, seed):
     write_files(tmp_path)
     settings = {"epochs": 10, "save_steps": 4, "n_log_epoch": 6, "grad_accum": 1}
-    whole = arguments(tmp_path, "whole", **settings)
-    assert zygote.run(whole, tmp_path / "whole.log") == 0, (tmp_path / "whole.log").read_text()
-    assert max(row["step"] for row in curve(tmp_path / "whole")) == STEPS
+    complete = arguments(tmp_path, "complete", **settings)
+    assert zygote.run(complete, tmp_path / "complete.log") == 0, (
+        tmp_path / "complete.log"
+    ).read_text()
+    assert max(row["step"] for row in curve(tmp_path / "complete")) == STEPS
 
     killed = arguments(tmp_path, "killed", **settings)
     # The last evaluations and saves included; the second seed resumes without the flag.
@@ -39,9 +41,9 @@ def test_killed_runs_repeat_the_uninterrupted_one(tmp_path, zygote, seed):
     log = tmp_path / "last.log"
     assert zygote.run([*killed, "--resume"], log) == 0, log.read_text()
 
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "complete")
     for name in ("best/model.safetensors", "last/model.safetensors", "best_result.json"):
-        ours, theirs = tmp_path / "killed" / name, tmp_path / "whole" / name
+        ours, theirs = tmp_path / "killed" / name, tmp_path / "complete" / name
         assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -61,7 +63,7 @@ def test_an_unseeded_run_keeps_the_seed_it_drew(tmp_path, zygote):
 def test_full_disk_leaves_the_checkpoint_before(tmp_path, zygote):
     write_files(tmp_path)
     settings = {"epochs": 3, "save_steps": 4, "n_log_epoch": 6}
-    assert zygote.run(arguments(tmp_path, "whole", **settings), tmp_path / "log") == 0
+    assert zygote.run(arguments(tmp_path, "complete", **settings), tmp_path / "log") == 0
     argv, log = arguments(tmp_path, "run", **settings), tmp_path / "run.log"
     kill_after(zygote, argv, tmp_path / "run", 7, log)
     before = {f.name: f.read_bytes() for f in (tmp_path / "run" / "last").iterdir()}
@@ -72,4 +74,4 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, zygote):
     assert str(tmp_path / "run" / "last") in errors[0]
     assert {f.name: f.read_bytes() for f in (tmp_path / "run" / "last").iterdir()} == before
     assert zygote.run(argv, log) == 0, log.read_text()
-    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "run") == curve(tmp_path / "complete")

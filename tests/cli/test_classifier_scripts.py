@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH
-from funnel_torch.cli.flags import classifier_parser
+from funnel.cli.flags import make_parser
+from funnel_torch.cli.classifier_settings import ClassifierSettings
 
 SCRIPTS = sorted((PYTORCH / "scripts").glob("finetune*.sh"))
 
@@ -28,7 +29,7 @@ def call(script, *arguments, expected=0, **environment):
         return result.stderr
     program, *flags = result.stdout.split()
     assert os.path.isfile(program)
-    return os.path.basename(program), classifier_parser("").parse_args(flags)
+    return os.path.basename(program), make_parser(ClassifierSettings, "").parse_args(flags)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_cases import TINY, VARIANTS, assert_same, flip, random_checkpoint, with_slots
-from funnel.checkpoints import load_checkpoint, save_checkpoint
+from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from funnel.formats.tensor_bundle import TFCheckpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,12 +36,17 @@ def test_round_trip_through_the_programs(tmp_path):
     pytest.importorskip("torch")
     first = random_checkpoint(TINY, FULL)
     save_checkpoint(first, tmp_path / "tf", "tf")
-    told = _run_well("pytorch/convert.py", "--src=tf", "--dst=pt", "--to=pt", cwd=tmp_path)
-    assert "tf/model.ckpt (tf) -> pt (pt): " in told
-    assert "kept beside, in *extra.safetensors" in told and "generator/decoder" in told
+    output = _run_well("pytorch/convert.py", "--src=tf", "--dst=pt", "--to=pt", cwd=tmp_path)
+    assert "tf/model.ckpt (tf) -> pt (pt): " in output
+    assert "kept in *extra.safetensors" in output and "generator/decoder" in output
     _run_well("pytorch/convert.py", "--src=pt", "--dst=hf", "--to=hf", cwd=tmp_path)
     _run_well("pytorch/convert.py", "--src=hf", "--dst=x/model.ckpt", "--to=tf", cwd=tmp_path)
     assert_same(dict(TFCheckpoint(tmp_path / "x/model.ckpt")), first.tensors)
+
+
+def test_every_layout_can_be_chosen(tmp_path):
+    output = _run_well("pytorch/convert.py", "--help", cwd=tmp_path)
+    assert f"--to {{{','.join(KINDS)}}}" in output
 
 
 def test_optimizer_state_on_request(tmp_path):
@@ -70,7 +75,7 @@ def test_ckpt_to_pt_with_the_original_flags(tmp_path):
     torch = pytest.importorskip("torch")
     first = random_checkpoint(TINY, ("discriminator",))
     save_checkpoint(first, tmp_path / "tf", "tf")
-    told = _run_well(
+    output = _run_well(
         "pytorch/ckpt_to_pt.py",
         "--input_ckpt_path=tf/model.ckpt",
         "--input_config_path=tf/net_config.json",
@@ -78,7 +83,7 @@ def test_ckpt_to_pt_with_the_original_flags(tmp_path):
         "--output_config_path=out/config/net_config.pytorch.json",
         cwd=tmp_path,
     )
-    assert "kept in model.extra.safetensors" in told
+    assert "kept in model.extra.safetensors" in output
     assert (tmp_path / "out/config/net_config.pytorch.json").exists()
     state = torch.load(tmp_path / "out/model.pt", weights_only=True)
     assert len(state) == 3 + 4 * 20
@@ -88,8 +93,8 @@ def test_ckpt_to_pt_with_the_original_flags(tmp_path):
 
 def test_ckpt_to_pt_needs_its_paths(tmp_path):
     pytest.importorskip("torch")
-    told = _fails("pytorch/ckpt_to_pt.py", "--output_pt_path=m.pt", cwd=tmp_path)
-    assert told == "error: --input_ckpt_path is missing\n"
+    output = _fails("pytorch/ckpt_to_pt.py", "--output_pt_path=m.pt", cwd=tmp_path)
+    assert output == "error: --input_ckpt_path is missing\n"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def test_modify_ckpt_in_place_and_its_errors(tmp_path):
     same = ("--src_ckpt=m/latest", "--tgt_ckpt=m/model.ckpt")
     _run_well("tensorflow/modify_ckpt.py", *same, cwd=tmp_path)
     assert_same(dict(TFCheckpoint(tmp_path / "m")), full.tensors)
-    told = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=no", "--tgt_ckpt=x", cwd=tmp_path)
-    assert told == "error: no: no TensorFlow checkpoint (no.index is missing)\n"
-    told = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=m", cwd=tmp_path)
-    assert told == "error: --tgt_ckpt is missing\n"
+    output = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=no", "--tgt_ckpt=x", cwd=tmp_path)
+    assert output == "error: no: no TensorFlow checkpoint (no.index is missing)\n"
+    output = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=m", cwd=tmp_path)
+    assert output == "error: --tgt_ckpt is needed\n"

@@ -126,13 +126,18 @@ def test_every_snippet_of_the_document_runs(folder):
 
 
 def test_the_document_lists_every_task():
+    from funnel_torch.export.config import TASK_NAMES
     from funnel_torch.export.onnx import TASKS
 
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
-    assert [name for name, _, _ in rows] == [
-        *("encoder", "model", "classification", "regression", "multiple_choice"),
-        *("token_classification", "mlm", "discriminator", "question_answering"),
-    ]
+    assert (
+        [name for name, _, _ in rows]
+        == list(TASK_NAMES)
+        == [
+            *("encoder", "model", "classification", "regression", "multiple_choice"),
+            *("token_classification", "mlm", "discriminator", "question_answering"),
+        ]
+    )
     for name, _, outputs in rows:
         assert re.findall(r"`(\w+)`", outputs) == list(TASKS[name].outputs)
 

@@ -1,4 +1,4 @@
-"""``extract_features.py`` end to end, and what it says to bad input."""
+"""``extract_features.py`` end to end, and its errors for bad input."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`pytorch/pretrain.py`: runs, what they leave, killed and continued ones, and refusals."""
+"""`pytorch/pretrain.py`: runs, their files, resuming and errors."""
 
 import json
 import random
@@ -61,9 +61,9 @@ def test_electra_learns_and_logs(electra):
 def test_checkpoints_load_everywhere(electra, tmp_path):
     model = FunnelModel.from_pretrained(electra / "last")
     assert FunnelForPreTraining.from_pretrained(electra / "best").config == model.config
-    whole = load_checkpoint(electra / "last")
-    assert any(name.startswith("generator/") for name in whole.tensors)
-    assert save_checkpoint(whole, tmp_path / "tf", "tf") == []
+    complete = load_checkpoint(electra / "last")
+    assert any(name.startswith("generator/") for name in complete.tensors)
+    assert save_checkpoint(complete, tmp_path / "tf", "tf") == []
     again = ElectraPretraining.from_pretrained(tmp_path / "tf")
     for name, tensor in ElectraPretraining.from_pretrained(electra / "last").state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
@@ -92,27 +92,40 @@ def test_mlm_from_the_electra_model(electra, folder, program):
 @pytest.mark.parametrize("loss_type", ["electra", "mlm"])
 def test_killed_runs_repeat_the_uninterrupted_one(folder, zygote, tmp_path, loss_type):
     settings = {"loss_type": loss_type, "train_steps": 40, "skip_corrupt": None}
-    whole = arguments(folder, tmp_path / "whole", **settings)
-    assert zygote.run(whole, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    complete = arguments(folder, tmp_path / "complete", **settings)
+    assert zygote.run(complete, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     killed = arguments(folder, tmp_path / "killed", **settings)
     for lines in sorted(random.Random(loss_type).sample(range(1, 44), 3)):
         log = tmp_path / f"{lines}.log"
         assert kill_after(zygote, killed, tmp_path / "killed", lines, log) == -signal.SIGKILL
     assert zygote.run([*killed, "--resume"], tmp_path / "log") == 0
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "complete")
     for name in ("last/model.safetensors", "best/model.safetensors", "best_result.json"):
-        ours, theirs = tmp_path / "killed" / name, tmp_path / "whole" / name
+        ours, theirs = tmp_path / "killed" / name, tmp_path / "complete" / name
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_run_recorded_with_old_names_resumes(electra, folder, program, tmp_path, capsys):
+    shutil.copytree(electra, tmp_path / "old")
+    record = json.loads((tmp_path / "old/run_config.json").read_text())
+    settings = record["settings"]
+    settings["shuffle_window"] = settings.pop("shuffle_buffer")
+    (tmp_path / "old/run_config.json").write_text(json.dumps(record))
+    steps = {"train_steps": 60, "eval_steps": 30}
+    argv = arguments(folder, tmp_path / "old", **steps, resume=True)
+    assert invoke(program, argv) == 0
+    other = arguments(folder, tmp_path / "old", **steps, resume=True, shuffle_buffer=99)
+    refuse(program, capsys, other, "shuffle_buffer was 8192, now 99")
 
 
 def test_a_save_between_log_lines_loses_no_figures(folder, zygote, tmp_path):
     settings = {"train_steps": 24, "save_steps": 4, "log_steps": 6, "eval_split": None}
-    whole = arguments(folder, tmp_path / "whole", **settings)
-    assert zygote.run(whole, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    complete = arguments(folder, tmp_path / "complete", **settings)
+    assert zygote.run(complete, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     killed = arguments(folder, tmp_path / "killed", **settings)
     kill_after(zygote, killed, tmp_path / "killed", 2, tmp_path / "log")
     assert zygote.run(killed, tmp_path / "log") == 0
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "complete")
 
 
 def test_full_disk_leaves_the_checkpoint_before(folder, zygote, tmp_path):
@@ -126,18 +139,18 @@ def test_full_disk_leaves_the_checkpoint_before(folder, zygote, tmp_path):
     assert zygote.run(argv, log) == 0, log.read_text()
 
 
-def test_a_full_release_goes_on_with_its_moments(folder, program, tmp_path):
-    """Stopping, moving everything to TensorFlow's format and going on changes nothing."""
+def test_a_full_release_continues_with_its_moments(folder, program, tmp_path):
+    """Stopping, converting to TensorFlow's format and continuing changes nothing."""
     settings = {"dropout": 0.0, "dropatt": 0.0, "overwrite_keys": "dropout,dropatt"}
     # The schedule of all three is the same, flat but for the warm-up.
     settings |= {"min_lr": 1e-2, "warmup_steps": 0, "config": folder / "net_config.json"}
-    for name, steps, begin in (("whole", 9, None), ("half", 6, None), ("on", 9, "release")):
+    for name, steps, begin in (("complete", 9, None), ("half", 6, None), ("on", 9, "release")):
         start = None if begin is None else tmp_path / begin
         argv = arguments(folder, tmp_path / name, **settings, train_steps=steps, init_ckpt=start)
         assert invoke(program, argv) == 0
         if name == "half":
             full_release(tmp_path / "half" / "last", tmp_path / "release")
-    rows = [row for row in curve(tmp_path / "whole") if row["step"] > 6]
+    rows = [row for row in curve(tmp_path / "complete") if row["step"] > 6]
     for ours, theirs in zip(curve(tmp_path / "on"), rows, strict=True):
         assert_close(ours, theirs)
 

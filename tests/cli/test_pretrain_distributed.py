@@ -21,7 +21,7 @@ STEPS = {"train_steps": 6, "train_bsz": 8, "eval_steps": 3, "save_steps": 3}
 
 
 def finish(folder, name, processes, expected=True, **changes):
-    """Run in so many processes to an end that is `expected` to be good; what stderr said."""
+    """Run in several processes, check the exit code, and return stderr."""
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     flags = arguments(folder, name, **STEPS | changes)
     argv = [sys.executable, *command[: 4 if processes > 1 else 0], str(PYTORCH / "pretrain.py")]
@@ -69,8 +69,8 @@ def test_equals_one_process(folder, processes, changes, request):
     assert_same_run(folder, name)
 
 
-def test_a_sharded_run_goes_on_replicated(folder):
-    """What is saved is whole. The run ends at a record of its fourth step, which is then mended."""
+def test_a_sharded_run_continues_replicated(folder):
+    """Checkpoints are unsharded. A corrupt record of the fourth step stops the run."""
     collection = find_records(str(folder / "records"), "train", SEQ_LEN, uncased=True)
     place = RecordOrder(collection.counts, DatasetConfig(seed=1)).locate(np.array([24]))
     path = collection.files[int(place.file[0])].path

@@ -1,4 +1,4 @@
-"""pytorch/race.py end to end on tiny examinations: what it writes, refuses and continues."""
+"""pytorch/race.py end to end on tiny examinations: output files, errors and resuming."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_run_leaves_everything_behind(finished):
+def test_a_run_writes_all_its_files(finished):
     run = finished / "run"
     assert run_files(run) == RUN_FILES
     rows = [row for row in curve(run) if row["split"] == "dev"]

@@ -1,4 +1,4 @@
-"""pytorch/squad.py end to end on tiny questions: training, answers, ensembles, what it refuses."""
+"""pytorch/squad.py end to end on tiny questions: training, answers, ensembles, errors."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_run_leaves_everything_behind(finished):
+def test_a_run_writes_all_its_files(finished):
     run = finished / "run"
     assert run_files(run) == RUN_FILES | set(ANSWERS)
     rows = [row for row in curve(run) if row["split"] == "dev"]

@@ -1,4 +1,4 @@
-"""TensorFlow's classifier.py end to end on a tiny task: what it writes, continues and refuses."""
+"""TensorFlow's classifier.py end to end on a tiny task: outputs, resuming, user errors."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def trained(program, tmp_path_factory):
-    """The folder of a run that trained, evaluated, predicted and submitted."""
+    """Return the folder of a run that trained, evaluated, predicted and submitted."""
     folder = tmp_path_factory.mktemp("trained")
     write_files(folder)
     wanted = {"do_eval": True, "do_submit": True, "do_predict": True, "save_steps": 2}
@@ -42,7 +42,7 @@ def _losses(model_dir):
     return {row["step"]: row["loss"] for row in rows if row["split"] == "train"}
 
 
-def test_what_a_run_leaves(trained):
+def test_outputs_of_a_run(trained):
     run = trained / "run"
     best = json.loads((run / "best_result.json").read_text())
     rows = read_metrics(run / "metrics.jsonl")
@@ -66,15 +66,15 @@ def test_checkpoints_load_everywhere_with_labels_and_vocabulary(trained):
     assert checkpoint.optimizer["global_step"] == 4 and f"{HEAD}/adam_m" in checkpoint.optimizer
 
 
-def test_a_finished_run_says_so_and_can_be_looked_at(program, trained, capsys):
+def test_a_finished_run_is_refused_and_can_be_evaluated(program, trained, capsys):
     flags = classifier_flags(trained, weight_decay=0.01)
     refuse(program, capsys, flags, "finished", "--overwrite_run")
     other = classifier_flags(trained, weight_decay=0.02)
     refuse(program, capsys, other, "another run", "weight_decay was 0.01, now 0.02")
-    looks = {"do_train": False, "do_eval": True, "model_config": None, "tokenizer_path": None}
+    evaluation = {"do_train": False, "do_eval": True, "model_config": None, "tokenizer_path": None}
     before = json.loads((trained / "run" / "best_result.json").read_text())
     only_best = {"eval_start_step": before["step"] - 1, "eval_end_step": before["step"]}
-    assert invoke(program, classifier_flags(trained, **looks, **only_best)) == 0
+    assert invoke(program, classifier_flags(trained, **evaluation, **only_best)) == 0
     after = json.loads((trained / "run" / "best_result.json").read_text())
     assert after["score"] == pytest.approx(before["score"])
 
@@ -83,22 +83,22 @@ def test_a_finished_run_says_so_and_can_be_looked_at(program, trained, capsys):
 def test_killed_and_started_again(program, tmp_path):
     write_files(tmp_path, dropout=0.0, dropatt=0.0)
     settings = {"train_steps": 30, "save_steps": 3}
-    whole, killed = (classifier_flags(tmp_path, name, **settings) for name in ("whole", "killed"))
+    uninterrupted, killed = (
+        classifier_flags(tmp_path, name, **settings) for name in ("uninterrupted", "killed")
+    )
     run, log = tmp_path / "killed", tmp_path / "log"
     is_time = lambda: latest_step(run) >= 6  # noqa: E731
     assert kill_tf_program("classifier", killed, is_time, log) == -signal.SIGKILL, log.read_text()
     begun = latest_step(run)
     assert 6 <= begun < 30
-    assert invoke(program, killed) == invoke(program, whole) == 0
-    one, two = _losses(tmp_path / "whole"), _losses(run)
+    assert invoke(program, killed) == invoke(program, uninterrupted) == 0
+    one, two = _losses(tmp_path / "uninterrupted"), _losses(run)
     # A kill may come between a checkpoint and the log line of its step.
     assert set(range(1, 31)) - set(two) <= {begun} and len(one) == 30
     np.testing.assert_allclose(list(two.values()), [one[step] for step in two], rtol=1e-4)
 
 
-def test_starts_from_a_checkpoint_of_any_kind_and_names_what_does_not_fit(
-    program, trained, capsys, tmp_path
-):
+def test_initial_checkpoint_of_any_kind_and_mismatches(program, trained, capsys, tmp_path):
     core = load_checkpoint(trained / "run" / "latest")
     core.tensors = {n: t for n, t in core.tensors.items() if "/logit/" not in n}
     save_checkpoint(core, tmp_path / "hf", "hf")
@@ -123,7 +123,7 @@ def test_starts_from_a_checkpoint_of_any_kind_and_names_what_does_not_fit(
     )
 
 
-def test_a_damaged_record_is_named(program, trained, capsys, tmp_path):
+def test_a_corrupt_record_is_named(program, trained, capsys, tmp_path):
     shutil.copytree(trained / "records", tmp_path / "records")
     records = tmp_path / "records" / "vocab.txt.len-16.train.tfrecord"
     content = bytearray(records.read_bytes())
@@ -160,6 +160,6 @@ def test_regression_on_own_data(program, tmp_path):
         ({"do_eval": True, "eval_split": "test"}, ["--eval_split=test: has no labels"]),
     ],
 )
-def test_what_cannot_work(program, capsys, tmp_path, changes, words):
+def test_user_errors(program, capsys, tmp_path, changes, words):
     write_files(tmp_path)
     refuse(program, capsys, classifier_flags(tmp_path, **changes), *words)

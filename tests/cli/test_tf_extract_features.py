@@ -1,4 +1,4 @@
-"""`tensorflow/extract_features.py`: the arrays of its PyTorch twin, of any checkpoint."""
+"""`tensorflow/extract_features.py`: the arrays of the PyTorch program, for any checkpoint."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def run(*flags, status=0):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """The same weights in the Hugging Face layout, with a vocabulary, and as TensorFlow's."""
+    """Return the same weights as Hugging Face files with a vocabulary, and in TensorFlow's."""
     directory = tmp_path_factory.mktemp("checkpoints")
     (directory / "words.txt").write_text("\n".join(WORDS) + "\n")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The command lines of the TensorFlow programs: the frozen set of flags, and what they become."""
+"""The command lines of the TensorFlow programs: the frozen set of flags, and their settings."""
 
 import os
 import subprocess
@@ -7,13 +7,14 @@ import pytest
 
 pytest.importorskip("absl")
 
-from funnel_tf.cli.start import asks_for_noise
-
 import repo_layout
+import tf_program_runs
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import ConfigError
-from funnel_tf.cli import flags as tf_flags
+from funnel_tf.cli import absl_flags, configs, programs
+from half_installation import run_without
 from tf_flag_table import ALIASES, PROGRAMS, new_flags, original_flags
+from tf_program_runs import parse_flags
 
 VOCABULARY = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "a", "b"]
 
@@ -25,20 +26,20 @@ def tokenizer(tmp_path_factory):
     return get_tokenizer("word_piece", str(path))
 
 
-def _parse(program, *arguments):
-    return tf_flags.parse(program, "", arguments)
+_parse = tf_program_runs.parse_settings
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_set_and_defaults_are_frozen(program):
-    flags, original = vars(_parse(program)), original_flags(program)
-    assert set(flags) - {"given"} == set(original) | new_flags(program)
+    flags, original = vars(parse_flags(program)), original_flags(program)
+    assert set(flags) == set(original) | new_flags(program)
     assert {name: flags[name] for name in original} == original
+    assert _parse(program) == programs.PROGRAMS[program]()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_flag_is_accepted(program):
-    values = tf_flags.flag_set(program).values
+    values = absl_flags.define_flags(programs.PROGRAMS[program])
     arguments = []
     for name in {*original_flags(program), *new_flags(program)}:
         flag = values[name]
@@ -56,9 +57,9 @@ def test_aliases_and_spellings():
     for name, (letters, target) in ALIASES.items():
         for program, letter in PROGRAMS.items():
             if letter in letters:
-                assert getattr(_parse(program, f"--{name}=7"), target) in ("7", 7)
+                assert getattr(parse_flags(program, f"--{name}=7"), target) in ("7", 7)
     for spelling in ("ELECTRA", "electra"):
-        assert _parse("pretrain", f"--loss_type={spelling}").loss_type == "electra"
+        assert _parse("pretrain", f"--loss_type={spelling}").task.loss_type == "electra"
 
 
 def test_help_has_every_flag_once_and_common_ones_first(capsys):
@@ -66,7 +67,7 @@ def test_help_has_every_flag_once_and_common_ones_first(capsys):
         _parse("classifier", "--help")
     text = capsys.readouterr().out
     assert ended.value.code == 0 and text.startswith("usage: classifier.py")
-    for name in vars(_parse("classifier")).keys() - {"given"}:
+    for name in vars(parse_flags("classifier")):
         assert text.count(f"  --{name} ") == 1, name
     assert text.index("--task_name") < text.index("--train_steps") < text.index("--adam_beta1")
 
@@ -87,25 +88,25 @@ def test_wrong_command_lines(arguments, message):
 
 def test_model_from_flags_and_from_files(tmp_path, tokenizer):
     sizes = ["--d_model=32", "--n_head=4", "--block_size=2_2"]
-    config = tf_flags.model_config(_parse("classifier", *sizes), tokenizer)
+    config = configs.model_config(_parse("classifier", *sizes), tokenizer)
     assert (config.d_model, config.vocab_size, config.rel_attn_type) == (32, 9, "rel_shift")
     asked = _parse("classifier", *sizes, "--rel_attn_type=factorized")
-    assert tf_flags.model_config(asked, tokenizer).rel_attn_type == "factorized"
-    on_tpu = tf_flags.model_config(_parse("classifier", *sizes, "--use_tpu"), tokenizer)
+    assert configs.model_config(asked, tokenizer).rel_attn_type == "factorized"
+    on_tpu = configs.model_config(_parse("classifier", *sizes, "--use_tpu"), tokenizer)
     assert on_tpu.rel_attn_type == "factorized"
 
     path = tmp_path / "net_config.json"
     on_tpu.replace(d_inner=77).save_net_config(path)
     file = f"--model_config={path}"
-    config = tf_flags.model_config(_parse("classifier", file), tokenizer)
+    config = configs.model_config(_parse("classifier", file), tokenizer)
     assert (config.d_model, config.d_inner, config.rel_attn_type) == (32, 77, "rel_shift")
     flags = _parse("classifier", file, "--overwrite_keys=d_inner,dropout", "--dropout=0.3")
-    config = tf_flags.model_config(flags, tokenizer)
+    config = configs.model_config(flags, tokenizer)
     assert (config.d_inner, config.dropout) == (2048, 0.3)
     flags = _parse("classifier", file, "--notruncate_seq", f"--model_dir={tmp_path}")
-    assert not tf_flags.model_config(flags, tokenizer).truncate_seq
-    looks = _parse("classifier", f"--model_dir={tmp_path}")
-    assert tf_flags.model_config(looks, tokenizer).d_inner == 77
+    assert not configs.model_config(flags, tokenizer).truncate_seq
+    evaluation = _parse("classifier", f"--model_dir={tmp_path}")
+    assert configs.model_config(evaluation, tokenizer).d_inner == 77
 
 
 @pytest.mark.parametrize(
@@ -114,45 +115,59 @@ def test_model_from_flags_and_from_files(tmp_path, tokenizer):
         (["--vocab_size=5"], "vocab_size=5"),
         (["--overwrite_keys=depth"], "'depth' is no setting"),
         (["--model_config={config}"], "9 tokens, but the model's vocab_size is 4"),
-        (["--cls_id=0"], "cls_id=0: in .* it is 3"),
+        (["--cls_id=0"], "cls_id=0: it is 3 in "),
     ],
 )
 def test_settings_that_contradict_the_vocabulary(arguments, message, tmp_path, tokenizer):
-    config = tf_flags.model_config(_parse("classifier"), tokenizer).replace(vocab_size=4)
+    config = configs.model_config(_parse("classifier"), tokenizer).replace(vocab_size=4)
     config.save_net_config(tmp_path / "net_config.json")
     given = [a.format(config=tmp_path / "net_config.json") for a in arguments]
     flags = _parse("classifier", *given, f"--tokenizer_path={tokenizer.path}")
     with pytest.raises(ConfigError, match=message):
-        tf_flags.model_config(flags, tf_flags.load_tokenizer(flags))
+        configs.model_config(flags, configs.open_tokenizer(flags))
 
 
 def test_optimizer_and_schedule():
-    flags = _parse("race", "--learning_rate=2e-5", "--min_lr_ratio=0.5", "--train_steps=10")
-    assert tf_flags.schedule_config(flags).min_lr == 1e-5
-    optimizer = tf_flags.optimizer_config(flags)
+    settings = _parse("race", "--learning_rate=2e-5", "--min_lr_ratio=0.5", "--train_steps=10")
+    assert configs.schedule_config(settings).min_lr == 1e-5
+    optimizer = settings.optimizer
     assert (optimizer.name, optimizer.weight_decay, optimizer.beta2) == ("funnel_adamw", 0.0, 0.99)
     with pytest.raises(ConfigError, match="min_lr_ratio=2"):
-        tf_flags.schedule_config(_parse("race", "--min_lr_ratio=2"))
+        _parse("race", "--min_lr_ratio=2")
 
 
-def test_what_decides_a_run():
+def test_settings_that_affect_the_result():
     one = _parse("classifier", "--learning_rate=1e-4", "--model_dir=a", "--save_steps=5")
     other = _parse("classifier", "--learning_rate=1e-4", "--model_dir=b", "--use_tpu")
-    assert tf_flags.result_affecting_config(one) == tf_flags.result_affecting_config(other)
+    assert configs.recorded_settings(one) == configs.recorded_settings(other)
     other = _parse("classifier", "--learning_rate=2e-4")
-    assert tf_flags.result_affecting_config(one) != tf_flags.result_affecting_config(other)
+    assert configs.recorded_settings(one) != configs.recorded_settings(other)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "noise"),
-    [([], False), (["--verbose"], True), (["--verbose=True"], True), (["--noverbose"], False)],
-)
-def test_noise_is_on_request(arguments, noise):
-    assert asks_for_noise(["--do_train", *arguments]) is noise
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_needs_no_tensorflow(program):
+    path = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / f"{program}.py")
+    blocked = ["tensorflow", "tensorflow_estimator", "keras"]
+    done = run_without(blocked, [path, "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {program}.py")
+    done = run_without([*blocked, "absl"], [path, "--help"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: absl-py is not installed") and "pip" in done.stderr
+
+
+def test_a_run_without_tensorflow_names_what_to_install():
+    path = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / "race.py")
+    for arguments in (["--do_train"], ["--do_train", "--verbose"]):
+        done = run_without(["tensorflow", "tensorflow_estimator", "keras"], [path, *arguments])
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: TensorFlow is not installed")
+        assert "pip install -r requirements/tensorflow.txt" in line
 
 
 def _script(expected=0, **environment):
-    """The flags that finetune.sh would give to classifier.py."""
+    """Return the flags that finetune.sh would give to classifier.py."""
     done = subprocess.run(
         ["bash", str(repo_layout.ROOT / "tensorflow/scripts/finetune.sh"), "--log_freq=7"],
         env={"PATH": os.environ["PATH"], "PYTHON": "echo", **environment},
@@ -160,7 +175,7 @@ def _script(expected=0, **environment):
         text=True,
     )
     assert done.returncode == expected, done.stderr
-    return done.stderr if expected else _parse("classifier", *done.stdout.split()[1:])
+    return done.stderr if expected else parse_flags("classifier", *done.stdout.split()[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""TensorFlow's pretrain.py: it learns, continues, goes over to PyTorch and back."""
+"""TensorFlow's pretrain.py: training, resuming, exchange with PyTorch."""
 
 import json
 import shutil
@@ -33,14 +33,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def electra(folder, program):
-    """A finished ELECTRA run; all its steps are before --start_eval_steps: the last is scored."""
+    """Return a finished ELECTRA run; --start_eval_steps is later, so the last step is scored."""
     assert invoke(program, _flags(folder, "electra", train_steps=30, do_eval=True)) == 0
     return folder / "electra"
 
 
 @pytest.fixture(scope="module")
 def masked(folder, program):
-    """A finished run of masked language modelling with a checkpoint on the way."""
+    """Return a finished run of masked language modelling with an intermediate checkpoint."""
     assert invoke(program, _flags(folder, "mlm", loss_type="MLM", save_steps=5)) == 0
     return folder / "mlm"
 
@@ -83,16 +83,16 @@ def test_electra_learns_and_is_scored(electra):
     assert json.loads((electra / "best_result.json").read_text())["score"] == dev["loss"]
 
 
-def test_a_run_that_cannot_start_says_why(program, folder, electra, capsys):
+def test_user_errors(program, folder, electra, capsys):
     refuse(program, capsys, _flags(folder, "electra", train_steps=30), "finished")
     refuse(program, capsys, _flags(folder, "new", num_predict=None), "num_predict")
     refuse(program, capsys, _flags(folder, "new", seq_len=32), "seq-16")
     refuse(program, capsys, _flags(folder, "new", do_train=False), "nothing to do")
-    looks = {"do_train": False, "do_eval": True, "eval_split": "test"}
-    refuse(program, capsys, _flags(folder, "electra", **looks), "no records of test")
+    evaluation = {"do_train": False, "do_eval": True, "eval_split": "test"}
+    refuse(program, capsys, _flags(folder, "electra", **evaluation), "no records of test")
 
 
-def test_a_run_goes_on_with_the_data_that_was_next(program, folder, masked):
+def test_resuming_continues_with_the_next_data(program, folder, masked):
     killed = shutil.copytree(masked, folder / "killed")
     (killed / "progress.json").unlink()
     retain(killed, {5})
@@ -112,15 +112,15 @@ def test_a_checkpoint_is_continued_with_its_optimizer(program, folder, electra):
     assert len(_rows(folder / "continued", "train")) == 1
 
 
-def test_a_damaged_record_is_named(program, folder, capsys, tmp_path):
+def test_a_corrupt_record_is_named(program, folder, capsys, tmp_path):
     records = shutil.copytree(folder / "records", tmp_path / "records")
-    damaged = next(records.glob("data.train*00001-of*"))
-    flip(damaged, damaged.stat().st_size // 2)
+    corrupt = next(records.glob("data.train*00001-of*"))
+    flip(corrupt, corrupt.stat().st_size // 2)
     flags = _flags(folder, tmp_path / "run", record_dir=records, loss_type="mlm")
-    refuse(program, capsys, flags, str(damaged), "record")
+    refuse(program, capsys, flags, str(corrupt), "record")
 
 
-def test_over_to_pytorch_and_back(program, folder, electra, tmp_path):
+def test_to_pytorch_and_back(program, folder, electra, tmp_path):
     torch = pytest.importorskip("torch")
     from funnel_torch import FunnelForMaskedLM, FunnelForPreTraining, FunnelModel
 

@@ -1,4 +1,4 @@
-"""TensorFlow's shell scripts: valid flags, the recommended settings, everything open to callers."""
+"""TensorFlow's shell scripts: valid flags, recommended settings, all settings open to callers."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("absl")
 
 import repo_layout
-from funnel_tf.cli import flags as tf_flags
+from tf_program_runs import parse_flags
 
 FOLDER = repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / "scripts"
 SETTINGS = {
@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 def _calls(script, *arguments, **environment):
-    """Run a script with `echo` for Python; the programs and flags it would have called."""
+    """Run a script with `echo` for Python; yield the programs and flags it would have called."""
     clean = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     result = subprocess.run(
         ["bash", str(FOLDER / script), *arguments],
@@ -34,7 +34,7 @@ def _calls(script, *arguments, **environment):
         program, *flags = line.split()
         assert os.path.isfile(program)
         name = os.path.basename(program).removesuffix(".py")
-        yield name, tf_flags.parse(name, "", flags)
+        yield name, parse_flags(name, *flags)
 
 
 @pytest.mark.parametrize("script", [*SETTINGS, "prepro_squad.sh"])

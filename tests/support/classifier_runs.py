@@ -1,5 +1,6 @@
 """A tiny task, vocabulary and model for tests of the fine-tuning programs, and ways to run them."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -188,7 +189,7 @@ def _serve(program):
     module = load_program(program)
     from funnel.utils.main import run_main
 
-    _import_what_runs_import_late()
+    _import_what_runs_import_late(program)
 
     for line in sys.stdin:
         command = json.loads(line)
@@ -201,7 +202,8 @@ def _serve(program):
         print(json.dumps(answer), flush=True)
 
 
-def _import_what_runs_import_late():
+def _import_what_runs_import_late(program):
+    importlib.import_module(f"funnel_torch.cli.{program}")
     import sklearn.metrics
     import tensorboard.summary.writer.record_writer
 

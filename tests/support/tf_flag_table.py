@@ -1,4 +1,4 @@
-"""Names, types and defaults of the original TensorFlow programs' flags, and those that are ours.
+"""Names, types and defaults of the original TensorFlow programs' flags, and of those that are new.
 
 A line is a flag, its type and its default in pretrain (P), classifier (C), squad (S), race (R) and
 create_pretrain_data (D).
@@ -189,7 +189,7 @@ _TYPES = {"str": str, "int": int, "float": float, "bool": lambda text: text == "
 
 
 def original_flags(program: str) -> dict[str, object]:
-    """Flag and default of every original flag of a program."""
+    """Return the default of every original flag of a program by name."""
     found = {}
     for line in ORIGINAL.split("\n")[1:-1]:
         name, kind, *defaults = line.split(" ")
@@ -202,6 +202,6 @@ def original_flags(program: str) -> dict[str, object]:
 
 
 def new_flags(program: str) -> set[str]:
-    """The flags of a program that the original did not have."""
+    """Return the flags of a program that the original does not have."""
     lines = [line.split(" ") for line in NEW.split("\n")[1:-1]]
     return {name for name, letters in lines if PROGRAMS[program] in letters}

@@ -1,4 +1,4 @@
-"""Ways to run the TensorFlow programs in tests, beside PyTorch's programs of the same names."""
+"""Ways to parse the flags of the TensorFlow programs and to run the programs in tests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,34 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import repo_layout
 
 TENSORFLOW = repo_layout.PROGRAM_DIRECTORIES["tensorflow"]
 
 
+def parse_settings(name, *arguments):
+    """Return the settings of a program for a command line."""
+    from funnel_tf.cli import absl_flags
+    from funnel_tf.cli.programs import PROGRAMS
+
+    return absl_flags.parse_settings(PROGRAMS[name], name, "", arguments)
+
+
+def parse_flags(name, *arguments):
+    """Return the flags of a program by name, as a command line sets them."""
+    from funnel_tf.cli.absl_flags import define_flags
+    from funnel_tf.cli.programs import PROGRAMS
+
+    flags = define_flags(PROGRAMS[name])
+    hidden = {"model_config_path", *({"eval_batch_size"} if name == "squad" else ())}
+    assert len(flags([name, *arguments])) == 1
+    return SimpleNamespace(**{key: flags[key].value for key in {*flags} - hidden})
+
+
 def load_tf_program(name):
-    """A program of tensorflow/ as a module."""
+    """Return a program of tensorflow/ as a module."""
     spec = importlib.util.spec_from_file_location(f"tensorflow_{name}", TENSORFLOW / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -24,7 +44,7 @@ def load_tf_program(name):
 
 
 def classifier_flags(folder, model_dir="run", **changes):
-    """Flags of a run on what ``classifier_runs.write_files`` wrote; None leaves a flag out."""
+    """Return flags of a run on the files of ``classifier_runs.write_files``; None omits a flag."""
     flags = {
         "do_train": True,
         "task_name": "cola",
@@ -44,7 +64,7 @@ def classifier_flags(folder, model_dir="run", **changes):
 
 
 def kill_tf_program(name, flags, is_time, log):
-    """Start a program and kill it, without warning, as soon as ``is_time()``; its exit status."""
+    """Start a program, kill it without warning when ``is_time()``, and return its exit status."""
     with open(log, "wb") as stream:
         process = subprocess.Popen(
             [sys.executable, str(TENSORFLOW / f"{name}.py"), *flags],

@@ -9,10 +9,9 @@ from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel_tf.cli.start import silence_tensorflow
-
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError, ConfigError, RunError
+from funnel_tf.cli.start import silence_tensorflow
 from funnel_tf.models.initial_model import InitConfig, compare
 from funnel_tf.training.estimator import (
     RunSettings,

@@ -1,31 +1,74 @@
-"""The command line that the ``extract_features.py`` of both trees have in common."""
+"""Settings of the ``extract_features.py`` of both backends."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import MISSING, dataclass
+
+from funnel.config.inputs import TokenizerSettings
+from funnel.config.settings import group, setting
+from funnel.utils.errors import ConfigError
 
 
-def define_flags(parser: argparse.ArgumentParser) -> None:
-    """The command line of both programs."""
-    parser.add_argument("--model", required=True, help="checkpoint of any supported kind")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="text file: one text per line, a tab between two of a pair")
-    source.add_argument("--ids", help=".npz file with input_ids (token_type_ids, attention_mask)")
-    parser.add_argument("--output", required=True, help=".npz file to write")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_config", help="config file, if not beside the weights")
-    forms = ("rel_shift", "factorized")
-    model.add_argument("--attn_type", choices=forms, help="how relative attention is computed")
-    truncate = argparse.BooleanOptionalAction
-    model.add_argument(
-        "--truncate_seq", action=truncate, help="drop the last position before pooling (default)"
+@dataclass(frozen=True)
+class FileSettings:
+    """Model, input and output."""
+
+    model: str = setting(MISSING, "checkpoint of any supported kind")
+    text: str | None = setting(
+        MISSING,
+        "text file: one text per line, a tab between the two of a pair",
+        exclusive="input",
     )
-    text = parser.add_argument_group("text")
-    kinds = ("word_piece", "sent_piece")
-    text.add_argument("--tokenizer_type", default="word_piece", choices=kinds, help="its kind")
-    text.add_argument("--tokenizer_path", help="vocabulary, if not beside the weights")
-    text.add_argument("--cased", action="store_true", help="do not lower-case")
-    text.add_argument("--max_length", type=int, default=512, help="tokens kept of a text")
-    run = parser.add_argument_group("run")
-    run.add_argument("--batch_size", type=int, default=32, help="sequences computed at a time")
-    run.add_argument("--device_id", type=int, default=0, help="GPU to use; -1 for the CPU")
+    ids: str | None = setting(
+        MISSING,
+        ".npz file with input_ids (token_type_ids, attention_mask)",
+        exclusive="input",
+    )
+    output: str = setting(MISSING, ".npz file to write")
+
+
+@dataclass(frozen=True)
+class SwitchSettings:
+    """The configuration of the model and its run-time switches."""
+
+    model_config: str | None = setting(None, "config file, if not in the directory of the weights")
+    attn_type: str | None = setting(
+        None, "implementation of relative attention", choices=("rel_shift", "factorized")
+    )
+    truncate_seq: bool | None = setting(
+        None, "drop the last position before pooling (default)", negatable=True
+    )
+
+
+@dataclass(frozen=True)
+class LengthSettings:
+    """The length of texts."""
+
+    max_length: int = setting(512, "tokens kept of a text")
+
+    def __post_init__(self) -> None:
+        if self.max_length < 3:
+            raise ConfigError(f"--max_length={self.max_length}: must be at least 3")
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """Batches and device."""
+
+    batch_size: int = setting(32, "sequences computed at a time")
+    device_id: int = setting(0, "GPU to use; -1 for the CPU")
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch_size={self.batch_size}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """All settings that both programs have."""
+
+    files: FileSettings = group("files", FileSettings)
+    switches: SwitchSettings = group("model", SwitchSettings)
+    tokenizer: TokenizerSettings = group("text", TokenizerSettings, names={"uncased": "not cased"})
+    length: LengthSettings = group("text", LengthSettings)
+    compute: ComputeSettings = group("run", ComputeSettings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any, NoReturn, TypeVar
 
@@ -11,6 +11,8 @@ from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 
 T = TypeVar("T")
+
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -41,10 +43,45 @@ class FlagParser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (--help lists all flags)")
 
 
-def make_parser(program: type, description: str | None) -> FlagParser:
-    """Return the parser of a program's settings class, its flags in titled groups."""
+class _Alias(argparse.Action):
+    """Another name for one or several flags; not listed in the help."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, targets: Sequence[FlagSpec]
+    ) -> None:
+        self.targets = [target.name for target in targets]
+        options = _value_options(targets[0])
+        options |= {"nargs": 0, "const": True} if targets[0].kind is bool else {}
+        super().__init__(
+            option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options
+        )
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        for target in self.targets:
+            setattr(namespace, target, self.const if self.nargs == 0 else values)
+
+
+def make_parser(
+    program: type, description: str | None, *, absl_booleans: bool = False
+) -> FlagParser:
+    """Return the parser of a program's settings class; see :func:`add_flags`."""
     parser = FlagParser(description)
+    add_flags(parser, program, absl_booleans=absl_booleans)
+    return parser
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, program: type, *, absl_booleans: bool = False
+) -> None:
+    """Add the flags of a program's settings class to a parser, in titled groups.
+
+    With ``absl_booleans`` a boolean is given as TensorFlow's programs take it: ``--x``, ``--nox``
+    or ``--x=False``.
+    """
     sections: dict[str, Any] = {}  # settings classes may share a heading
+    aliases: dict[str, list[FlagSpec]] = {}
     for group in flag_groups(program):
         if group.title not in sections:
             section = parser.add_argument_group(group.title, group.description or None)
@@ -53,33 +90,99 @@ def make_parser(program: type, description: str | None) -> FlagParser:
         exclusive: dict[str, Any] = {}
         for flag in group.flags:
             target: Any = section
-            if flag.exclusive:
-                if flag.exclusive not in exclusive:
-                    exclusive[flag.exclusive] = section.add_mutually_exclusive_group()
-                target = exclusive[flag.exclusive]
-            _add_flag(target, flag)
-    return parser
+            if name := flag.exclusive:
+                if name not in exclusive:
+                    required = flag.default is MISSING
+                    exclusive[name] = section.add_mutually_exclusive_group(required=required)
+                target = exclusive[name]
+            _add_flag(target, flag, absl_booleans)
+            for alias in flag.aliases:
+                aliases.setdefault(alias, []).append(flag)
+    for alias, flags in aliases.items():
+        parser.add_argument(f"--{alias}", action=_Alias, targets=flags)
 
 
 def parse_settings(
-    program: type[T], description: str | None, arguments: Sequence[str] | None = None
+    program: type[T],
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    absl_booleans: bool = False,
 ) -> T:
     """Parse a command line (default: this process's) into the program's settings.
 
     Raises:
         ConfigError: an unknown flag, or a value that does not fit its flag.
     """
-    return build_settings(program, vars(make_parser(program, description).parse_args(arguments)))
+    parser = make_parser(program, description, absl_booleans=absl_booleans)
+    return build_settings(program, vars(parser.parse_args(arguments)))
 
 
-def _add_flag(target: Any, flag: FlagSpec) -> None:
-    options: dict[str, Any] = {"help": flag.help.replace("%", "%%"), "dest": flag.name}
-    if flag.default is MISSING:
-        options["required"] = True
-    else:
+def check_given(**flags: Any) -> None:
+    """Refuse to continue without a value for these flags.
+
+    Raises:
+        ConfigError: one of them is empty.
+    """
+    for name, value in flags.items():
+        if not value:
+            raise ConfigError(f"--{name} is needed")
+
+
+def check_at_least_one(**flags: int) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        ConfigError: one of the flags has such a value.
+    """
+    for name, value in flags.items():
+        if value < 1:
+            raise ConfigError(f"--{name}={value}: must be at least 1")
+
+
+def split_list(text: str | None) -> tuple[str, ...]:
+    """Return the items of a comma list without surrounding spaces; empty ones are left out."""
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
+
+
+def _add_flag(target: Any, flag: FlagSpec, absl_booleans: bool) -> None:
+    also = f" (also {', '.join(f'--{name}' for name in flag.aliases)})" if flag.aliases else ""
+    options: dict[str, Any] = {"help": (flag.help + also).replace("%", "%%")}
+    if flag.default is not MISSING:
         options["default"] = flag.default
+    elif not flag.exclusive:
+        options["required"] = True
     if flag.kind is not bool:
-        options |= {"type": flag.kind, "choices": flag.choices}
+        options |= _value_options(flag)
+    elif absl_booleans:
+        options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     else:
         options["action"] = argparse.BooleanOptionalAction if flag.negatable else "store_true"
-    target.add_argument(*(f"--{name}" for name in (flag.name, *flag.aliases)), **options)
+    target.add_argument(f"--{flag.name}", **options)
+    if flag.kind is bool and absl_booleans:
+        hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        target.add_argument(f"--no{flag.name}", action="store_false", dest=flag.name, **hidden)
+
+
+def _value_options(flag: FlagSpec) -> dict[str, Any]:
+    if flag.kind is bool:
+        return {}
+    if flag.choices is None:
+        return {"type": flag.kind}
+    return {"type": _Choice(flag.choices), "choices": flag.choices}
+
+
+class _Choice:
+    """Converts a value to the spelling that the choices have."""
+
+    def __init__(self, choices: Iterable[str]) -> None:
+        self._spelling = {choice.lower(): choice for choice in choices}
+
+    def __call__(self, text: str) -> str:
+        return self._spelling.get(text.lower(), text)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise argparse.ArgumentTypeError(f"{text!r} should be True or False")
+    return _BOOLEANS[text.lower()]

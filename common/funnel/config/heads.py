@@ -6,48 +6,41 @@ import math
 from dataclasses import dataclass
 
 from funnel.config.model import ModelConfig
+from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """Settings of the question-answering head.
+    """Settings of the question-answering head: outputs, beam search and loss.
 
-    Attributes:
-        conditional_end: score ends given the start (the gold start in training).
-        use_answer_class: predict answerability by a layer of its own, otherwise by the start score
-            of [CLS].
-        use_masked_loss: exclude positions outside the paragraph.
-        start_n_top: starts kept by the beam search.
-        end_n_top: ends kept; per start with ``conditional_end``.
-        ans_loss_weight: factor on the sum of the start and end losses.
-        cls_loss_weight: factor on the answerability loss.
+    With ``conditional_end``, ends are scored given the start (the gold start in training). Without
+    an answer class, answerability is the start score of [CLS].
     """
 
-    conditional_end: bool = True
-    use_answer_class: bool = True
-    use_masked_loss: bool = True
-    start_n_top: int = 5
-    end_n_top: int = 5
-    ans_loss_weight: float = 0.5
-    cls_loss_weight: float = 0.5
+    conditional_end: bool = setting(True, "ends depend on the start", negatable=True)
+    use_answer_class: bool = setting(True, "a separate output for no answer", negatable=True)
+    use_masked_loss: bool = setting(True, "answers only inside the paragraph", negatable=True)
+    start_n_top: int = setting(5, "starts kept by the beam")
+    end_n_top: int = setting(5, "ends kept, per start if they depend on it")
+    ans_loss_weight: float = setting(0.5, "factor on start loss plus end loss")
+    cls_loss_weight: float = setting(0.5, "factor on the answerability loss")
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
     """Settings of masked-language-model and ELECTRA pretraining.
 
-    Attributes:
-        hide_masked: MLM only: mask [MASK] positions in attention as padding is, as the original
-            does. ELECTRA always attends to them.
-        width_shrink: width of a new generator (d_model, d_inner, n_head) relative to the model's.
-            A generator loaded from a checkpoint keeps its own.
-        disc_coeff: factor on the discriminator's loss.
+    ``hide_masked`` concerns MLM only; ELECTRA always attends to [MASK]. ``width_shrink`` is the
+    width (d_model, d_inner, n_head) of a new generator relative to the model; a generator loaded
+    from a checkpoint keeps its own.
     """
 
-    hide_masked: bool = True
-    width_shrink: float = 0.25
-    disc_coeff: float = 50.0
+    hide_masked: bool = setting(
+        True, "MLM: hide [MASK] positions from attention, as the original does", negatable=True
+    )
+    width_shrink: float = setting(0.25, "width of ELECTRA's generator relative to the model")
+    disc_coeff: float = setting(50.0, "factor on the discriminator loss")
 
     def __post_init__(self) -> None:
         if not 0 < self.width_shrink <= 1:
@@ -59,7 +52,7 @@ class PretrainingConfig:
         """Return the configuration of a new generator for ``model``.
 
         Raises:
-            ConfigError: the shrunk sizes are no valid model.
+            ConfigError: the shrunk sizes are not valid.
         """
         try:
             return generator_config(model, self.width_shrink)
@@ -68,7 +61,9 @@ class PretrainingConfig:
             raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}") from None
 
 
-def generator_config(config: ModelConfig, width_shrink: float = 0.25) -> ModelConfig:
+def generator_config(
+    config: ModelConfig, width_shrink: float = PretrainingConfig.width_shrink
+) -> ModelConfig:
     """Return the configuration of ELECTRA's generator for ``config``.
 
     It is as deep as the discriminator and ``width_shrink`` as wide (section 3.1). Head size and

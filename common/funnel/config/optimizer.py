@@ -1,6 +1,6 @@
-"""How parameters are updated and the learning rate moves: settings and arithmetic of both trees.
+"""Settings of the optimizer and the learning-rate schedule, and their arithmetic.
 
-The update rule itself is a matter of the framework: ``funnel_torch.training.optimizer`` and
+The update rule itself is implemented per framework: ``funnel_torch.training.optimizer`` and
 ``funnel_tf.training.optimizer``.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
 
 OPTIMIZERS = ("adamw", "funnel_adamw")
@@ -17,25 +18,37 @@ DECAY_METHODS = ("poly", "cos")
 LAYER_DECAYS = ("gradient", "lr")
 
 
+# Names of the optimizer's flags, the same in both backends.
+OPTIMIZER_FLAGS = {
+    "name": "optimizer",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "epsilon": "adam_epsilon",
+    "layer_decay_rate": "lr_layer_decay_rate",
+}
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How parameters are updated.
+    """AdamW with decoupled weight decay, gradient clipping and layer-wise decay.
 
     ``layer_decay_rate`` q scales layer l of L by q^(L-1-l): with ``layer_decay="gradient"`` its
-    clipped gradient (the original's form, which Adam all but undoes), with ``"lr"`` its learning
-    rate. ``clip`` is a bound on the global gradient norm; 0 or less switches it off.
+    clipped gradient (the original's form, which Adam all but cancels), with ``"lr"`` its learning
+    rate. ``clip`` bounds the global gradient norm; 0 or less switches clipping off.
     """
 
-    name: str = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    use_wd_exclusion: bool = False
-    adam_correction: bool = True
-    layer_decay_rate: float = 1.0
-    layer_decay: str = "gradient"
-    clip: float = 1.0
+    name: str = setting("adamw", "torch's AdamW, or TensorFlow's update rule", choices=OPTIMIZERS)
+    beta1: float = setting(0.9, "decay of the first moment")
+    beta2: float = setting(0.99, "decay of the second moment")
+    epsilon: float = setting(1e-6, "added to the root of the second moment")
+    weight_decay: float = setting(0.01, "decoupled weight decay")
+    use_wd_exclusion: bool = setting(False, "no weight decay for LayerNorm weights and biases")
+    adam_correction: bool = setting(True, "bias correction of the step size")
+    layer_decay_rate: float = setting(1.0, "factor per layer from top to bottom")
+    layer_decay: str = setting(
+        "gradient", "where that factor applies: gradient or learning rate", choices=LAYER_DECAYS
+    )
+    clip: float = setting(1.0, "bound on the global gradient norm; 0 or less: none")
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.name, OPTIMIZERS)
@@ -56,8 +69,10 @@ class ScheduleConfig:
     lr: float
     total_steps: int
     warmup_steps: int = 0
-    min_lr: float = 0.0
-    decay_method: str = "poly"
+    min_lr: float = setting(0.0, "final learning rate")
+    decay_method: str = setting(
+        "poly", "decay after warm-up: linear or cosine", choices=DECAY_METHODS
+    )
 
     def __post_init__(self) -> None:
         _one_of("decay_method", self.decay_method, DECAY_METHODS)
@@ -70,9 +85,9 @@ class ScheduleConfig:
             )
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of the update that follows ``step`` earlier ones.
+        """Return the learning rate of the update that follows ``step`` earlier ones.
 
-        The ramp starts at ``min_lr``: with ``min_lr`` 0 the very first update changes nothing.
+        The ramp starts at ``min_lr``: with ``min_lr`` 0 the first update changes nothing.
         """
         if step < self.warmup_steps:
             share = step / self.warmup_steps
@@ -89,9 +104,10 @@ def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def layer_factors(layers: Mapping[str, int | None], rate: float) -> dict[str, float]:
-    """Factor q^(L-1-l) of every parameter by its layer l (None: no layer, factor 1); q is ``rate``.
+    """Return the factor q^(L-1-l) of every parameter by its layer l; q is ``rate``.
 
-    L counts the layers of the graph at hand: the deepest one has factor 1.
+    A parameter outside of all layers (None) has factor 1. L is the number of layers of this model,
+    so the deepest one has factor 1.
     """
     depth = 1 + max((layer for layer in layers.values() if layer is not None), default=0)
     return {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funnel.config.settings import setting
+from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
@@ -32,16 +32,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1  # increment when the same inputs give other arrays: caches are then rebuilt
 _CHUNK = 4096  # examples tokenized at a time, to bound the memory of Python lists
-
-
-@dataclass(frozen=True)
-class SegmentIds:
-    """Segment id of each part of a sequence."""
-
-    cls: int = setting(2, "segment id of [CLS]")
-    a: int = setting(0, "segment id of the first text")
-    b: int = setting(1, "segment id of the second text")
-    pad: int = setting(0, "segment id of padding")
 
 
 @dataclass(frozen=True)

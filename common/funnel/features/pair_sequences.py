@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from funnel.features.classification import SegmentIds
+from funnel.config.inputs import SegmentIds
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

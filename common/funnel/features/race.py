@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from funnel.features.classification import SegmentIds
+from funnel.config.inputs import RaceConfig
 from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.tasks.race import OPTIONS, RaceData, insert_option
-from funnel.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
-
-
-@dataclass(frozen=True)
-class RaceConfig:
-    """How sequences are cut.
-
-    Attributes:
-        max_seq_length: maximum number of tokens of a sequence, special tokens included.
-        max_qa_length: number of last tokens kept of a question with its option.
-        segments: segment ids; question and option have ``a``, the article has ``b``.
-    """
-
-    max_seq_length: int = 512
-    max_qa_length: int = 128
-    segments: SegmentIds = field(default_factory=SegmentIds)
-
-    def __post_init__(self) -> None:
-        if self.max_qa_length < 1:
-            raise ConfigError(f"max_qa_length={self.max_qa_length}: must be at least 1")
-        least = self.max_qa_length + 4
-        if self.max_seq_length < least:
-            raise ConfigError(
-                f"max_seq_length={self.max_seq_length}: at least {least} is needed for "
-                f"max_qa_length={self.max_qa_length}, three special tokens and a token of the "
-                "article"
-            )
 
 
 @dataclass(frozen=True)

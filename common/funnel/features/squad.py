@@ -10,16 +10,15 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from funnel.config.settings import setting
-from funnel.features.classification import SegmentIds
+from funnel.config.squad import WindowConfig
 from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.tasks.squad import Question, SquadData
-from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.errors import DataError
 from funnel.utils.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -28,35 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_UNIQUE_ID = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """How windows are cut.
-
-    Attributes:
-        max_seq_length: maximum number of tokens of a window, special tokens included.
-        max_query_length: number of tokens to which a question is truncated.
-        doc_stride: distance between the first tokens of two windows.
-        segments: segment ids; the question has ``b``, the paragraph ``a``.
-    """
-
-    max_seq_length: int = setting(512, "tokens per window")
-    max_query_length: int = setting(64, "first tokens of a question kept")
-    doc_stride: int = setting(128, "tokens between windows of a paragraph")
-    segments: SegmentIds = field(default_factory=SegmentIds)
-
-    def __post_init__(self) -> None:
-        for key in ("max_query_length", "doc_stride"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 1")
-        least = self.max_query_length + 4
-        if self.max_seq_length < least:
-            raise ConfigError(
-                f"max_seq_length={self.max_seq_length}: at least {least} is needed for a question "
-                f"of max_query_length={self.max_query_length}, three special tokens and a token "
-                "of the paragraph"
-            )
 
 
 class Window(NamedTuple):

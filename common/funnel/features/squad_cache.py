@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from funnel.features.classification import SegmentIds
+from funnel.config.inputs import SegmentIds
 from funnel.features.pair_sequences import PairSequences
 from funnel.features.squad import EncodedParagraphs, SquadWindows, WindowConfig, build_windows
 from funnel.tasks.squad import SquadData, read_squad

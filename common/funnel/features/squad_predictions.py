@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funnel.config.settings import setting
+from funnel.config.squad import AnswerSettings
 from funnel.features.squad import SquadWindows
 from funnel.tasks.squad import SquadData
 from funnel.utils.errors import RunError
@@ -38,23 +38,6 @@ class BeamOutputs(NamedTuple):
     end_log_probs: np.ndarray
     end_index: np.ndarray
     cls_logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class AnswerSettings:
-    """How answers are selected.
-
-    Attributes:
-        n_best_size: number of answers kept per question.
-        max_answer_length: maximum number of tokens of an answer.
-        conditional_end: every start of the beam has its own ends.
-        use_answer_class: ``cls_logits`` is a separate output, not the score of [CLS] as start.
-    """
-
-    n_best_size: int = setting(5, "answers kept for each question")
-    max_answer_length: int = setting(64, "longest answer in tokens")
-    conditional_end: bool = setting(True, "ends depend on the start", negatable=True)
-    use_answer_class: bool = setting(True, "a separate output for no answer", negatable=True)
 
 
 @dataclass(frozen=True)

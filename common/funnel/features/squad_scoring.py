@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from funnel.config.squad import EnsembleSettings
 from funnel.features.squad import SquadWindows
 from funnel.features.squad_predictions import (
     AnswerSettings,
@@ -17,7 +18,6 @@ from funnel.features.squad_predictions import (
     combine_answers,
     find_answers,
 )
-from funnel.features.squad_settings import EnsembleSettings
 from funnel.tasks.squad import SquadData
 from funnel.tasks.squad_metrics import evaluate_v1, evaluate_v2
 from funnel.utils.errors import ConfigError, DataError

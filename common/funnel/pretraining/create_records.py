@@ -15,14 +15,15 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from funnel.features.classification import SegmentIds
+from funnel.config.inputs import SegmentIds
+from funnel.config.pretraining import SPECIAL_TOKENS, CorpusConfig
 from funnel.formats.tfrecord import encode_example, write_records_to
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.train_vocab import read_lines
@@ -33,8 +34,6 @@ from funnel.utils.processes import run_in_processes
 
 logger = logging.getLogger(__name__)
 
-SPECIAL_TOKENS = 3  # [CLS] and two [SEP] in every example
-MIN_SEQ_LEN = SPECIAL_TOKENS + 2  # one token each for A and B
 _SENTENCES = 4096  # tokenized together: bounds the memory of Python lists
 _META_NAME = re.compile(
     r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
@@ -69,6 +68,11 @@ class RecordSet:
         return self._name("meta", "json", task)
 
     @classmethod
+    def from_config(cls, config: CorpusConfig, uncased: bool) -> RecordSet:
+        """Return the set of record files that ``config`` describes."""
+        return cls(config.split, config.pass_id, config.seq_len, uncased, config.num_task)
+
+    @classmethod
     def parse_meta_name(cls, name: str) -> tuple[RecordSet, int] | None:
         """Return the set and the task of a :meth:`meta_name`, or None for another file name."""
         if (found := _META_NAME.fullmatch(name)) is None:
@@ -81,41 +85,6 @@ class RecordSet:
         case = "uncased" if self.uncased else "cased"
         part = f"{task:05d}-of-{self.num_task:05d}"
         return f"{kind}.{self.split}.pass-{self.pass_id}.seq-{self.seq_len}.{case}.{suffix}-{part}"
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """Input text, output files and format of the examples.
-
-    Attributes:
-        input_glob: pattern of the text files; ``**`` matches any number of folders.
-        save_dir: output folder.
-        seq_len: tokens per example, including special tokens.
-        split: ``train``, ``dev`` or ``test``; part of the file names.
-        pass_id: number of the pass; part of the file names and of the seed.
-        num_task: number of tasks among which the text files are divided.
-        min_doc_len: documents with fewer tokens are skipped.
-        segments: segment ids of [CLS], of A with its [SEP], and of B with its [SEP].
-    """
-
-    input_glob: str
-    save_dir: str
-    seq_len: int
-    split: str = "train"
-    pass_id: int = 0
-    num_task: int = 1
-    min_doc_len: int = 1
-    segments: SegmentIds = field(default_factory=SegmentIds)
-
-    def __post_init__(self) -> None:
-        least = {"seq_len": MIN_SEQ_LEN, "pass_id": 0, "num_task": 1, "min_doc_len": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
-
-    def record_set(self, uncased: bool) -> RecordSet:
-        """Return the set of record files that is written."""
-        return RecordSet(self.split, self.pass_id, self.seq_len, uncased, self.num_task)
 
 
 class Document(NamedTuple):
@@ -216,7 +185,7 @@ def create_records(
     example = ExampleFormat.from_tokenizer(tokenizer, config.seq_len, config.segments)
     pairs = sample_pairs(stream.ends, config.seq_len, random.Random(seed))
     examples = (encode_example(example.features(stream.tokens, pair)) for pair in pairs)
-    names = config.record_set(tokenizer.uncased)
+    names = RecordSet.from_config(config, tokenizer.uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:

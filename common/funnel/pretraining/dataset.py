@@ -13,12 +13,12 @@ texts although each lane is read sequentially, and planning needs the memory of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from funnel.config.pretraining import DatasetConfig
 from funnel.formats.indexed_tfrecord import OpenFiles
 from funnel.formats.protobuf_wire import WireError
 from funnel.formats.tfrecord import decode_example
@@ -28,37 +28,6 @@ from funnel.utils.errors import ConfigError, DataError
 
 _MAX_OPEN_FILES = 64  # per process
 _MAX_CORRUPT_IN_A_ROW = 1000
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """Order of the records, and what to do with corrupt ones.
-
-    Attributes:
-        seed: seed of the order and of the masks.
-        shuffle: False reads the files in their order in every epoch.
-        shuffle_buffer: number of records that are permuted together.
-        interleave: number of distant places in the files that the records of a window come from.
-        skip_corrupt: replace a corrupt record by the next valid one of the order, so that every
-            batch is full; otherwise it is an error.
-    """
-
-    seed: int = 0
-    shuffle: bool = True
-    shuffle_buffer: int = 8192
-    interleave: int = 16
-    skip_corrupt: bool = False
-
-    def __post_init__(self) -> None:
-        if self.interleave < 1:
-            raise ConfigError(f"interleave={self.interleave}: must be at least 1")
-        if self.shuffle_buffer < self.interleave:
-            raise ConfigError(
-                f"shuffle_buffer={self.shuffle_buffer}: must be at least interleave, "
-                f"{self.interleave}"
-            )
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: must not be negative")
 
 
 class RecordLocations(NamedTuple):

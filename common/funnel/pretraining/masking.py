@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from funnel.config.model import ModelConfig
+from funnel.config.pretraining import SAMPLE_STRATEGIES, TargetSettings
 from funnel.pretraining.spans import (
     check_boundaries,
     place_spans,
@@ -31,8 +32,6 @@ from funnel.pretraining.spans import (
 )
 from funnel.tokenization.special_tokens import SpecialIds
 from funnel.utils.errors import ConfigError, DataError
-
-SAMPLE_STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 
 # Mean number of word pieces per word that the original assumes: word spans are placed closer
 # together by this factor, so that they cover about as many tokens as token spans do.
@@ -60,13 +59,13 @@ class MaskingConfig:
 
     seq_len: int
     num_predict: int
-    sample_strategy: str = "single_token"
-    leak_ratio: float = 0.1
-    rand_ratio: float = 0.1
-    min_tok: int = 1
-    max_tok: int = 5
-    min_word: int = 1
-    max_word: int = 5
+    sample_strategy: str = TargetSettings.sample_strategy
+    leak_ratio: float = TargetSettings.leak_ratio
+    rand_ratio: float = TargetSettings.rand_ratio
+    min_tok: int = TargetSettings.min_tok
+    max_tok: int = TargetSettings.max_tok
+    min_word: int = TargetSettings.min_word
+    max_word: int = TargetSettings.max_word
     truncate_stride: int = 0
 
     def __post_init__(self) -> None:

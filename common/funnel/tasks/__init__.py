@@ -6,12 +6,11 @@ import difflib
 
 from funnel.tasks import glue, textcls
 from funnel.tasks.base import Example, Task
-from funnel.tasks.custom import FORMATS, CustomTaskConfig, CustomTaskSettings, build_custom_task
+from funnel.tasks.custom import FORMATS, CustomTaskConfig, build_custom_task
 from funnel.utils.errors import ConfigError
 
 __all__ = [
     "CustomTaskConfig",
-    "CustomTaskSettings",
     "Example",
     "Task",
     "get_task",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from funnel.config.settings import setting
+from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
 from funnel.tasks.base import Task
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
 
-FORMATS = {"tsv": "\t", "csv": ",", "jsonl": ""}  # format -> default delimiter
+FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
 
 # Shells make it hard to pass a tab character, so two spellings of it are accepted.
 _DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
@@ -60,49 +60,26 @@ class CustomTaskConfig:
     metric: str | None = None
 
 
-@dataclass(frozen=True)
-class CustomTaskSettings:
-    """Command-line settings of a custom task; :meth:`build_config` parses them.
-
-    A program offers either ``header`` or ``no_header``.
-    """
-
-    text_column: str = setting("text", "name or 0-based position")
-    text_b_column: str | None = setting(None, "second text of pairs")
-    label_column: str = setting("label", "name or 0-based position")
-    labels: str | None = setting(
-        None, "comma list in the order of ids; default: read from the data"
+def custom_task_config(name: str | None, settings: CustomTaskSettings) -> CustomTaskConfig | None:
+    """Return how the files of task ``name`` are read; None if it is not one of the formats."""
+    kind = (name or "").lower()
+    if kind not in FORMATS:
+        return None
+    second, delimiter = settings.text_b_column, settings.delimiter
+    return CustomTaskConfig(
+        format=kind,
+        text_a=parse_column(settings.text_column, kind),
+        text_b=None if second is None else parse_column(second, kind),
+        label=parse_column(settings.label_column, kind),
+        labels=tuple(settings.labels.split(",")) if settings.labels else None,
+        regression=settings.regression,
+        train_file=settings.train_file,
+        dev_file=settings.dev_file,
+        test_file=settings.test_file,
+        header=settings.header,
+        delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
+        metric=settings.metric,
     )
-    regression: bool = setting(False, "the label is a number")
-    train_file: str | None = setting(None, "default train.<format> in data_dir")
-    dev_file: str | None = setting(None, "default dev.<format>")
-    test_file: str | None = setting(None, "default test.<format>")
-    header: bool = setting(True, "the first line names the columns; no: columns have positions")
-    no_header: bool = setting(False, "columns have positions, not names")
-    delimiter: str | None = setting(None, "one character; default tab or comma")
-    metric: str | None = setting(None, "main metric; default accuracy, or pearson_spearman")
-
-    def build_config(self, task_name: str | None) -> CustomTaskConfig | None:
-        """Return the configuration of a custom task; ``None`` if the name is of a known task."""
-        file_format = (task_name or "").lower()
-        if file_format not in FORMATS:
-            return None
-        text_b = self.text_b_column
-        delimiter = self.delimiter
-        return CustomTaskConfig(
-            format=file_format,
-            text_a=parse_column(self.text_column, file_format),
-            text_b=None if text_b is None else parse_column(text_b, file_format),
-            label=parse_column(self.label_column, file_format),
-            labels=tuple(self.labels.split(",")) if self.labels else None,
-            regression=self.regression,
-            train_file=self.train_file,
-            dev_file=self.dev_file,
-            test_file=self.test_file,
-            header=self.header and not self.no_header,
-            delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
-            metric=self.metric,
-        )
 
 
 def parse_column(text: str, file_format: str) -> Column:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from funnel.config.squad import VERSIONS
 from funnel.tasks.json_files import JsonNode, read_json
 from funnel.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-VERSIONS = ("v1", "v2")
 _MISPLACED_SHARE = 0.01  # a larger share of misplaced answers indicates wrong offsets
 _WARNINGS = 20
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 
+from funnel.config.inputs import TOKENIZER_KINDS
 from funnel.tokenization.base import Tokenizer, VocabularyFile
 from funnel.tokenization.special_tokens import SpecialIds
 from funnel.utils.errors import TokenizerError
 
 __all__ = ["TOKENIZER_KINDS", "SpecialIds", "Tokenizer", "get_tokenizer"]
-
-TOKENIZER_KINDS = ("word_piece", "sent_piece")
 
 
 def get_tokenizer(

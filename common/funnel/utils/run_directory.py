@@ -23,6 +23,9 @@ RUN_CONFIG = "run_config.json"
 PROGRESS = "progress.json"
 BEST_RESULT = "best_result.json"
 
+# Settings that older runs recorded under another name.
+_RENAMED_SETTINGS = {"shuffle_window": "shuffle_buffer"}
+
 
 class BaseRunDirectory:
     """Directory of a run with given settings. The constructor only reads; subclasses write.
@@ -75,7 +78,8 @@ class BaseRunDirectory:
             RunError: it is another run, or its record is corrupt.
         """
         record = read_json_object(self.path / RUN_CONFIG, RunError)
-        before = record.get("settings", {})
+        recorded = record.get("settings", {})
+        before = {_RENAMED_SETTINGS.get(key, key): value for key, value in recorded.items()}
         # A setting that only one of them has counts as None: versions may add settings.
         for key in sorted({*before, *self.settings}):
             old, new = before.get(key), self.settings.get(key)

@@ -1,35 +1,46 @@
-"""What the PyTorch fine-tuning programs share: claiming a directory, building models, training.
+"""Building blocks of the PyTorch programs: start of the processes, run directory, model, training.
 
-A program brings its task: its flags, the sources of its batches and how outputs are scored.
+A program adds its task: its settings, the sources of its batches and the scores of its outputs.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.vocabulary import find_vocabulary
+from funnel.cli.flags import split_list
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import MetricsLog, NullLog, configure_logging
 from funnel.utils.main import USER_ERROR
-from funnel_torch.cli import flags
+from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
-from funnel_torch.models.initial_model import build_model
+from funnel_torch.models.initial_model import (
+    InitConfig,
+    build_model,
+    read_initial_checkpoint,
+)
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune
-from funnel_torch.training.distributed import DistributedContext, FirstProcessFailed, start
+from funnel_torch.training.distributed import (
+    DistributedConfig,
+    DistributedContext,
+    FirstProcessFailed,
+    start,
+)
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.run_directory import RunDirectory
@@ -41,77 +52,199 @@ logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=PretrainedModel)
 
 
+@contextlib.contextmanager
+def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
+    """Set up logging and the communication of this process with the others of the run.
+
+    A process exits with the code of a user error if the first one met a user error and reports it.
+    """
+    process = distributed_config(settings, os.environ)
+    log_rank = 0 if settings.distributed.log_all_processes else process.rank
+    configure_logging(settings.run.verbose, log_rank)
+    try:
+        with start(process) as world:
+            log_notices(settings, world.size)
+            yield world
+    except FirstProcessFailed:
+        sys.exit(USER_ERROR)
+
+
+def distributed_config(
+    settings: ProgramSettings, environment: Mapping[str, str]
+) -> DistributedConfig:
+    """Return the place of this process: from the launcher's ``environment``, else from the flags.
+
+    Raises:
+        ConfigError: the launcher's variables are not numbers.
+    """
+    flags, device_id = settings.distributed, settings.device.device_id
+    backend = flags.distributed_backend
+    if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        address = flags.distributed_init_method or f"tcp://127.0.0.1:{flags.distributed_port}"
+        size = flags.distributed_world_size or 1
+        return DistributedConfig(flags.distributed_rank, size, device_id, backend, address)
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+    except ValueError as error:
+        raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK: {error}") from None
+    own_device = device_id if device_id < 0 or size == 1 else local_rank
+    return DistributedConfig(rank, size, own_device, backend)
+
+
+def log_notices(settings: ProgramSettings, processes: int) -> None:
+    """Log which flags of the original have another meaning here."""
+    device = settings.device
+    if device.fp16:
+        logger.info("--fp16: native mixed precision; --amp_opt=%s is ignored", device.amp_opt)
+    if processes > 1 and settings.distributed.ddp_backend == "apex":
+        logger.info("--ddp_backend=apex: torch's DistributedDataParallel is used")
+    if settings.run.log_path:
+        logger.info("--log_path is unused: logs are in --model_dir")
+
+
+def common_seed(settings: ProgramSettings, world: DistributedContext) -> int:
+    """Return --seed, else one that all processes draw together."""
+    seed = settings.run.seed
+    return world.broadcast(secrets.randbelow(2**31) if seed is None else seed)
+
+
+def load_tokenizer(
+    settings: ProgramSettings, *, trains: bool, keep_accents: bool = False
+) -> Tokenizer:
+    """Open the vocabulary of --tokenizer_path, else that of the initial checkpoint.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    options, init_ckpt = settings.tokenizer, settings.init.init_ckpt
+    path = options.tokenizer_path
+    if not path and (init_ckpt or not trains):
+        weights = Path(init_ckpt or Path(settings.run.model_dir, "best"))
+        found = find_vocabulary(weights if weights.is_dir() else weights.parent)
+        path = str(found) if found else None
+    if not path:
+        raise ConfigError(
+            "--tokenizer_path is needed: there is no vocabulary in the directory of the weights"
+        )
+    return get_tokenizer(
+        options.tokenizer_type, path, uncased=options.uncased, keep_accents=keep_accents
+    )
+
+
+@dataclass(frozen=True)
+class ModelFactory(Generic[Model]):
+    """Builds and saves the models of a run.
+
+    Attributes:
+        head: class of the models.
+        tokenizer: their vocabulary, saved with them.
+        init: initial weights and configuration.
+        max_length: longest sequence they will read.
+        arguments: keyword arguments of ``head``, e.g. ``num_labels``.
+        int8: quantize the linear layers.
+    """
+
+    head: type[Model]
+    tokenizer: Tokenizer
+    init: InitConfig
+    max_length: int
+    arguments: Mapping[str, Any]
+    int8: bool = False
+
+    def read_initial(self, with_optimizer: bool) -> Checkpoint | None:
+        """Read the initial checkpoint, to pass it to :meth:`load`; None for random weights."""
+        return read_initial_checkpoint(replace(self.init, with_optimizer=with_optimizer))
+
+    def load(self, checkpoint: Path | None = None, initial: Checkpoint | None = None) -> Model:
+        """Return the model of a ``checkpoint`` of this run; None: the initial model.
+
+        ``initial`` is the initial checkpoint if it has been read already.
+        """
+        init = self.init
+        if checkpoint is not None:
+            init = replace(init, checkpoint=str(checkpoint), config_path="", overwrite=())
+            init = replace(init, new_head=False)
+        model = build_model(
+            self.head, init, self.tokenizer, self.max_length, initial, **self.arguments
+        )
+        return quantize_int8(model.eval()) if self.int8 else model
+
+    def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
+        """Return the saver of a model, with its vocabulary and labels."""
+        return ModelSaver(model, self.tokenizer.path, self.init.labels, sharded)
+
+
+def make_factory(
+    settings: ProgramSettings,
+    head: type[Model],
+    tokenizer: Tokenizer,
+    max_length: int,
+    arguments: Mapping[str, Any],
+    labels: tuple[str, ...] | None = None,
+) -> ModelFactory[Model]:
+    """Return the factory of the models that ``settings`` describe.
+
+    Raises:
+        ConfigError: the sizes are not valid, or 8 bits are asked for on a GPU.
+    """
+    device = settings.device
+    if device.int8 and device.device_id >= 0 and torch.cuda.is_available():
+        raise ConfigError("--int8 computes on the CPU: it goes with --device_id=-1")
+    flags = settings.init
+    init = InitConfig(
+        checkpoint=flags.init_ckpt,
+        config_path=flags.init_ckpt_config,
+        fallback=ModelConfig(vocab_size=tokenizer.vocab_size, **settings.model.sizes()),
+        overwrite=split_list(flags.overwrite_keys),
+        attn_type=flags.attn_type,
+        truncate_seq=flags.truncate_seq,
+        new_head=flags.new_head,
+        labels=labels,
+    )
+    return ModelFactory(head, tokenizer, init, max_length, arguments, device.int8)
+
+
 @dataclass(frozen=True)
 class RunContext:
-    """What a run has been granted.
+    """An opened run.
 
-    ``directory`` is None where nothing is kept. ``checkpoint`` is the run's own model to go on
-    from (or, without training, to look at); None means the one that the flags name.
+    Attributes:
+        directory: None where nothing is kept.
+        seed: that of the run, set already.
+        checkpoint: the run's own model to continue from or, without training, to evaluate; None:
+            the initial model.
     """
 
     directory: RunDirectory | None
     seed: int
     checkpoint: Path | None
 
-
-@dataclass(frozen=True)
-class ModelFactory(Generic[Model]):
-    """How a run's models are built and saved: the head, its arguments and what goes beside it."""
-
-    head: type[Model]
-    tokenizer: Tokenizer
-    arguments: Mapping[str, Any]
-    labels: tuple[str, ...] | None = None
-
-    def load(self, args: argparse.Namespace, checkpoint: Path | None) -> Model:
-        """The model of a run's own ``checkpoint``, or None: the one the flags name."""
-        begin = replace(flags.start_config(args, self.tokenizer.vocab_size), labels=self.labels)
-        if checkpoint is not None:
-            begin = replace(begin, checkpoint=str(checkpoint), config_path="", overwrite=())
-            begin = replace(begin, new_head=False)
-        if args.int8 and args.device_id >= 0 and torch.cuda.is_available():
-            raise ConfigError("--int8 computes on the CPU: it goes with --device_id=-1")
-        model = build_model(self.head, begin, self.tokenizer, args.max_length, **self.arguments)
-        return quantize_int8(model.eval()) if args.int8 else model
-
-    def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
-        """Return the saver of a model, with its vocabulary."""
-        return ModelSaver(model, self.tokenizer.path, self.labels, sharded)
-
-
-def load_tokenizer(args: argparse.Namespace, *, trains: bool, **options: Any) -> Tokenizer:
-    """The tokenizer of the vocabulary named, else of the one beside the weights to start from.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    path = args.tokenizer_path
-    if not path:
-        weights = Path(args.init_ckpt or Path(args.model_dir, "" if trains else "best"))
-        folder = weights if weights.is_dir() else weights.parent
-        path = find_vocabulary(folder) if args.init_ckpt or not trains else None
-    if not path:
-        raise ConfigError("--tokenizer_path is needed: no vocabulary lies beside the weights")
-    return get_tokenizer(args.tokenizer_type, str(path), uncased=not args.cased, **options)
+    @property
+    def resumes(self) -> bool:
+        """Whether the run continues from its newest checkpoint."""
+        return self.directory is not None and self.directory.can_resume
 
 
 def open_run(
-    args: argparse.Namespace, settings: Mapping[str, Any], seed: int, *, trains: bool
+    settings: ProgramSettings, config: Mapping[str, Any], seed: int, *, trains: bool
 ) -> RunContext:
-    """The run's directory, if it may have it, and its seed, set; nothing is written yet.
+    """Check that the run may use its directory and set its seed; nothing is written yet.
 
-    ``settings`` decide what comes out of the run; ``seed`` is for a run that has not begun.
+    Args:
+        settings: those of the program.
+        config: what decides the result of the run.
+        seed: for a run that has not begun.
+        trains: whether the run trains.
     """
-    directory, checkpoint = None, None
-    if trains and not args.debug:
-        directory = RunDirectory(
-            args.model_dir, settings, resume=args.resume, overwrite=args.overwrite
-        )
+    run, directory, checkpoint = settings.run, None, None
+    if trains and not run.debug:
+        directory = RunDirectory(run.model_dir, config, resume=run.resume, overwrite=run.overwrite)
         recorded = directory.recorded("seed")
         seed = seed if recorded is None else recorded
         checkpoint = directory.last if directory.can_resume else None
-    elif not trains and not args.init_ckpt:
-        checkpoint = Path(args.model_dir) / "best"
+    elif not trains and not settings.init.init_ckpt:
+        checkpoint = Path(run.model_dir) / "best"
     seed_everything(seed)
     return RunContext(directory, seed, checkpoint)
 
@@ -123,12 +256,12 @@ def open_output(
     world: DistributedContext,
     **more: Any,
 ) -> RunOutput:
-    """Begin the run's directory and its log; ``more`` as in :class:`RunOutput`."""
+    """Create the run's directory and its log; ``more`` as in :class:`RunOutput`."""
     directory = run_context.directory
     if directory is None:
         return RunOutput(**more)
     information = {"seed": run_context.seed, "command": sys.argv}
-    # A process that is still looking at the directory must not find what this run writes.
+    # A process that is still checking the directory must not find what this run writes.
     world.barrier()
     world.on_rank_zero(directory.create, config, information)
     step = directory.resume_step
@@ -137,48 +270,32 @@ def open_output(
 
 
 def train(
-    args: argparse.Namespace,
+    settings: FineTuneSettings,
     run_context: RunContext,
-    plan: ModelFactory[Model],
+    factory: ModelFactory[Model],
     model: Model,
     source: ExampleSource,
     evaluations: Sequence[Evaluation],
     world: DistributedContext,
 ) -> tuple[Model, Scores]:
-    """Fine-tune ``model``; returns the best model (with --debug: the final one) and its scores."""
-    directory = run_context.directory
-    resume = directory is not None and directory.can_resume
-    output = open_output(run_context, model.config, plan.saver(model), world)
-    config = flags.fine_tune_config(args, run_context.seed)
-    progress = fine_tune(model, source, evaluations, config, world, output, resume)
+    """Fine-tune ``model``; return the best model (with --debug: the last one) and its scores."""
+    directory, device = run_context.directory, settings.device
+    output = open_output(run_context, model.config, factory.saver(model), world)
+    config = replace(
+        settings.training,
+        batches=replace(settings.training.batches, seed=run_context.seed),
+        precision=device.precision,
+        compile=device.compile,
+    )
+    progress = fine_tune(model, source, evaluations, config, world, output, run_context.resumes)
     output.log.close()
     is_best = progress.best_step == progress.step
     if is_best or directory is None or not progress.best:
         return model, progress.best if is_best else {}
-    return plan.load(args, directory.best).to(world.device), progress.best
-
-
-def common_seed(args: argparse.Namespace, world: DistributedContext) -> int:
-    """The seed asked for, else one that all processes draw together."""
-    return world.broadcast(secrets.randbelow(2**31) if args.seed is None else args.seed)
+    return factory.load(directory.best).to(world.device), progress.best
 
 
 def log_scores(split: str, scores: Mapping[str, float]) -> None:
-    """Say what the final model is worth."""
+    """Log the scores of the final model."""
     text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     logger.info("final model, %s: %s", split, text)
-
-
-def start_program(
-    parser: flags.FlagParser, work: Callable[[argparse.Namespace, DistributedContext], None]
-) -> None:
-    """Read the command line and do the ``work`` in this process of perhaps several."""
-    args = parser.parse_args()
-    place = flags.distributed_config(args, os.environ)
-    configure_logging(args.verbose, 0 if args.log_all_processes else place.rank)
-    try:
-        with start(place) as world:
-            flags.notices(args, world.size)
-            work(args, world)
-    except FirstProcessFailed:
-        sys.exit(USER_ERROR)

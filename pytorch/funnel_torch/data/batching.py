@@ -20,6 +20,7 @@ from funnel.config.geometry import bucket_length
 from funnel.config.model import ModelConfig
 from funnel.features.classification import Features, pad_batch
 from funnel.utils.errors import ConfigError, DataError
+from funnel_torch.data.config import BatchConfig
 
 # Examples are sorted by length within pools of this many steps: enough that the lengths in a batch
 # are similar, few enough that batches differ in every epoch.
@@ -121,34 +122,6 @@ def padded_length(longest: int, max_length: int, config: ModelConfig, step: int)
     """Return the shortest padded length the model allows, rounded up to a multiple of ``step``."""
     length = bucket_length(longest, max_length, config)
     return min(-(-length // step) * step, max_length)
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """Sizes and order of training batches.
-
-    A step has ``batch_size * grad_accum`` examples per process.
-
-    Attributes:
-        batch_size: examples per process and micro-step.
-        grad_accum: micro-steps per step.
-        seed: seed of the order.
-        by_length: batch examples of similar length.
-        num_workers: worker processes that collate batches; 0 uses the training process.
-    """
-
-    batch_size: int
-    grad_accum: int = 1
-    seed: int = 0
-    by_length: bool = True
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "grad_accum"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 1")
-        if self.num_workers < 0:
-            raise ConfigError(f"num_workers={self.num_workers}: must not be negative")
 
 
 class Batches(Protocol):

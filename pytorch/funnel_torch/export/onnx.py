@@ -23,7 +23,6 @@ from funnel.config.geometry import encoder_geometry
 from funnel.config.model import MAX_ABSOLUTE_POSITIONS
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
-from funnel_torch.export.config import OPSETS as OPSETS
 from funnel_torch.export.config import ExportConfig
 from funnel_torch.export.onnx_check import (
     GraphInputs,

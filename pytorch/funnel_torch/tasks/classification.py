@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from funnel.config.model import ModelConfig
-from funnel.features.classification import Features, SegmentIds, load_or_build
+from funnel.features.classification import Features, load_or_build
 from funnel.tasks import Task
 from funnel.tasks.metrics import compute
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel_torch.data.batching import SequenceSource
+from funnel_torch.tasks.config import DataConfig
 from funnel_torch.tasks.finetune import Evaluation, Outputs
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Files of a task, and how their texts are encoded.
-
-    Attributes:
-        data_dir: directory with the files of the task.
-        cache_dir: cache of encoded texts; empty for none.
-        max_length: maximum number of tokens.
-        overwrite: rebuild the cache.
-        segments: segment ids.
-        length_step: see :class:`~funnel_torch.data.batching.SequenceSource`.
-    """
-
-    data_dir: str
-    cache_dir: str = ""
-    max_length: int = 128
-    overwrite: bool = False
-    segments: SegmentIds = field(default_factory=SegmentIds)
-    length_step: int = 1
 
 
 def load_splits(

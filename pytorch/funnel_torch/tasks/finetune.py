@@ -9,91 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from funnel.utils.errors import ConfigError
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import (
-    BatchConfig,
     ExampleSource,
     TrainBatches,
     as_tensors,
     evaluation_plan,
     to_device,
 )
+from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
-from funnel_torch.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer
+from funnel_torch.training.optimizer import build_optimizer
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.trainer import Progress, RunOutput, Trainer, TrainerConfig, compiled
+from funnel_torch.training.trainer import Progress, RunOutput, Trainer, compiled
 
 logger = logging.getLogger(__name__)
 
 Outputs = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """Settings of a fine-tuning run.
-
-    ``train_steps`` takes precedence over ``epochs``, and ``warmup_steps`` over ``warmup_prop``.
-    ``eval_steps`` and ``save_steps`` None mean once per epoch.
-    """
-
-    batches: BatchConfig
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lr: float = 1e-5
-    min_lr: float = 0.0
-    decay_method: str = "poly"
-    warmup_prop: float = 0.1
-    warmup_steps: int | None = None
-    epochs: int = 10
-    train_steps: int | None = None
-    logs_per_epoch: int = 20
-    eval_steps: int | None = None
-    save_steps: int | None = None
-    precision: str = "fp32"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.warmup_prop <= 1.0:
-            raise ConfigError(f"warmup_prop={self.warmup_prop}: must be from 0 to 1")
-        if self.train_steps is None and self.epochs < 1:
-            raise ConfigError(f"epochs={self.epochs}: must be at least 1")
-        # Report settings that contradict each other before the data is read.
-        self.schedule(1)
-        self.trainer(1)
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of optimizer steps of the run."""
-        return self.epochs * steps_per_epoch if self.train_steps is None else self.train_steps
-
-    def schedule(self, steps_per_epoch: int) -> ScheduleConfig:
-        """Return the learning-rate schedule."""
-        total, warmup = self.total_steps(steps_per_epoch), self.warmup_steps
-        return ScheduleConfig(
-            lr=self.lr,
-            total_steps=total,
-            warmup_steps=int(self.warmup_prop * total) if warmup is None else warmup,
-            min_lr=self.min_lr,
-            decay_method=self.decay_method,
-        )
-
-    def trainer(self, steps_per_epoch: int) -> TrainerConfig:
-        """Return the settings of the training loop."""
-        return TrainerConfig(
-            total_steps=self.total_steps(steps_per_epoch),
-            precision=self.precision,
-            clip=self.optimizer.clip,
-            log_steps=max(1, steps_per_epoch // max(1, self.logs_per_epoch)),
-            eval_steps=steps_per_epoch if self.eval_steps is None else self.eval_steps,
-            save_steps=steps_per_epoch if self.save_steps is None else self.save_steps,
-        )
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from funnel.utils.errors import ConfigError, RunError
+from funnel.utils.errors import RunError
 from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, to_device
+from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import full_optimizer_state, load_full_optimizer_state
 from funnel_torch.training.optimizer import (
@@ -25,7 +26,7 @@ from funnel_torch.training.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
-from funnel_torch.training.precision import PRECISIONS, autocast
+from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.run_directory import RunDirectory
 from funnel_torch.training.saving import ModelSaver
@@ -38,28 +39,6 @@ _MAX_SKIPS_IN_A_ROW = 50
 
 # Metrics by split. The first metric of the first split selects the best model.
 Scores = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Number of steps, intervals and numerics of the training loop.
-
-    Intervals are in optimizer steps; 0 means only after the last step.
-    """
-
-    total_steps: int
-    precision: str = "fp32"
-    clip: float = 1.0
-    log_steps: int = 100
-    eval_steps: int = 0
-    save_steps: int = 0
-    higher_is_better: bool = True
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision={self.precision!r}: must be one of {list(PRECISIONS)}")
-        if self.total_steps < 1:
-            raise ConfigError(f"train_steps={self.total_steps}: must be at least 1")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the TensorFlow programs share: flags to settings, one training run, evaluation afterwards.
+"""One training run and the evaluation afterwards, as all TensorFlow programs carry them out.
 
 A program brings its task: its graph, its input and how predictions are scored.
 """
@@ -6,19 +6,22 @@ A program brings its task: its graph, its input and how predictions are scored.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from funnel_tf.cli.start import silence_tensorflow
+import numpy as np
 
+from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
+from funnel.features.tfrecords import ExampleFile
 from funnel.tokenization import Tokenizer
 from funnel.utils.logging import MetricsLog
-from funnel_tf.cli import flags as tf_flags
-from funnel_tf.cli.flags import Flags
-from funnel_tf.data.input_pipeline import InputConfig
+from funnel_tf.cli import configs
+from funnel_tf.cli.programs import FineTuningSettings, TrainingSettings
+from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
 from funnel_tf.models.initial_model import InitConfig, as_tf_checkpoint
 from funnel_tf.training.estimator import (
     BuildGraph,
@@ -28,12 +31,14 @@ from funnel_tf.training.estimator import (
     TrainConfig,
     build_estimator,
     make_model_fn,
+    predict_all,
     train,
 )
 from funnel_tf.training.evaluation import (
     BestCheckpoint,
     Retention,
     Scores,
+    best_checkpoint,
     evaluate_all,
     write_best,
 )
@@ -42,115 +47,175 @@ from funnel_tf.training.run_directory import RunDirectory, SavedStep, saved_step
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a program trains.
+    """The model a program trains, and its data.
 
-    ``make_input`` gives the training input in the order asked for. ``metadata`` goes beside the
-    checkpoints: vocab_path, labels, cls_scope, problem_type. ``with_optimizer`` also takes the
-    optimizer's state from the initial checkpoint.
+    Attributes:
+        config: sizes of the model.
+        build_graph: its graph with the loss.
+        make_input: returns the training input for the order of the records.
+        metadata: written next to the checkpoints: vocab_path, labels, cls_scope, problem_type.
+        order: how records come, as far as the program decides it.
+        with_optimizer: also take the state of the optimizer from the initial checkpoint.
     """
 
     config: ModelConfig
     build_graph: BuildGraph
     make_input: Callable[[InputConfig], InputFn]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any]
+    order: InputConfig
     with_optimizer: bool = False
 
 
-def start_program(program: str, description: str) -> Flags:
-    """The flags of a program, with logging set up."""
-    flags = tf_flags.parse(program, description)
-    silence_tensorflow(flags.verbose)
-    return flags
+def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> RunDirectory:
+    """Return the directory to train in, if it is free for this run; nothing is written yet.
 
-
-def open_run(flags: Flags, tokenizer: Tokenizer, **settings: Any) -> RunDirectory:
-    """The directory to train in, if this run may have it; nothing is written yet.
-
-    ``settings`` decide the result besides the flags: the labels of a task, say.
+    ``more`` is what else decides the result, such as the labels of a task.
     """
-    tf_flags.check_given(flags, "model_dir")
-    deciding = (
-        tf_flags.result_affecting_config(flags) | {"vocabulary": tokenizer.fingerprint} | settings
-    )
-    return RunDirectory(flags.model_dir, deciding, overwrite=flags.overwrite_run)
+    check_given(model_dir=settings.run.model_dir)
+    recorded = configs.recorded_settings(settings)
+    recorded |= {"vocabulary": tokenizer.fingerprint, **more}
+    return RunDirectory(settings.run.model_dir, recorded, overwrite=settings.run.overwrite_run)
 
 
-def run_settings(flags: Flags, seed: int = 0) -> RunSettings:
-    """How the run is carried out."""
-    address = TpuAddress(
-        flags.tpu, flags.tpu_zone, flags.gcp_project, flags.tpu_job_name, flags.master
-    )
-    names = ("train_steps", "train_batch_size", "iterations", "log_freq", "max_save")
-    names += ("use_tpu", "use_bfloat16", "num_hosts", "num_core_per_host")
-    sizes = {
-        name: getattr(flags, name)
-        for name in ("eval_batch_size", "predict_batch_size")
-        if hasattr(flags, name)
-    }
+def run_settings(settings: TrainingSettings, seed: int = 0) -> RunSettings:
+    """Return how training is carried out."""
+    training, devices = settings.training, settings.devices
     return RunSettings(
-        model_dir=flags.model_dir or "",
-        save_steps=flags.save_steps or None,
+        model_dir=settings.run.model_dir or "",
+        train_steps=training.train_steps,
+        train_batch_size=training.train_batch_size,
+        save_steps=training.save_steps or None,
+        max_save=training.max_save,
+        iterations=devices.iterations,
+        log_freq=training.log_freq,
         seed=seed,
-        address=address,
-        **sizes,
-        **{name: getattr(flags, name) for name in names},
+        use_tpu=devices.use_tpu,
+        use_bfloat16=devices.use_bfloat16,
+        num_hosts=devices.num_hosts,
+        num_core_per_host=devices.num_core_per_host,
+        address=TpuAddress(
+            *(devices.tpu, devices.tpu_zone, devices.gcp_project),
+            *(devices.tpu_job_name, devices.master),
+        ),
     )
 
 
-def train_config(flags: Flags) -> TrainConfig:
-    """How the model learns."""
+def evaluation_settings(settings: TrainingSettings, batch_size: int) -> RunSettings:
+    """Return how evaluation and prediction are carried out: off TPUs on one device."""
+    found = replace(
+        run_settings(settings), eval_batch_size=batch_size, predict_batch_size=batch_size
+    )
+    return found if found.use_tpu else replace(found, num_core_per_host=1)
+
+
+def train_config(settings: TrainingSettings) -> TrainConfig:
+    """Return the optimizer, its schedule and how gradients of several replicas are combined."""
     return TrainConfig(
-        tf_flags.optimizer_config(flags),
-        tf_flags.schedule_config(flags),
-        per_core_clip=flags.per_core_clip,
-        skip_nan_grad=flags.skip_nan_grad,
+        settings.optimizer,
+        configs.schedule_config(settings),
+        per_core_clip=settings.update.per_core_clip,
+        skip_nan_grad=settings.update.skip_nan_grad,
     )
 
 
-def train_model(flags: Flags, directory: RunDirectory, job: TrainingJob) -> int:
-    """Train in ``directory`` from where it stands up to --train_steps; returns the last step."""
-    seed = tf_flags.new_seed(flags, directory.seed)
-    settings, learning, first = run_settings(flags, seed), train_config(flags), directory.step
+def train_model(settings: TrainingSettings, directory: RunDirectory, job: TrainingJob) -> int:
+    """Train up to --train_steps from the last checkpoint in ``directory``; return the last step."""
+    seed, first = configs.choose_seed(settings.run.seed, directory.seed), directory.step
+    run = run_settings(settings, seed)
     directory.create(job.config, {"seed": seed, "command": sys.argv}, job.metadata)
-    init = None
-    if flags.init_checkpoint and first == 0:
-        copy = directory.path / "init_checkpoint"
-        path = as_tf_checkpoint(flags.init_checkpoint, copy, flags.model_config)
-        init = InitConfig(path, job.with_optimizer)
-    log = None if flags.use_tpu else MetricsLog(directory.path, resume_step=first)
-    estimator = build_estimator(
-        settings, make_model_fn(job.build_graph, settings, learning, init, log)
-    )
-    order = InputConfig(
-        is_training=True,
-        shuffle_buffer=getattr(flags, "shuffle_buffer", InputConfig.shuffle_buffer),
+    init = initial_model(settings, directory, job.with_optimizer) if first == 0 else None
+    # On a TPU the host call writes summaries; hooks do not see the values of every step there.
+    log = None if run.use_tpu else MetricsLog(directory.path, resume_step=first)
+    model_fn = make_model_fn(job.build_graph, run, train_config(settings), init, log)
+    order = replace(
+        job.order,
         seed=seed,
-        deterministic=flags.deterministic,
+        deterministic=settings.training.deterministic,
         start_step=first,
-        examples_per_step=flags.train_batch_size // flags.num_hosts,
-        shard_files=getattr(flags, "shard_across_host", True),
+        examples_per_step=run.train_batch_size // run.num_hosts,
     )
-    step = train(estimator, job.make_input(order), settings)
+    step = train(build_estimator(run, model_fn), job.make_input(order), run)
     if log is not None:
         log.close()
     return step
 
 
-def checkpoints_to_evaluate(flags: Flags) -> list[SavedStep]:
-    """The checkpoints that the sweep flags leave, by step."""
-    folder = getattr(flags, "eval_model_dir", "") or flags.model_dir
-    found = saved_steps(folder, flags.eval_start_step, flags.eval_end_step)
-    return found if flags.eval_all_ckpt else found[-1:]
+def initial_model(
+    settings: TrainingSettings, directory: RunDirectory, with_optimizer: bool
+) -> InitConfig | None:
+    """Return the checkpoint to start from, converted to TensorFlow's format where it is another."""
+    run = settings.run
+    if not run.init_checkpoint:
+        return None
+    copy = directory.path / "init_checkpoint"
+    path = as_tf_checkpoint(run.init_checkpoint, copy, run.model_config)
+    return InitConfig(path, with_optimizer)
+
+
+def example_input(files: Sequence[ExampleFile], order: InputConfig) -> InputFn:
+    """Return the input function of fine-tuning records."""
+    counted = [(str(file.path), file.num_examples) for file in files]
+    return finetune_input_fn(counted, files[0].schema, order)
+
+
+def fine_tune(
+    settings: FineTuningSettings,
+    directory: RunDirectory,
+    files: Sequence[ExampleFile],
+    config: ModelConfig,
+    build_graph: BuildGraph,
+    metadata: Mapping[str, Any],
+) -> int:
+    """Train on record files up to --train_steps; return the last step.
+
+    Args:
+        settings: those of the program.
+        directory: run directory, from :func:`open_run`.
+        files: training records.
+        config: sizes of the model.
+        build_graph: graph of the model with its loss.
+        metadata: written next to the checkpoints: vocab_path, labels, cls_scope, problem_type.
+    """
+    order = InputConfig(is_training=True, shuffle_buffer=settings.records.shuffle_buffer)
+    job = TrainingJob(config, build_graph, partial(example_input, files), metadata, order)
+    with report_corrupt_records([str(file.path) for file in files], files[0].schema):
+        return train_model(settings, directory, job)
+
+
+def predict_examples(
+    run: RunSettings, build_graph: BuildGraph, file: ExampleFile, checkpoint: Path
+) -> dict[str, np.ndarray]:
+    """Return the predictions of a checkpoint for the real examples of a file, in their order."""
+    estimator = build_estimator(run, make_model_fn(build_graph, run))
+    input_fn = example_input([file], InputConfig(is_training=False))
+    with report_corrupt_records([str(file.path)], file.schema):
+        found = predict_all(estimator, input_fn, checkpoint)
+    return {name: values[: file.num_real_examples] for name, values in found.items()}
+
+
+def checkpoints_to_evaluate(settings: FineTuningSettings) -> list[SavedStep]:
+    """Return the checkpoints that the sweep flags select, by step."""
+    sweep = settings.sweep
+    folder = settings.eval_model_dir or settings.run.model_dir
+    found = saved_steps(folder, sweep.eval_start_step, sweep.eval_end_step)
+    return found if sweep.eval_all_ckpt else found[-1:]
 
 
 def evaluate_and_keep(
-    flags: Flags, evaluate: Callable[[Path], Scores], higher_is_better: bool = True
+    settings: FineTuningSettings, evaluate: Callable[[Path], Scores]
 ) -> BestCheckpoint:
-    """Score all checkpoints, record the best, and after training delete those of no further use."""
-    log = MetricsLog(flags.model_dir or flags.eval_model_dir)
-    best = evaluate_all(checkpoints_to_evaluate(flags), evaluate, log, higher_is_better)
+    """Score all checkpoints and record the best; after training delete those not kept."""
+    run, sweep = settings.run, settings.sweep
+    folder = run.model_dir or settings.eval_model_dir
+    log = MetricsLog(folder)
+    best = evaluate_all(checkpoints_to_evaluate(settings), evaluate, log)
     log.close()
-    write_best(best, flags.model_dir or flags.eval_model_dir)
-    if flags.do_train and not getattr(flags, "eval_model_dir", ""):
-        Retention(flags.retain_all, flags.retain_best).apply(flags.model_dir, best.saved)
+    write_best(best, folder)
+    if run.do_train and not settings.eval_model_dir:
+        Retention(sweep.retain_all, sweep.retain_best).apply(run.model_dir, best.saved)
     return best
+
+
+def best_or_last_checkpoint(folder: str) -> Path:
+    """Return the best checkpoint that an evaluation recorded, else the last one."""
+    return best_checkpoint(folder) or saved_steps(folder)[-1].prefix

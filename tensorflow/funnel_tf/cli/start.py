@@ -1,42 +1,91 @@
-"""Quiet TensorFlow: import this before it; call :func:`silence_tensorflow` after parsing flags.
+"""Start-up of the TensorFlow programs: flags first, TensorFlow afterwards and quietly.
 
-TensorFlow reads its environment while it is imported, so importing this module sets it, unless
-``--verbose`` stands on the command line.
+``--help`` and wrong flags are answered without importing TensorFlow, which takes seconds, and also
+where it is not installed. Nothing here imports absl or TensorFlow at module level.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
+from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 
-_YES = ("verbose", "verbose=true", "verbose=t", "verbose=1")
+# Distribution by the name it is imported under.
+_INSTALLED_BY_REQUIREMENTS = {
+    "absl": "absl-py",
+    "tensorflow": "TensorFlow",
+    "tensorflow_estimator": "tensorflow-estimator",
+}
 
 
-def asks_for_noise(arguments: Sequence[str]) -> bool:
-    """Whether ``--verbose`` is among the arguments of a command line."""
-    return any(argument.lstrip("-").lower() in _YES for argument in arguments)
+def run_program(name: str, description: str | None, needs_tensorflow: bool = True) -> None:
+    """Parse this process's command line, then call ``run`` of ``funnel_tf.cli.<name>``.
+
+    Args:
+        name: file name of the program without ``.py``.
+        description: text of the help above the flags.
+        needs_tensorflow: the program uses TensorFlow; False for one that runs without it.
+
+    Raises:
+        ConfigError: wrong flags, or a package that is not installed.
+    """
+    settings = parse_command_line(name, description)
+    if needs_tensorflow:
+        silence_tensorflow(settings.verbose)
+    else:
+        configure_logging(settings.verbose)
+    import_installed(f"funnel_tf.cli.{name}").run(settings)
 
 
-if not asks_for_noise(sys.argv[1:]):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+def parse_command_line(name: str, description: str | None) -> Any:
+    """Return the settings of a program for this process's command line."""
+    absl_flags = import_installed("funnel_tf.cli.absl_flags")
+    programs = importlib.import_module("funnel_tf.cli.programs")
+    return absl_flags.parse_settings(programs.PROGRAMS[name], name, description)
+
+
+def import_installed(module: str) -> ModuleType:
+    """Import a module of ours.
+
+    Raises:
+        ConfigError: TensorFlow, or a package that is installed with it, is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in _INSTALLED_BY_REQUIREMENTS:
+            raise
+        package = _INSTALLED_BY_REQUIREMENTS[missing]
+        raise ConfigError(
+            f"{package} is not installed; `pip install -r requirements/tensorflow.txt` installs it "
+            "(Python 3.11)"
+        ) from None
 
 
 def silence_tensorflow(verbose: bool = False) -> None:
-    """Set up this project's log, and silence TensorFlow's unless ``verbose``."""
+    """Set up this project's log, and silence TensorFlow's unless ``verbose``.
+
+    Raises:
+        ConfigError: TensorFlow is not installed.
+    """
     configure_logging(verbose)
     if verbose:
         logging.getLogger("tensorflow").setLevel(logging.INFO)
         return
-    from tensorflow.python.util import deprecation, module_wrapper
-
+    # TensorFlow's C++ log reads the environment when it is loaded.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    deprecation = import_installed("tensorflow.python.util.deprecation")
+    wrapper = import_installed("tensorflow.python.util.module_wrapper")
     deprecation._PRINT_DEPRECATION_WARNINGS = False
-    module_wrapper._PER_MODULE_WARNING_LIMIT = 0
+    wrapper._PER_MODULE_WARNING_LIMIT = 0
     warnings.filterwarnings("ignore", module="tensorflow")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Command lines generated from settings classes: names, defaults, types and help stand once."""
+"""Command lines generated from settings classes: names, defaults, types, help in one place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import MISSING, dataclass
 import pytest
 
 from funnel.cli.flags import make_parser, parse_settings
-from funnel.config.settings import build_settings, flag_groups, group, setting
+from funnel.config.settings import (
+    build_settings,
+    flag_groups,
+    group,
+    like,
+    result_affecting_config,
+    setting,
+)
 from funnel.utils.errors import ConfigError
 
 
@@ -35,7 +42,7 @@ class Program:
 
 
 def test_defaults_come_from_the_class_or_the_program():
-    settings = parse_settings(Program, "what it does", [])
+    settings = parse_settings(Program, "description", [])
     assert settings == Program()
     assert (settings.adam.beta2, settings.adam.name, settings.small.name) == (0.99, "sgd", "adamw")
 
@@ -58,7 +65,7 @@ def test_wrong_values_are_one_line(argv):
 
 
 def test_help_has_titles_texts_and_defaults():
-    text = make_parser(Program, "what it does").format_help()
+    text = make_parser(Program, "description").format_help()
     assert text.count("optimizer:") == 1
     assert "decay of the second moment (default: 0.99)" in text and "in % of nothing" in text
 
@@ -69,13 +76,75 @@ def test_required_flags_and_odd_types():
         value: int | str = setting(1, "either")
 
     with pytest.raises(TypeError, match="a setting is str, int, float or bool"):
-        make_parser(_program_of(Wrong), None)
+        make_parser(_make_program(Wrong), None)
     with pytest.raises(ConfigError, match="path"):
-        parse_settings(_program_of(Device), None, [])
+        parse_settings(_make_program(Device), None, [])
     assert [flags.title for flags in flag_groups(Program)] == ["device", "optimizer", "optimizer"]
 
 
-def _program_of(settings):
+@dataclass(frozen=True)
+class Inner:
+    length: int = setting(512, "tokens", aliases=("seq_len",))
+    uncased: bool = setting(True, "lower-case")
+
+
+@dataclass(frozen=True)
+class Outer:
+    corpus: str = setting("", "text file", is_path=True)
+    workers: int = setting(0, "processes", affects_result=False)
+    name: str = like(Adam, "name")
+    inner: Inner = group("", Inner, names={"uncased": "not cased"})
+    again: Inner = group(
+        "more", Inner, names={"length": "size"}, omit=("uncased",), aliases={"length": ("seq_len",)}
+    )
+
+
+@dataclass(frozen=True)
+class Nested:
+    outer: Outer = group("data", Outer, runtime=("name",))
+    # shares --length
+    inner: Inner = group("more", Inner, omit=("uncased",))
+
+
+def test_nested_classes_opposites_and_shared_flags():
+    settings = parse_settings(Nested, None, ["--length=3", "--cased", "--name=ADAMW"])
+    assert (settings.outer.inner, settings.inner) == (Inner(3, False), Inner(3))
+    assert settings.outer.name == "adamw"
+    assert [(g.title, len(g.flags)) for g in flag_groups(Nested)] == [
+        ("data", 3),
+        ("data", 2),
+        ("more", 1),
+    ]
+    text = make_parser(Nested, None).format_help()
+    assert "do not lower-case" in text and "(also --seq_len)" in text
+
+
+def test_an_alias_of_several_flags_sets_all():
+    settings = parse_settings(Nested, None, ["--size=1", "--seq_len=7", "--length=5"])
+    assert (settings.outer.again.length, settings.inner.length) == (7, 5)
+
+
+def test_settings_that_affect_the_result():
+    settings = parse_settings(Nested, None, ["--corpus=a", "--cased", "--workers=3"])
+    assert result_affecting_config(settings, "/{}".format) == {
+        "corpus": "/a",
+        "length": 512,
+        "cased": True,
+        "size": 512,
+    }
+    assert result_affecting_config(Nested(), "/{}".format)["corpus"] == ""
+
+
+def test_booleans_as_absl_takes_them():
+    parser = make_parser(Nested, None, absl_booleans=True)
+    for argv, cased in (([], False), (["--cased"], True), (["--nocased"], False)):
+        assert parser.parse_args(argv).cased is cased
+    assert parser.parse_args(["--cased=True"]).cased and not parser.parse_args(["--cased=f"]).cased
+    with pytest.raises(ConfigError, match="True or False"):
+        parser.parse_args(["--cased=maybe"])
+
+
+def _make_program(settings):
     @dataclass(frozen=True)
     class Single:
         only: object = group("only", settings)

@@ -2,11 +2,12 @@
 
 import pytest
 
+from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
 from funnel.config.heads import AnswerConfig
-from funnel.features.squad import WindowConfig, build_windows
-from funnel.features.squad_predictions import AnswerSettings, SquadAnswers
+from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
+from funnel.features.squad import build_windows
+from funnel.features.squad_predictions import SquadAnswers
 from funnel.features.squad_scoring import SquadScorer, score_ensemble
-from funnel.features.squad_settings import EnsembleSettings, SquadSettings
 from funnel.utils.errors import ConfigError, DataError
 from squad_cases import WordTokenizer, squad_data
 
@@ -24,43 +25,39 @@ TOGETHER = EnsembleSettings(do_ensemble=True, ensemble_ckpts=" a, ,b/c ")
     ],
 )
 def test_required_flags(settings, ensemble, expected):
-    assert SquadSettings(**settings).required_flags(ensemble) == expected
+    assert list(SquadWork(**settings).required_flags(SquadFiles(), ensemble)) == expected
 
 
 def test_work_that_is_missing_or_contradictory():
     with pytest.raises(ConfigError, match="nothing to do"):
-        SquadSettings().required_flags(ALONE)
+        SquadWork().required_flags(SquadFiles(), ALONE)
     with pytest.raises(ConfigError, match="--do_ensemble goes without"):
-        SquadSettings(do_predict=True).required_flags(TOGETHER)
+        SquadWork(do_predict=True).required_flags(SquadFiles(), TOGETHER)
 
 
-@pytest.mark.parametrize(
-    ("settings", "answers", "message"),
-    [
-        ({"num_proc": 0}, {}, "--num_proc=0: must be at least 1"),
-        ({}, {"n_best_size": 0}, "--n_best_size=0"),
-        ({"eval_version": "v3"}, {}, "--eval_version=v3: should be v1 or v2"),
-        ({"prepro_split": "dev"}, {}, "--prepro_split=dev: should be train or eval"),
-    ],
-)
-def test_wrong_values(settings, answers, message):
-    with pytest.raises(ConfigError, match=message):
-        SquadSettings(**settings).check(AnswerConfig(), AnswerSettings(**answers))
+def test_wrong_values():
+    with pytest.raises(ConfigError, match="--num_proc=0: must be at least 1"):
+        check_squad_numbers(AnswerConfig(), AnswerSettings(), 0)
+    with pytest.raises(ConfigError, match="--n_best_size=0"):
+        check_squad_numbers(AnswerConfig(), AnswerSettings(n_best_size=0), 1)
+    with pytest.raises(ConfigError, match="--prepro_split=dev: should be train or eval"):
+        SquadWork(prepro_split="dev").required_flags(SquadFiles(), ALONE)
 
 
 def test_sources_and_target():
-    settings = SquadSettings(train_file="t", predict_file="p", eval_version="v1", debug_mode=True)
-    windows = WindowConfig(100, 10, 5)
-    train, dev = (settings.build_source(split, windows) for split in ("train", "eval"))
+    files, windows = SquadFiles("t", "p", eval_version="v1"), WindowConfig(100, 10, 5)
+    train, dev = (
+        build_source(files, split, windows, debug_mode=True) for split in ("train", "eval")
+    )
     assert (train.path, train.version, train.limit, train.overwrite) == ("t", "v2", 100, False)
     assert (dev.path, dev.version, dev.windows) == ("p", "v1", windows)
-    assert settings.target == "f1" and SquadSettings().target == "best_f1"
+    assert files.target == "f1" and SquadFiles().target == "best_f1"
 
 
 def test_checkpoints_of_an_ensemble():
-    assert TOGETHER.checkpoints() == ["a", "b/c"]
+    assert list_checkpoints(TOGETHER) == ("a", "b/c")
     with pytest.raises(ConfigError, match="--ensemble_ckpts= , : names no checkpoint"):
-        EnsembleSettings(ensemble_ckpts=" , ").checkpoints()
+        list_checkpoints(EnsembleSettings(ensemble_ckpts=" , "))
 
 
 def _scorer(version, golds):

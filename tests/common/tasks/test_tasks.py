@@ -2,8 +2,10 @@
 
 import pytest
 
-from funnel.tasks import CustomTaskConfig, CustomTaskSettings, Example, get_task, task_names
+from funnel.config.inputs import CustomTaskSettings
+from funnel.tasks import CustomTaskConfig, Example, get_task, task_names
 from funnel.tasks.base import Task
+from funnel.tasks.custom import custom_task_config
 from funnel.tasks.tables import Source
 from funnel.utils.errors import ConfigError, DataError
 from task_files import table, write
@@ -262,18 +264,18 @@ class TestCustom:
             build_custom_task(CustomTaskConfig(**settings))
 
     def test_command_line_settings(self):
-        settings = CustomTaskSettings("0", "-1", "y", labels="a,b", delimiter="\\t", no_header=True)
-        assert settings.build_config("TSV") == CustomTaskConfig(
+        settings = CustomTaskSettings("0", "-1", "y", labels="a,b", delimiter="\\t", header=False)
+        assert custom_task_config("TSV", settings) == CustomTaskConfig(
             "tsv", 0, -1, "y", ("a", "b"), header=False, delimiter="\t"
         )
-        assert CustomTaskSettings(delimiter="tab").build_config("csv").delimiter == "\t"
-        assert CustomTaskSettings(header=False).build_config("csv").header is False
-        assert CustomTaskSettings().build_config("csv") == CustomTaskConfig("csv")
-        assert CustomTaskSettings().build_config("rte") is None
-        assert CustomTaskSettings().build_config(None) is None
+        assert custom_task_config("csv", CustomTaskSettings(delimiter="tab")).delimiter == "\t"
+        assert custom_task_config("csv", CustomTaskSettings(header=False)).header is False
+        assert custom_task_config("csv", CustomTaskSettings()) == CustomTaskConfig("csv")
+        assert custom_task_config("rte", CustomTaskSettings()) is None
+        assert custom_task_config(None, CustomTaskSettings()) is None
 
     def test_a_column_of_jsonl_is_a_key_even_if_it_is_a_number(self):
-        assert CustomTaskSettings("0").build_config("jsonl").text_a == "0"
+        assert custom_task_config("jsonl", CustomTaskSettings("0")).text_a == "0"
 
     def test_configuration_of_another_format_or_task(self):
         with pytest.raises(ConfigError, match="custom format is 'csv', not 'tsv'"):

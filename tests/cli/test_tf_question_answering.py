@@ -39,7 +39,7 @@ def squad():
 
 @pytest.fixture(scope="module")
 def answered(squad, tmp_path_factory):
-    """The folder of a run that trained on two shards and answered after 3 and 6 steps."""
+    """Return the folder of a run that trained on two shards and answered after 3 and 6 steps."""
     folder = tmp_path_factory.mktemp("tf-squad")
     write_squad(folder)
     wanted = {"do_train": True, "do_predict": True, "save_steps": 3, "num_proc": 2}
@@ -90,7 +90,7 @@ def test_squad_ensemble_and_refusals(squad, answered, capsys):
     other = _squad_flags(answered, do_predict=True, conditional_end=False)
     refuse(squad, capsys, other, "2 missing: model/end_logits/dense/", "head")
     refuse(squad, capsys, _squad_flags(answered), "nothing to do")
-    refuse(squad, capsys, _squad_flags(answered, do_train=True, train_version="v3"), "v1 or v2")
+    refuse(squad, capsys, _squad_flags(answered, do_train=True, train_version="v3"), "v1|v2")
     missing = _squad_flags(answered, prepro_split="train", train_file=None)
     refuse(squad, capsys, missing, "--train_file is needed")
 
@@ -126,7 +126,12 @@ def test_race_trains_scores_all_checkpoints_and_another_split(tmp_path, capsys):
         assert row["accuracy"] == pytest.approx(mean)
         assert row["accuracy"] * 24 == pytest.approx(round(row["accuracy"] * 24))
     assert np.isfinite(dev[-1]["loss"])
-    looks = {"do_eval": True, "eval_split": "test", "eval_all_ckpt": False, "model_config": None}
-    assert invoke(race, _flags(tmp_path, **(flags | looks))) == 0
+    evaluation = {
+        "do_eval": True,
+        "eval_split": "test",
+        "eval_all_ckpt": False,
+        "model_config": None,
+    }
+    assert invoke(race, _flags(tmp_path, **(flags | evaluation))) == 0
     best = json.loads((tmp_path / "run" / "best_result.json").read_text())
     assert (best["split"], best["step"], best["metric"]) == ("test", 6, "accuracy")

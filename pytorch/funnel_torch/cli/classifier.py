@@ -1,0 +1,185 @@
+"""Classification and regression, from settings to scores: what ``classifier.py`` runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funnel.features.classification import Features
+from funnel.tasks import Task, get_task
+from funnel.tasks.custom import custom_task_config
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
+from funnel.tokenization import Tokenizer
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_json
+from funnel_torch.cli import runs
+from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.data.batching import SequenceSource
+from funnel_torch.models.heads import FunnelForSequenceClassification
+from funnel_torch.tasks.classification import (
+    build_evaluation,
+    build_source,
+    decisions,
+    load_splits,
+)
+from funnel_torch.tasks.config import DataConfig
+from funnel_torch.tasks.finetune import predict
+from funnel_torch.training.distributed import DistributedContext
+from funnel_torch.training.trainer import Scores
+
+logger = logging.getLogger(__name__)
+
+# Key of the test set that is submitted along with the task's (MNLI's AX).
+_COMPANION = "companion"
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything a run needs, checked before anything is written.
+
+    ``sources`` has the batches of every split that the run reads.
+    """
+
+    task: Task
+    sources: Mapping[str, SequenceSource]
+    run: runs.RunContext
+    factory: runs.ModelFactory[FunnelForSequenceClassification]
+    model: FunnelForSequenceClassification
+
+
+def run(settings: ClassifierSettings) -> None:
+    """Fine-tune, evaluate and predict in this process, one of several perhaps."""
+    with runs.start_processes(settings) as world:
+        seed = runs.common_seed(settings, world)
+        inputs = world.rank_zero_first(prepare, settings, world, seed)
+        model = inputs.model.to(world.device)
+        scores: Scores = {}
+        if settings.trains:
+            model, scores = train(settings, inputs, world)
+        finish(settings, inputs, model, scores, world)
+
+
+def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
+    """Read and check everything; write nothing but the cache of encoded texts."""
+    settings.check()
+    custom = custom_task_config(settings.task.dataset, settings.custom)
+    data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
+    task = get_task(settings.task.dataset or "", custom=custom).resolve_labels(data.data_dir)
+    tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
+
+    config = settings.result_affecting_config()
+    config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
+    config["vocabulary"] = tokenizer.fingerprint
+    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+
+    head, arguments = FunnelForSequenceClassification, head_arguments(task)
+    length, labels = data.max_length, task.labels
+    factory = runs.make_factory(settings, head, tokenizer, length, arguments, labels)
+    model = factory.load(run_context.checkpoint)
+    features = load_features(settings, task, data, tokenizer)
+    sources = {
+        split: build_source(encoded, model.config, data, tokenizer)
+        for split, encoded in features.items()
+    }
+    return RunInputs(task, sources, run_context, factory, model)
+
+
+def head_arguments(task: Task) -> dict[str, Any]:
+    """Return the arguments of the head of a task."""
+    return {
+        "num_labels": task.num_labels,
+        "regression": task.is_regression,
+        "cls_scope": task.name,
+    }
+
+
+def load_features(
+    settings: ClassifierSettings, task: Task, data: DataConfig, tokenizer: Tokenizer
+) -> dict[str, Features]:
+    """Return the splits this run needs, encoded."""
+    flags, has_test = settings.task, _exists(task, data, "test")
+    splits = [] if flags.test_only else ["train"]
+    splits += [s for s in task.eval_splits if not flags.test_only or _exists(task, data, s)]
+    if flags.do_submit or (has_test and (flags.write_prediction or flags.test_only)):
+        splits.append("test")
+    elif flags.write_prediction:
+        logger.warning("%s: no test file, so no test_results.txt", data.data_dir)
+    features = load_splits(task, splits, data, tokenizer)
+    if flags.do_submit and (found := find_companion(task, data.data_dir)):
+        other, folder = found
+        data = replace(data, data_dir=str(folder))
+        features[_COMPANION] = load_splits(other, ["test"], data, tokenizer)["test"]
+    return features
+
+
+def _exists(task: Task, data: DataConfig, split: str) -> bool:
+    try:
+        return task.path(data.data_dir, split).exists()
+    except DataError:
+        return False
+
+
+def train(
+    settings: ClassifierSettings, inputs: RunInputs, world: DistributedContext
+) -> tuple[FunnelForSequenceClassification, Scores]:
+    """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
+    task, sources, size = inputs.task, inputs.sources, settings.evaluation.valid_bsz
+    evaluations = [
+        build_evaluation(task, split, sources[split], size) for split in task.eval_splits
+    ]
+    return runs.train(
+        settings, inputs.run, inputs.factory, inputs.model, sources["train"], evaluations, world
+    )
+
+
+def finish(
+    settings: ClassifierSettings,
+    inputs: RunInputs,
+    model: FunnelForSequenceClassification,
+    known: Scores,
+    world: DistributedContext,
+) -> None:
+    """Predict and score every split that is not in ``known``, and write the results."""
+    task, scores, predictions = inputs.task, dict(known), {}
+    sizes, precision = settings.evaluation, settings.device.precision
+    for split, source in inputs.sources.items():
+        if split == "train" or (split in known and not settings.task.write_prediction):
+            continue
+        size = sizes.valid_bsz if split in task.eval_splits else sizes.test_bsz
+        outputs = predict(model, source, ["logits"], world, batch_size=size, precision=precision)
+        predictions[split] = outputs["logits"]
+        if source.features.labels is not None and task.metrics:
+            scores[split] = build_evaluation(task, split, source, size).score(outputs)
+            runs.log_scores(split, scores[split])
+    world.on_rank_zero(write_results, settings, task, scores, predictions)
+
+
+def write_results(
+    settings: ClassifierSettings,
+    task: Task,
+    scores: Scores,
+    predictions: Mapping[str, np.ndarray],
+) -> None:
+    """Write final scores, predictions and submission files below model_dir."""
+    if settings.run.debug or not settings.run.model_dir:
+        return
+    folder = Path(settings.run.model_dir)
+    atomic_write_json(folder / "final_scores.json", scores)
+    for split, logits in predictions.items() if settings.task.write_prediction else ():
+        name = "test" if split == "test" else "valid"
+        if split in (*task.eval_splits, "test"):
+            write_predictions(folder / f"{name}_results.txt", task, decisions(task, logits))
+    if settings.task.do_submit:
+        submit_dir = settings.task.submit_dir or folder / "submit"
+        written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]
+        if _COMPANION in predictions and task.also_submits:
+            other = get_task(task.also_submits)
+            ids = decisions(other, predictions[_COMPANION])
+            written.append(write_submission(other, ids, submit_dir))
+        logger.info("submission: %s", ", ".join(str(path) for path in written))

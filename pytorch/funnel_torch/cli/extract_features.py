@@ -1,0 +1,40 @@
+"""Hidden states of texts or token ids as a file: what ``extract_features.py`` runs."""
+
+from __future__ import annotations
+
+import torch
+
+from funnel.checkpoints import load_checkpoint
+from funnel.features.feature_extraction import (
+    TextSource,
+    config_changes,
+    extract_batches,
+    load_inputs,
+    write_arrays,
+)
+from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.kernels.quantization import quantize_int8
+from funnel_torch.models.feature_extractor import FeatureExtractor
+
+
+def run(settings: TorchExtractionSettings) -> None:
+    """Compute the features of all sequences and write them."""
+    files, switches, compute = settings.files, settings.switches, settings.compute
+    tokenizer, length = settings.tokenizer, settings.length.max_length
+    checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
+    changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
+    vocabulary = (tokenizer.tokenizer_type, tokenizer.tokenizer_path, tokenizer.uncased)
+    text = TextSource(files.text or "", *vocabulary, length)
+    inputs = load_inputs(checkpoint, files.ids, text)
+
+    extractor = FeatureExtractor.from_checkpoint(checkpoint, **changes)
+    int8, device_id = settings.quantization.int8, compute.device_id
+    use_gpu = device_id >= 0 and torch.cuda.is_available() and not int8
+    extractor.to(f"cuda:{device_id}" if use_gpu else "cpu")
+    if int8:
+        quantize_int8(extractor)
+    arrays = extract_batches(extractor.extract, inputs, compute.batch_size)
+
+    tokens = inputs.to_dict() if files.text else {}
+    write_arrays(files.output, arrays | tokens)
+    print(f"{files.output}: {len(inputs.input_ids)} sequences, {', '.join(arrays)}")

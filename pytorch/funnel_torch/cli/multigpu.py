@@ -1,0 +1,106 @@
+"""One process of a program per GPU of this machine, as torchrun starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from funnel.utils.errors import ConfigError
+from funnel_torch.cli.settings import ProgramSettings
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+
+
+def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> None:
+    """Run ``program`` in as many processes as ``settings`` ask for, and wait for them.
+
+    Exits with the status of the first process that failed.
+    """
+    requested = settings.distributed.distributed_world_size
+    count = number_of_processes(requested, settings.device.device_id)
+    # SIGTERM (e.g. of a batch system) must end the processes, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    processes = launch(program, arguments, count)
+    with ended_with_us(processes):
+        status = wait_for(processes)
+    if status:
+        sys.exit(status)
+
+
+def number_of_processes(world_size: int | None, device_id: int) -> int:
+    """Return the number asked for, by default one per GPU.
+
+    Raises:
+        ConfigError: there are fewer GPUs, or none and no number is given.
+    """
+    gpus = 0 if device_id < 0 else torch.cuda.device_count()
+    if world_size is None:
+        if not gpus:
+            raise ConfigError(
+                "found no GPU: give --distributed_world_size=N for N processes on the CPU"
+            )
+        return gpus
+    if world_size < 1 or 0 < gpus < world_size:
+        raise ConfigError(f"distributed_world_size={world_size}: this machine has {gpus} GPUs")
+    return world_size
+
+
+def find_free_port() -> int:
+    """Return a port of this machine that is not in use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(
+    program: Path, arguments: Sequence[str], processes: int
+) -> list[subprocess.Popen[bytes]]:
+    """Start the processes, with the environment variables of torchrun."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    started = []
+    for rank in range(processes):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, **meeting, **place}
+        command = [sys.executable, str(program), *arguments]
+        started.append(subprocess.Popen(command, env=environment))
+    return started
+
+
+@contextlib.contextmanager
+def ended_with_us(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Leave no process running, however the block ends."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return 0 once all have succeeded, else the status of the first that failed."""
+    while True:
+        states = [process.poll() for process in processes]
+        for state in states:
+            if state:
+                return state if state > 0 else 128 - state
+        if all(state == 0 for state in states):
+            return 0
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,100 @@
+"""RACE, from settings to scores: what ``race.py`` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from funnel.features.race import RaceFeatures, encode_race
+from funnel.tasks.race import read_race
+from funnel.utils.files import atomic_write_json
+from funnel_torch.cli import runs
+from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.data.batching import PaddedSource
+from funnel_torch.models.heads import FunnelForMultipleChoice
+from funnel_torch.tasks.finetune import Evaluation, evaluate
+from funnel_torch.tasks.race import build_evaluation
+from funnel_torch.training.distributed import DistributedContext
+from funnel_torch.training.trainer import Scores
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything a run needs, checked before anything is written."""
+
+    features: dict[str, RaceFeatures]
+    run: runs.RunContext
+    factory: runs.ModelFactory[FunnelForMultipleChoice]
+    model: FunnelForMultipleChoice
+
+
+def run(settings: RaceSettings) -> None:
+    """Train and evaluate in this process, one of several perhaps."""
+    with runs.start_processes(settings) as world:
+        task, seed = settings.task, runs.common_seed(settings, world)
+        inputs = world.rank_zero_first(prepare, settings, world, seed)
+        model = inputs.model.to(world.device)
+        known: Scores = {}
+        if task.do_train:
+            model, known = train(settings, inputs, world)
+        scores = dict(known)
+        if task.do_eval and task.eval_split not in scores:
+            evaluation = make_evaluation(settings, inputs, task.eval_split)
+            scores[task.eval_split] = evaluate(model, evaluation, world, settings.device.precision)
+        for split, values in scores.items():
+            runs.log_scores(split, values)
+        if settings.run.model_dir and not settings.run.debug:
+            path = Path(settings.run.model_dir) / "final_scores.json"
+            world.on_rank_zero(atomic_write_json, path, scores)
+
+
+def train(
+    settings: RaceSettings, inputs: RunInputs, world: DistributedContext
+) -> tuple[FunnelForMultipleChoice, Scores]:
+    """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
+    source = make_source(settings, inputs, "train")
+    evaluations = [make_evaluation(settings, inputs, "dev")]
+    return runs.train(
+        settings, inputs.run, inputs.factory, inputs.model, source, evaluations, world
+    )
+
+
+def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> RunInputs:
+    """Read and check everything; write nothing."""
+    settings = settings.with_evaluated_run()
+    settings.check()
+    task = settings.task
+    tokenizer = runs.load_tokenizer(settings, trains=task.do_train)
+    config = settings.result_affecting_config()
+    config |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
+    run_context = runs.open_run(settings, config, seed, trains=task.do_train)
+    length = settings.sequences.max_seq_length
+    factory = runs.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
+    model = factory.load(run_context.checkpoint)
+    splits = {"train", "dev"} if task.do_train else set()
+    splits |= {task.eval_split} if task.do_eval else set()
+    features = {
+        split: encode_race(read_race(task.data_dir, split), tokenizer, settings.sequences)
+        for split in sorted(splits)
+    }
+    return RunInputs(features, run_context, factory, model)
+
+
+def make_source(settings: RaceSettings, inputs: RunInputs, split: str) -> PaddedSource:
+    """Return the batches of a split."""
+    length = settings.sequences.max_seq_length
+    return PaddedSource(
+        inputs.features[split],
+        inputs.model.config,
+        length,
+        inputs.factory.tokenizer.special.pad_id,
+        settings.device.length_step(length),
+    )
+
+
+def make_evaluation(settings: RaceSettings, inputs: RunInputs, split: str) -> Evaluation:
+    """Return the evaluation of a split."""
+    sizes = settings.evaluation
+    size = sizes.valid_bsz if split == "dev" else sizes.test_bsz
+    source = make_source(settings, inputs, split)
+    return build_evaluation(inputs.features[split], source, split, size)

@@ -1,0 +1,176 @@
+"""Settings that the PyTorch programs share; they become flags. Does not import PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from funnel.cli.flags import check_at_least_one
+from funnel.config.inputs import TokenizerSettings
+from funnel.config.model import ModelConfig
+from funnel.config.model_settings import ModelSettings
+from funnel.config.settings import group, result_affecting_config, setting
+from funnel.utils.errors import ConfigError
+from funnel_torch.tasks.config import FineTuneConfig
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The directory of a run and what may happen to it."""
+
+    model_dir: str = setting("", "output directory of the run", affects_result=False)
+    resume: bool = setting(
+        False, "continue (or, if finished, evaluate) the run in model_dir", affects_result=False
+    )
+    overwrite: bool = setting(False, "delete the run in model_dir", affects_result=False)
+    debug: bool = setting(False, "write no directory and no log files", affects_result=False)
+    log_path: str = setting("", "unused: logs are in model_dir", affects_result=False)
+    verbose: bool = setting(False, "also show debug messages", affects_result=False)
+    seed: int | None = setting(None, "random seed; drawn and recorded if not given")
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """The initial weights and where the sizes of the model come from."""
+
+    init_ckpt: str = setting("", "checkpoint of any kind; empty: random weights", is_path=True)
+    init_ckpt_config: str = setting(
+        "",
+        "net_config.json or config.json; default: that of init_ckpt",
+        aliases=("config", "model_config", "model_config_path"),
+        is_path=True,
+    )
+    overwrite_keys: str = setting("", "comma list of settings taken from flags, not the config")
+    attn_type: str = setting(
+        ModelConfig.rel_attn_type,
+        "implementation of relative attention",
+        choices=("rel_shift", "factorized"),
+    )
+    truncate_seq: bool | None = setting(
+        None,
+        "drop the last position before pooling; default: as in the config, else yes",
+        negatable=True,
+    )
+    new_head: bool = setting(False, "ignore the task head in init_ckpt")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Device and number formats."""
+
+    device_id: int = setting(0, "GPU; -1: CPU", affects_result=False)
+    bf16: bool = setting(False, "bfloat16 autocast", exclusive="precision")
+    fp16: bool = setting(False, "float16 autocast with loss scaling", exclusive="precision")
+    amp_opt: str = setting(
+        "O2", "level of apex; native AMP is used", choices=("O1", "O2"), affects_result=False
+    )
+    compile: bool = setting(False, "torch.compile the training step")
+    int8: bool = setting(False, "8-bit linear layers; evaluation on a CPU")
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    def length_step(self, max_length: int) -> int:
+        """Return the number that padded lengths are multiples of."""
+        # Every shape is compiled separately: allow four lengths.
+        return max(1, max_length // 4) if self.compile else 1
+
+
+@dataclass(frozen=True)
+class DistributedSettings:
+    """The place of this process among several, where no launcher sets it."""
+
+    distributed_world_size: int | None = setting(
+        None, "processes; default: all GPUs", affects_result=False
+    )
+    distributed_rank: int = setting(0, "number of this process", affects_result=False)
+    distributed_init_method: str | None = setting(
+        None, "tcp://host:port where processes meet", affects_result=False
+    )
+    distributed_port: int = setting(11111, "port, without init_method", affects_result=False)
+    distributed_backend: str = setting(
+        "nccl", "communication library; processes on CPUs always use gloo", affects_result=False
+    )
+    ddp_backend: str = setting(
+        "apex",
+        "both: torch's DistributedDataParallel",
+        choices=("pytorch", "apex"),
+        affects_result=False,
+    )
+    log_all_processes: bool = setting(False, "console log of every process", affects_result=False)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Batch sizes without training."""
+
+    valid_bsz: int = setting(32, "examples per step on the dev data", affects_result=False)
+    test_bsz: int = setting(32, "examples per step on the test data", affects_result=False)
+
+    def __post_init__(self) -> None:
+        check_at_least_one(valid_bsz=self.valid_bsz, test_bsz=self.test_bsz)
+
+
+@dataclass(frozen=True)
+class ProgramSettings:
+    """Settings of all programs that build a model; ``task`` is what the program adds."""
+
+    task: Any = None
+    run: RunSettings = group("what to run", RunSettings)
+    tokenizer: TokenizerSettings = group(
+        "text to tokens", TokenizerSettings, names={"uncased": "not cased"}
+    )
+    training: Any = None
+    init: InitSettings = group("initial checkpoint", InitSettings)
+    device: DeviceSettings = group("device and speed", DeviceSettings)
+    model: ModelSettings = group(
+        "model sizes",
+        ModelSettings,
+        defaults={"vocab_size": -1, "pool_q_only": False, "separate_cls": False},
+        omit=("decoder_size", "ff_activation", "init", "init_std", "init_range"),
+        description="used without a config file, and for keys in --overwrite_keys",
+    )
+    distributed: DistributedSettings = group(
+        "several processes (torchrun sets these itself)", DistributedSettings
+    )
+
+    def check_directory(self, *, trains: bool, only: str) -> None:
+        """Refuse a run without a place for its results or, without training, without a model.
+
+        Args:
+            trains: whether the run trains.
+            only: the flag of a run that does not.
+
+        Raises:
+            ConfigError: a directory is missing.
+        """
+        run = self.run
+        if trains and not (run.model_dir or run.debug):
+            raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
+        has_model = bool(self.init.init_ckpt) or (Path(run.model_dir) / "best").is_dir()
+        if not trains and not has_model:
+            raise ConfigError(f"{only}: no model in {run.model_dir}/best and no --init_ckpt")
+
+    def result_affecting_config(self) -> dict[str, Any]:
+        """Return the flags that decide what a run computes: two runs are the same if these are."""
+        return result_affecting_config(self, lambda path: str(Path(path).resolve()))
+
+
+@dataclass(frozen=True)
+class FineTuneSettings(ProgramSettings):
+    """Settings of the programs that fine-tune a model."""
+
+    training: FineTuneConfig = group(
+        "training", FineTuneConfig, names={"logs_per_epoch": "n_log_epoch"}
+    )
+    evaluation: EvaluationSettings = group("training", EvaluationSettings)
+
+    def check_run(self, *, trains: bool, only: str) -> None:
+        """Refuse contradictions of any fine-tuning run; see :meth:`check_directory`."""
+        self.check_directory(trains=trains, only=only)
+        device = self.device
+        if device.int8 and (trains or device.bf16 or device.fp16):
+            raise ConfigError(f"--int8 goes with {only}, without --bf16, --fp16 and training")

@@ -1,0 +1,31 @@
+"""Settings of the training loop; does not import PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from funnel.utils.errors import ConfigError
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Length, precision and intervals of training, in optimizer steps.
+
+    An interval of 0 means only after the last step.
+    """
+
+    total_steps: int
+    precision: str = "fp32"
+    clip: float = 1.0
+    log_steps: int = 100
+    eval_steps: int = 0
+    save_steps: int = 0
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision!r}: must be one of {list(PRECISIONS)}")
+        if self.total_steps < 1:
+            raise ConfigError(f"train_steps={self.total_steps}: must be at least 1")

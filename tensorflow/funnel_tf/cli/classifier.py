@@ -1,0 +1,194 @@
+"""``classifier.py``: fine-tuning, evaluation, prediction and submission of classification tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from funnel.cli.flags import check_given
+from funnel.config.model import ModelConfig
+from funnel.features.tfrecords import ExampleFile, RecordOptions, classifier_records
+from funnel.tasks import Task, get_task
+from funnel.tasks.custom import custom_task_config
+from funnel.tasks.metrics import compute
+from funnel.tasks.predictions import write_predictions
+from funnel.tasks.submission import find_companion, write_submission
+from funnel.tokenization import Tokenizer
+from funnel.utils.errors import ConfigError
+from funnel_tf.cli import configs, runs
+from funnel_tf.cli.programs import ClassifierSettings
+from funnel_tf.models.heads import classification_head
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.training.estimator import BuildGraph, Features, Graph
+from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+# Name among the record files of the test set submitted along with that of the task (MNLI's AX).
+_COMPANION = "companion"
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything a run needs, checked before anything but record files is written."""
+
+    task: Task
+    tokenizer: Tokenizer
+    config: ModelConfig
+    scope: str
+    files: Mapping[str, ExampleFile]
+    directory: RunDirectory | None
+
+    @property
+    def graph(self) -> BuildGraph:
+        """The classifier as a graph."""
+        return partial(_build_graph, self)
+
+
+def run(settings: ClassifierSettings) -> None:
+    """Train, evaluate, predict and submit, as the settings request."""
+    inputs, step = prepare(settings), 0
+    if inputs.directory is not None:
+        step = train(settings, inputs, inputs.directory)
+    best = evaluate(settings, inputs) if settings.run.do_eval else None
+    if settings.task.do_submit or settings.task.do_predict:
+        folder = settings.eval_model_dir or settings.run.model_dir
+        write_results(settings, inputs, best or runs.best_or_last_checkpoint(folder))
+    if inputs.directory is not None:
+        inputs.directory.finish(step, settings.training.train_steps)
+
+
+def prepare(settings: ClassifierSettings) -> RunInputs:
+    """Read and check everything; write nothing but the record files.
+
+    Raises:
+        ConfigError: flags are missing or contradict each other.
+    """
+    wanted, chosen, data_dir = settings.run, settings.task, settings.task.data_dir
+    check_given(
+        task_name=chosen.task_name, data_dir=data_dir, output_dir=settings.records.output_dir
+    )
+    if not (wanted.do_train or wanted.do_eval or chosen.do_submit or chosen.do_predict):
+        raise ConfigError("nothing to do: --do_train, --do_eval, --do_submit or --do_predict")
+    configs.check_model_dir(settings)
+    task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
+    task = task.resolve_labels(data_dir)
+    split = settings.evaluation.eval_split
+    source = task.sources.get(split)
+    if wanted.do_eval and source is not None and (source.label is None or source.label_optional):
+        raise ConfigError(f"--eval_split={split}: has no labels to score against")
+    tokenizer = configs.open_tokenizer(settings)
+    config = configs.model_config(settings, tokenizer)
+    directory = None
+    if wanted.do_train:
+        configs.schedule_config(settings)  # refuses values out of range
+        directory = runs.open_run(settings, tokenizer, task_name=task.name, labels=task.labels)
+    scope = settings.classification.cls_scope or chosen.task_name.lower()
+    files = load_records(settings, task, tokenizer)
+    return RunInputs(task, tokenizer, config, scope, files, directory)
+
+
+def load_records(
+    settings: ClassifierSettings, task: Task, tokenizer: Tokenizer
+) -> dict[str, ExampleFile]:
+    """Return the record files of this run by split; those that do not fit are rebuilt."""
+    details, data_dir = settings.classification, settings.task.data_dir
+    options = RecordOptions(details.overwrite_data, segments=settings.segments)
+    wanted: dict[str, RecordOptions] = {}
+    if settings.run.do_train:
+        seed = (settings.run.seed or 0) if details.shuffle_examples else None
+        wanted["train"] = replace(options, shuffle_seed=seed, num_passes=details.num_passes)
+    if settings.run.do_eval:
+        padded = replace(options, multiple=settings.evaluation.eval_batch_size)
+        wanted |= dict.fromkeys(_eval_splits(settings, task), padded)
+    if settings.task.do_submit or settings.task.do_predict:
+        wanted.setdefault("test", options)
+    folder, length = settings.records.output_dir, details.max_seq_length
+    files = {
+        split: classifier_records(folder, task, split, data_dir, tokenizer, length, chosen)
+        for split, chosen in wanted.items()
+    }
+    if settings.task.do_submit and (found := find_companion(task, data_dir)):
+        other, other_dir = found
+        folder = str(Path(folder, other.name))
+        files[_COMPANION] = classifier_records(
+            folder, other, "test", str(other_dir), tokenizer, length, wanted["test"]
+        )
+    return files
+
+
+def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirectory) -> int:
+    """Fine-tune up to --train_steps; return the last step."""
+    task = inputs.task
+    kind = "regression" if task.is_regression else "single_label_classification"
+    metadata = {
+        "vocab_path": str(inputs.tokenizer.path),
+        "labels": None if task.labels is None else list(task.labels),
+        "problem_type": kind,
+        "cls_scope": inputs.scope,
+    }
+    files = [inputs.files["train"]]
+    return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata)
+
+
+def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> Path:
+    """Score all checkpoints on the development data; return the best one."""
+    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs)).saved.prefix
+
+
+def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> None:
+    """Write predictions of the test data and submission files, as far as requested."""
+    task, requested = inputs.task, settings.task
+    folder = Path(settings.run.model_dir or settings.eval_model_dir)
+    run = runs.evaluation_settings(settings, settings.classification.predict_batch_size)
+    found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
+    if requested.do_predict:
+        write_predictions(folder / "test_results.txt", task, found["predictions"])
+    if not requested.do_submit:
+        return
+    submit_dir = requested.submit_dir or folder / "submit"
+    written = [write_submission(task, found["predictions"], submit_dir)]
+    if _COMPANION in inputs.files:
+        found = runs.predict_examples(run, inputs.graph, inputs.files[_COMPANION], checkpoint)
+        other = get_task(task.also_submits)
+        written.append(write_submission(other, found["predictions"], submit_dir))
+    logger.info("%s: submission %s", checkpoint, ", ".join(str(path) for path in written))
+
+
+def _eval_splits(settings: ClassifierSettings, task: Task) -> list[str]:
+    """Return the splits to evaluate: ``dev`` means all development splits of the task."""
+    split = settings.evaluation.eval_split
+    return list(task.eval_splits) if split == "dev" else [split]
+
+
+def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, mode: str) -> Graph:
+    head = classification_head(
+        inputs.config,
+        ModelInputs.from_features(features),
+        features["label_ids"],
+        features["is_real_example"],
+        options,
+        num_labels=inputs.task.num_labels,
+        regression=inputs.task.is_regression,
+        scope=inputs.scope,
+    )
+    kept = {"loss": head.per_example_loss, "label_ids": features["label_ids"]}
+    return Graph(head.loss, {**head.predictions, **kept})
+
+
+def _score(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> Scores:
+    """Return the metrics of the task and the loss of a checkpoint on each split to evaluate."""
+    run = runs.evaluation_settings(settings, settings.evaluation.eval_batch_size)
+    result = {}
+    for split in _eval_splits(settings, inputs.task):
+        found = runs.predict_examples(run, inputs.graph, inputs.files[split], checkpoint)
+        metrics = compute(inputs.task, found["predictions"], found["label_ids"])
+        result[split] = {**metrics, "loss": float(np.mean(found["loss"], dtype=np.float64))}
+    return result

@@ -1,0 +1,160 @@
+"""Build tokenizer, model configuration and recorded settings from the settings of a program.
+
+Nothing here imports TensorFlow; :mod:`funnel_tf.cli.runs` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from funnel.checkpoints.base import find_vocabulary
+from funnel.cli.flags import split_list
+from funnel.config.model import NET_CONFIG, ModelConfig
+from funnel.config.optimizer import ScheduleConfig
+from funnel.config.settings import result_affecting_config
+from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.utils.errors import ConfigError
+from funnel.utils.files import sha256_file
+from funnel_tf.cli.programs import FineTuningSettings, ProgramSettings, TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def check_model_dir(settings: FineTuningSettings) -> None:
+    """Raise ConfigError without a run directory, unless checkpoints of another are evaluated."""
+    run = settings.run
+    if not (run.model_dir or (settings.eval_model_dir and not run.do_train)):
+        raise ConfigError("--model_dir is needed")
+
+
+def open_tokenizer(settings: TrainingSettings, keep_accents: bool = False) -> Tokenizer:
+    """Load the tokenizer named, else that of the vocabulary in a checkpoint's directory.
+
+    Args:
+        settings: those of a training program; the initial checkpoint comes before the run.
+        keep_accents: see :func:`funnel.tokenization.get_tokenizer`.
+
+    Raises:
+        ConfigError: there is no vocabulary, or a flag contradicts it.
+    """
+    path, run = settings.tokenizer.tokenizer_path, settings.run
+    if not path:
+        places = [place for place in (run.init_checkpoint, run.model_dir) if place]
+        found = [find_vocabulary(_directory(place)) for place in places]
+        path = next((str(vocabulary) for vocabulary in found if vocabulary), "")
+    if not path:
+        raise ConfigError("--tokenizer_path is needed: there is no vocabulary next to the weights")
+    kind, uncased = settings.tokenizer.tokenizer_type, settings.tokenizer.uncased
+    tokenizer = get_tokenizer(kind, path, uncased, keep_accents)
+    settings.vocabulary.check(tokenizer)
+    return tokenizer
+
+
+def _directory(place: str) -> Path:
+    return Path(place) if os.path.isdir(place) else Path(place).parent
+
+
+def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
+    """Return the configuration of the model.
+
+    It is read from --model_config, or, without training, from the run directory; without a file it
+    consists of the model flags. Off TPUs ``factorized`` attention becomes ``rel_shift``, which
+    computes the same function faster there, unless it was requested.
+
+    Raises:
+        ConfigError: a key is unknown, or the vocabulary does not fit.
+    """
+    run = settings.run
+    path = run.model_config
+    recorded = Path(run.model_dir or "") / NET_CONFIG
+    if not path and not run.do_train and recorded.is_file():
+        path = str(recorded)
+    config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
+    if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
+        config = config.replace(rel_attn_type="rel_shift")
+    check_vocabulary(config, tokenizer, run.init_checkpoint)
+    return config
+
+
+def _read_config(
+    settings: TrainingSettings, path: str, vocab_size: int
+) -> tuple[ModelConfig, bool]:
+    """Return the configuration, and whether its attention type was set on the command line."""
+    model = settings.model
+    values = settings.sizes.sizes() | {
+        "rel_attn_type": model.rel_attn_type,
+        "truncate_seq": model.truncate_seq,
+        "vocab_size": vocab_size,
+    }
+    keys = split_list(model.overwrite_keys)
+    if unknown := [key for key in keys if key not in values]:
+        raise ConfigError(f"--overwrite_keys: {unknown[0]!r} is no setting of a model")
+    if not path:
+        return ModelConfig(**values), "rel_attn_type" in settings.given
+    config = ModelConfig.load(path).replace(**{key: values[key] for key in keys})
+    # A run-time switch that no net_config.json holds: a flag given changes it without being listed.
+    if "truncate_seq" in settings.given:
+        config = config.replace(truncate_seq=model.truncate_seq)
+    return config, "rel_attn_type" in keys
+
+
+def check_vocabulary(
+    config: ModelConfig, tokenizer: Tokenizer, init_checkpoint: str | None
+) -> None:
+    """Check that the ids of a vocabulary mean the same to the model.
+
+    A new model may have more embedding rows than the vocabulary has tokens; a trained one only if
+    it was trained with this very file, which is then in the same directory.
+
+    Raises:
+        ConfigError: the vocabulary does not fit.
+    """
+    size, rows = tokenizer.vocab_size, config.vocab_size
+    if size == rows:
+        return
+    problem = f"{tokenizer.path}: {size} tokens, but the model's vocab_size is {rows}"
+    if size > rows:
+        hint = "" if init_checkpoint else "; --overwrite_keys=vocab_size makes it fit"
+        raise ConfigError(problem + hint)
+    if init_checkpoint:
+        original = find_vocabulary(_directory(init_checkpoint))
+        if original is None or sha256_file(original) != sha256_file(tokenizer.path):
+            raise ConfigError(f"{problem}; use the vocabulary of the checkpoint")
+    logger.info("%s: the other embedding rows stay unused", problem)
+
+
+def schedule_config(settings: TrainingSettings) -> ScheduleConfig:
+    """Return the learning rate over steps; the final one is given relative to the peak.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    training, update = settings.training, settings.update
+    return ScheduleConfig(
+        lr=training.learning_rate,
+        total_steps=training.train_steps,
+        warmup_steps=training.warmup_steps,
+        min_lr=update.min_lr_ratio * training.learning_rate,
+        decay_method=update.decay_method,
+    )
+
+
+def recorded_settings(settings: ProgramSettings) -> dict[str, Any]:
+    """Return the flags that decide the result of a run: two runs are the same if these are."""
+    found = result_affecting_config(settings, os.path.abspath)
+    # The training file of a custom task may also be an absolute path, which stays one.
+    if found.get("train_file"):
+        found["train_file"] = os.path.abspath(found["train_file"])
+    if found.get("record_dir"):
+        found["record_dir"] = [os.path.abspath(d) for d in found["record_dir"].split(",")]
+    return found
+
+
+def choose_seed(seed: int | None, recorded: int | None = None) -> int:
+    """Return the seed a run was started with, else the one given, else a random one."""
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    return drawn if recorded is None else recorded

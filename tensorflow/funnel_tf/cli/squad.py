@@ -1,0 +1,219 @@
+"""``squad.py``: records, training, answers of all checkpoints, and ensembles."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from funnel.cli.flags import check_given
+from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
+from funnel.config.heads import AnswerConfig
+from funnel.config.model import NET_CONFIG, ModelConfig
+from funnel.features.squad_cache import SquadSource
+from funnel.features.squad_predictions import SquadAnswers, write_answers
+from funnel.features.squad_scoring import SquadScorer, score_ensemble
+from funnel.features.squad_tfrecords import (
+    count_recorded_shards,
+    squad_eval_records,
+    squad_train_records,
+)
+from funnel.features.tfrecords import ExampleFile
+from funnel.formats.tensor_bundle import resolve_prefix
+from funnel.tokenization import Tokenizer
+from funnel.utils.errors import DataError
+from funnel.utils.files import atomic_write_json
+from funnel_tf.cli import configs, runs
+from funnel_tf.cli.programs import SquadSettings
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.question_answering import squad_head
+from funnel_tf.training.estimator import BuildGraph, Features, Graph
+from funnel_tf.training.evaluation import Scores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of --predict_file: their records, and the scorer of their answers."""
+
+    file: ExampleFile
+    scorer: SquadScorer
+
+
+@dataclass
+class _BestAnswers:
+    """Scores checkpoints, and keeps the answers of the best one."""
+
+    settings: SquadSettings
+    graph: BuildGraph
+    questions: Questions
+    answers: SquadAnswers | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def score(self, checkpoint: Path) -> Scores:
+        """Return the metrics of a checkpoint."""
+        scorer = self.questions.scorer
+        answers = answer(self.settings, self.graph, self.questions, checkpoint)
+        metrics = scorer.score(answers)
+        if self.answers is None or metrics[scorer.target] > self.metrics[scorer.target]:
+            self.answers, self.metrics = answers, metrics
+        return {"dev": metrics}
+
+
+def run(settings: SquadSettings) -> None:
+    """Preprocess, train, predict or combine checkpoints, as the settings request."""
+    check(settings)
+    if settings.task.prepro_split:
+        preprocess(settings)
+    elif settings.ensemble.do_ensemble:
+        ensemble(settings)
+    else:
+        train_and_predict(settings)
+
+
+def check(settings: SquadSettings) -> None:
+    """Check the flags, before any file is read.
+
+    Raises:
+        ConfigError: they are missing, out of range or contradict each other.
+    """
+    task, do_train, joint = settings.task, settings.run.do_train, settings.ensemble
+    check_squad_numbers(settings.head, settings.answers, settings.squad.num_proc)
+    work = SquadWork(do_train, task.do_predict, task.prepro_split)
+    check_given(output_dir=settings.records.output_dir)
+    required = work.required_flags(settings.files, joint)
+    # Only a run of training or prediction has a directory of its own.
+    is_run = not (task.prepro_split or joint.do_ensemble)
+    check_given(**({"model_dir": settings.run.model_dir} if is_run else {}), **required)
+
+
+def preprocess(settings: SquadSettings) -> None:
+    """Write the records of one split: for training one shard, --proc_id of --num_proc."""
+    tokenizer, details = _open_tokenizer(settings), settings.squad
+    if settings.task.prepro_split == "eval":
+        file = load_questions(settings, tokenizer).file
+    else:
+        source, seed = _source(settings, "train"), settings.run.seed or 0
+        shard = (details.proc_id, details.num_proc)
+        file = squad_train_records(settings.records.output_dir, source, tokenizer, seed, shard)
+    logger.info("%s: %d windows", file.path, file.num_real_examples)
+
+
+def train_and_predict(settings: SquadSettings) -> None:
+    """Train, answer the questions with all checkpoints, or both."""
+    tokenizer = _open_tokenizer(settings)
+    config = configs.model_config(settings, tokenizer)
+    directory = runs.open_run(settings, tokenizer) if settings.run.do_train else None
+    questions = load_questions(settings, tokenizer) if settings.task.do_predict else None
+    graph, step = _graph(settings, config), 0
+    if directory is not None:
+        files = load_train_files(settings, tokenizer)
+        metadata = {"vocab_path": str(tokenizer.path)}
+        step = runs.fine_tune(settings, directory, files, config, graph, metadata)
+    if questions is not None:
+        predict(settings, graph, questions)
+    if directory is not None:
+        directory.finish(step, settings.training.train_steps)
+
+
+def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[ExampleFile]:
+    """Return all shards of the training records; those that do not fit are rebuilt."""
+    source, folder = _source(settings, "train"), settings.records.output_dir
+    shards = count_recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
+    seed = settings.run.seed or 0
+    return [
+        squad_train_records(folder, source, tokenizer, seed, (proc_id, shards))
+        for proc_id in range(shards)
+    ]
+
+
+def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
+    """Return the questions to answer; their records are rebuilt if they do not fit."""
+    source, size = _source(settings, "eval"), settings.squad.predict_batch_size
+    folder, files = settings.records.output_dir, settings.files
+    file, data, windows = squad_eval_records(folder, source, tokenizer, size)
+    scorer = SquadScorer(data, windows, settings.answers, files.eval_version, files.target)
+    return Questions(file, scorer)
+
+
+def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) -> None:
+    """Score the answers of all checkpoints; write those of the best one and its scores."""
+    model_dir, best = settings.run.model_dir, _BestAnswers(settings, graph, questions)
+    folder = Path(settings.files.predict_dir or model_dir)
+    if questions.scorer.has_gold:
+        runs.evaluate_and_keep(settings, best.score)
+        write_answers(best.answers, folder)
+        atomic_write_json(folder / "final_scores.json", {"dev": best.metrics})
+        return
+    logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
+    checkpoint = runs.best_or_last_checkpoint(model_dir)
+    write_answers(answer(settings, graph, questions, checkpoint), folder)
+
+
+def answer(
+    settings: SquadSettings, graph: BuildGraph, questions: Questions, checkpoint: Path
+) -> SquadAnswers:
+    """Return the answers of a checkpoint."""
+    file = questions.file
+    run = runs.evaluation_settings(settings, settings.squad.predict_batch_size)
+    found = runs.predict_examples(run, graph, file, checkpoint)
+    if not (found["unique_ids"] == questions.scorer.windows.unique_ids).all():
+        raise DataError(f"{file.path}: is not in the order of its windows; delete it")
+    return questions.scorer.answers(found)
+
+
+def ensemble(settings: SquadSettings) -> None:
+    """Average the answers of several checkpoints; write those above the threshold."""
+    joint, members = settings.ensemble, ensemble_members(settings)
+    tokenizer = _open_tokenizer(members[0][0])
+    questions = load_questions(settings, tokenizer)
+    opinions = []
+    for member, prefix in members:
+        graph = _graph(member, configs.model_config(member, tokenizer))
+        opinions.append(answer(member, graph, questions, prefix))
+    predictions, scores = score_ensemble(questions.scorer, opinions, joint)
+    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    logger.info("%s", text or "no answers are known, so there are no scores")
+    atomic_write_json(joint.ensemble_output_file, predictions)
+
+
+def ensemble_members(settings: SquadSettings) -> list[tuple[SquadSettings, Path]]:
+    """Return the checkpoints of an ensemble, each with settings that describe its model.
+
+    Without --model_config that is the net_config.json in the directory of the checkpoint.
+
+    Raises:
+        ConfigError: the list names no checkpoint.
+    """
+    run, found = settings.run, []
+    for prefix in map(resolve_prefix, list_checkpoints(settings.ensemble)):
+        own = prefix.parent / NET_CONFIG
+        path = str(own) if not run.model_config and own.is_file() else run.model_config
+        member = replace(run, init_checkpoint=str(prefix), model_config=path)
+        found.append((replace(settings, run=member), prefix))
+    return found
+
+
+def _open_tokenizer(settings: SquadSettings) -> Tokenizer:
+    return configs.open_tokenizer(settings, settings.squad.keep_accents)
+
+
+def _source(settings: SquadSettings, split: str) -> SquadSource:
+    """Return the questions of ``train`` or ``eval`` and how they are cut."""
+    debug_mode = settings.squad.debug_mode
+    return build_source(settings.files, split, settings.windows, debug_mode=debug_mode)
+
+
+def _graph(settings: SquadSettings, config: ModelConfig) -> BuildGraph:
+    return partial(_build_graph, config, settings.head)
+
+
+def _build_graph(
+    config: ModelConfig, head: AnswerConfig, features: Features, options: GraphOptions, mode: str
+) -> Graph:
+    inputs = ModelInputs.from_features(features)
+    found = squad_head(config, inputs, features, options, head)
+    return Graph(found.loss, {**found.predictions(), "unique_ids": features["unique_ids"]})
