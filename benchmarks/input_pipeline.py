@@ -59,7 +59,7 @@ def make_batches(
     )
     masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
     steps = PretrainBatches(records, masker, PretrainBatchConfig(args.batch_size)).stream()
-    return (micro_batch.batch for step in steps for micro_batch in step)
+    return (batch for step in steps for batch in step)
 
 
 def training_step(

@@ -23,14 +23,14 @@ from torch import nn
 import baselines
 import timing
 from funnel import get_tokenizer
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.tasks import get_task
 from funnel.tasks.metrics import compute
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.kernels.quantization import quantize_int8
-from funnel_torch.tasks.classification import DataConfig, decisions, load_splits, source_of
+from funnel_torch.tasks.classification import DataConfig, build_source, decisions, load_splits
 from funnel_torch.tasks.finetune import predict
 from funnel_torch.training.distributed import DistributedConfig, start
 from models import parse_shape
@@ -79,7 +79,7 @@ def compare_scores(args: argparse.Namespace) -> timing.Row:
     split = task.eval_splits[0]
     features = load_splits(task, [split], config, tokenizer)[split]
     model = FunnelForSequenceClassification.from_pretrained(args.checkpoint)
-    source = source_of(features, model.config, config, tokenizer)
+    source = build_source(features, model.config, config, tokenizer)
     with start(DistributedConfig(device_id=-1)) as world:
         exact = predict(model, source, ["logits"], world)["logits"]
         found = predict(quantize_int8(model), source, ["logits"], world)["logits"]

@@ -1,4 +1,4 @@
-"""Lets the programs of this folder run from a clone: finds the packages that are not installed."""
+"""Put the packages on ``sys.path``, so that programs run from a clone without installation."""
 
 import sys
 from pathlib import Path

@@ -1,27 +1,29 @@
-"""The whole way on one page: vocabulary, records, pretraining, fine-tuning, a comparison.
+"""The complete workflow: vocabulary, records, pretraining, fine-tuning and a comparison.
 
     make demo                                   (creates a virtual environment first)
     python pytorch/demo.py --output_dir=demo_output
 
 Makes a small labelled task from the docstrings of the standard library (nothing is downloaded),
-pretrains a small Funnel-Transformer with ELECTRA on their text, fine-tunes it on the task and a
-second one from random weights, and prints the test accuracy of both beside the majority class's and
-a bag-of-words classifier's. Eight minutes of one CPU core, five on two.
+pretrains a small Funnel-Transformer with ELECTRA on their text, fine-tunes it on the task, trains a
+second one from random weights, and prints the test accuracy of both, of the majority class and of a
+bag-of-words classifier. Takes eight minutes on one CPU core, five on two.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import _paths  # noqa: F401
 
+from funnel.cli.flags import parse_settings
+from funnel.config.settings import group, setting
 from funnel.tasks import CustomTaskConfig, get_task
 from funnel.utils.errors import FunnelError
 from funnel.utils.files import atomic_write_json
@@ -30,16 +32,16 @@ from funnel.utils.main import INTERRUPTED, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What a small model trained from random weights wants: a learning rate a hundred times that of
+# A small model trained from random weights needs a learning rate a hundred times that of
 # fine-tuning a released one (pytorch/README.md).
 TRAINING = {"max_length": 64, "train_bsz": 32, "lr": 1e-3, "seed": 1}
-# Pretraining sees the text a few times only: dropout would cost time and help nothing.
+# No dropout in pretraining: with only a few passes over the text there is no overfitting.
 SEQ_LEN = 64
 PRETRAINING = {"train_bsz": 32, "lr": 1e-3, "warmup_steps": 100, "dropout": 0, "dropatt": 0}
 CONFIG = ROOT / "configs" / "demo.json"
 
 NEXT = """\
-What to type next:
+Next steps:
   look at the curves   {bin}tensorboard --logdir {output}
   your own csv files   {python} pytorch/classifier.py --dataset=csv --data_dir=DIR \
 --text_column=text --label_column=label --tokenizer_path={output}/data/vocab.txt \
@@ -49,8 +51,28 @@ What to type next:
 --lr=2e-5 --model_dir=runs/rte"""
 
 
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo."""
+
+    output_dir: str = setting("demo_output", "directory for the results")
+    epochs: int = setting(4, "passes over the training data")
+    pretrain_steps: int = setting(700, "steps of pretraining")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Command line of the demo."""
+
+    demo: DemoConfig = group("demo", DemoConfig)
+
+
 def run_program(path: str, *arguments: str) -> None:
-    """Run one of this repository's programs and show the command line it takes."""
+    """Print the command line of one of this repository's programs and run it.
+
+    Raises:
+        FunnelError: the program failed.
+    """
     command = [sys.executable, str(ROOT / path), *arguments]
     print(f"\n$ python {path} {shlex.join(arguments)}", flush=True)
     status = subprocess.run(command, check=False).returncode
@@ -60,17 +82,17 @@ def run_program(path: str, *arguments: str) -> None:
         raise FunnelError(f"{path} ended with exit code {status}; its message is above")
 
 
-def flag_list(flags: Mapping[str, object]) -> list[str]:
-    """``--name=value`` of each."""
+def to_arguments(flags: Mapping[str, object]) -> list[str]:
+    """Return ``--name=value`` for each flag."""
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def pretrain(data: Path, output: Path, steps: int) -> Path:
-    """Pretrain the small Funnel on the demo's text; the folder of the result."""
+    """Pretrain the small Funnel on the demo's text; return the folder of the checkpoint."""
     records, model_dir = output / "records", output / "electra"
     text = {"input_glob": data / "corpus.txt", "tokenizer_path": data / "vocab.txt"}
     text |= {"save_dir": records, "seq_len": SEQ_LEN}
-    run_program("pytorch/create_pretrain_data.py", *flag_list(text))
+    run_program("pytorch/create_pretrain_data.py", *to_arguments(text))
     flags = {
         "loss_type": "electra",
         "record_dir": records,
@@ -85,18 +107,18 @@ def pretrain(data: Path, output: Path, steps: int) -> Path:
         "seed": 1,
         **PRETRAINING,
     }
-    run_program("pytorch/pretrain.py", *flag_list(flags), "--overwrite")
+    run_program("pytorch/pretrain.py", *to_arguments(flags), "--overwrite")
     return model_dir / "last"
 
 
 def train_funnel(data: Path, model_dir: Path, epochs: int, start: Mapping[str, object]) -> None:
-    """Train the small Funnel on the demo task; the best model on dev predicts the test split."""
+    """Train the small Funnel on the demo task, and predict the test split with the best model."""
     flags = {
         "dataset": "tsv",
         "data_dir": data,
         "tokenizer_path": data / "vocab.txt",
         **start,
-        # After pretraining without dropout, back to that of the flags, which the other run has too.
+        # The pretrained config has no dropout; both runs take the default of the flags.
         "overwrite_keys": "dropout,dropatt",
         "model_dir": model_dir,
         "device_id": -1,
@@ -105,7 +127,7 @@ def train_funnel(data: Path, model_dir: Path, epochs: int, start: Mapping[str, o
         **TRAINING,
     }
     switches = ["--write_prediction", "--overwrite"]
-    run_program("pytorch/classifier.py", *flag_list(flags), *switches)
+    run_program("pytorch/classifier.py", *to_arguments(flags), *switches)
 
 
 def read_texts(data: Path, split: str) -> tuple[list[str], list[str]]:
@@ -115,14 +137,14 @@ def read_texts(data: Path, split: str) -> tuple[list[str], list[str]]:
     return [e.text_a for e in examples], [task.labels[e.label] for e in examples]
 
 
-def accuracy(predictions: list[str], labels: list[str]) -> float:
+def compute_accuracy(predictions: list[str], labels: list[str]) -> float:
     if len(predictions) != len(labels):
         raise FunnelError(f"{len(predictions)} predictions for {len(labels)} test examples")
     return sum(p == t for p, t in zip(predictions, labels, strict=True)) / len(labels)
 
 
-def bag_of_words(texts: list[str], labels: list[str]) -> Callable[[list[str]], list[str]]:
-    """A predictor for other texts: logistic regression on tf-idf counts."""
+def fit_bag_of_words(texts: list[str], labels: list[str]) -> Callable[[list[str]], list[str]]:
+    """Fit logistic regression on tf-idf counts; return its ``predict``."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -132,66 +154,62 @@ def bag_of_words(texts: list[str], labels: list[str]) -> Callable[[list[str]], l
     return model.fit(texts, labels).predict
 
 
-def baselines(data: Path) -> dict[str, dict[str, float]]:
-    """{split: {baseline: accuracy}} of what a model must beat."""
+def score_baselines(data: Path) -> dict[str, dict[str, float]]:
+    """Return {split: {baseline: accuracy}}."""
     texts, labels = read_texts(data, "train")
     majority = Counter(labels).most_common(1)[0][0]
-    predict = bag_of_words(texts, labels)
+    predict = fit_bag_of_words(texts, labels)
     results = {}
     for split in ("dev", "test"):
         split_texts, truth = read_texts(data, split)
         results[split] = {
-            "majority class": accuracy([majority] * len(truth), truth),
-            "bag of words": accuracy(list(predict(split_texts)), truth),
+            "majority class": compute_accuracy([majority] * len(truth), truth),
+            "bag of words": compute_accuracy(list(predict(split_texts)), truth),
         }
     return results
 
 
-def funnel_accuracy(data: Path, model_dir: Path) -> float:
-    """Test accuracy of the trained model, from the predictions it wrote."""
+def score_funnel(data: Path, model_dir: Path) -> float:
+    """Return the test accuracy of the trained model, from its prediction file."""
     rows = (model_dir / "test_results.txt").read_text(encoding="utf-8").splitlines()[1:]
-    return accuracy([row.split("\t")[1] for row in rows], read_texts(data, "test")[1])
+    return compute_accuracy([row.split("\t")[1] for row in rows], read_texts(data, "test")[1])
 
 
 def report(results: dict[str, float], output: Path, seconds: float) -> None:
     print(f"\n{'test accuracy':22}\n{'-' * 29}")
     for name, value in results.items():
         print(f"{name:22} {100 * value:5.1f}%")
-    python = Path(sys.executable)
-    beside = python.with_name("tensorboard").exists()
+    python, bin_prefix = Path(sys.executable), ""
+    is_ours = python.is_relative_to(ROOT)
+    if is_ours and python.with_name("tensorboard").exists():
+        bin_prefix = f"{python.parent.relative_to(ROOT)}/"
     shown = {
         "output": output,
-        "python": python.relative_to(ROOT) if python.is_relative_to(ROOT) else "python",
-        "bin": f"{python.parent.relative_to(ROOT)}/" if beside and ROOT in python.parents else "",
+        "python": python.relative_to(ROOT) if is_ours else "python",
+        "bin": bin_prefix,
     }
     print(f"\nCurves: {output}/curves.png   ({seconds / 60:.1f} minutes in all)\n")
     print(NEXT.format(**shown))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="results")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the training data")
-    parser.add_argument("--pretrain_steps", type=int, default=700, help="steps of pretraining")
-    args = parser.parse_args()
-    start = time.monotonic()
-    data = args.output_dir / "data"
+    config = parse_settings(DemoSettings, __doc__).demo
+    start, output = time.monotonic(), Path(config.output_dir)
+    data = output / "data"
     run_program("data-scripts/make_demo_data.py", f"--output_dir={data}")
-    electra = pretrain(data, args.output_dir, args.pretrain_steps)
+    electra = pretrain(data, output, config.pretrain_steps)
     runs = {"random weights": {"model_config": CONFIG}, "pretrained": {"init_ckpt": electra}}
-    folders = {f"Funnel, {name}": args.output_dir / name.replace(" ", "_") for name in runs}
+    folders = {f"Funnel, {name}": output / name.replace(" ", "_") for name in runs}
     for model_dir, begin in zip(folders.values(), runs.values(), strict=True):
-        train_funnel(data, model_dir, args.epochs, begin)
-    levels = baselines(data)
+        train_funnel(data, model_dir, config.epochs, begin)
+    levels = score_baselines(data)
     results = dict(levels["test"])
-    results |= {name: funnel_accuracy(data, folder) for name, folder in folders.items()}
+    results |= {name: score_funnel(data, folder) for name, folder in folders.items()}
     curves = {name: folder / METRICS_FILE for name, folder in folders.items()}
-    plot_curves(curves, args.output_dir / "curves.png", metric="accuracy", levels=levels["dev"])
+    plot_curves(curves, output / "curves.png", metric="accuracy", levels=levels["dev"])
     seconds = time.monotonic() - start
-    atomic_write_json(args.output_dir / "results.json", {**results, "seconds": round(seconds)})
-    report(results, args.output_dir, seconds)
+    atomic_write_json(output / "results.json", {**results, "seconds": round(seconds)})
+    report(results, output, seconds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Everything about Funnel-Transformer that needs neither PyTorch nor TensorFlow.
+"""Funnel-Transformer without a deep-learning framework: configs, data, checkpoints, metrics.
 
-The two names most programs start with can be imported from here; they are looked up on first use,
-so ``import funnel`` alone stays cheap and pulls in no third-party package.
+The names in ``__all__`` are imported on first use, so that ``import funnel`` is fast and needs no
+third-party package.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["ModelConfig", "get_tokenizer"]
 
-_HOME = {"ModelConfig": "funnel.config.model", "get_tokenizer": "funnel.tokenization"}
+_MODULES = {"ModelConfig": "funnel.config.model", "get_tokenizer": "funnel.tokenization"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import an exported name from its module the first time it is asked for (PEP 562)."""
-    if name not in _HOME:
+    """Import an exported name from its module on first access (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'funnel' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

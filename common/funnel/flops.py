@@ -1,10 +1,10 @@
-"""Parameters and floating-point operations of a model, and how the paper counted them.
+"""Parameters and floating-point operations of a model, and the relative FLOPs of the paper.
 
-FLOPs are those of one forward pass, two per multiply-add, per sequence. Counted exactly are all
-matrix products; look-ups, normalisation, softmax, activations and sums are left out (as in
+FLOPs are those of one forward pass, two per multiply-add, per sequence. All matrix products are
+counted; look-ups, normalization, softmax, activations and sums are not (as in
 ``torch.utils.flop_counter``). With D = d_model, A = n_head * d_head, I = d_inner, Tq queries and
-Tk keys, batch size B and R = s * Tq + Tk distances (s = 2, the pooling stride, where a block's
-first layer pools its query alone, else 1), one layer costs
+Tk keys, batch size B and R = s * Tq + Tk distances (s = 2, the pooling stride, if a block's first
+layer pools its query only, else 1), one layer costs
 
     query and output projection    4 Tq D A      key and value projection    4 Tk D A
     feed-forward                   4 Tq D I      Q K and attention x V       4 Tq Tk A
@@ -14,13 +14,13 @@ first layer pools its query alone, else 1), one layer costs
 ``factorized`` replaces both position terms by 2 Tq D A + 4 Tq Tk n_head D; the Transformer baseline
 has neither position nor segment terms.
 
-The paper's ratios (Dai et al. 2020, section 3.1 and appendix) relative to BERT-base follow from
-less: every executed layer counts D squared, times the share of positions that its block keeps,
+The ratios to BERT-base in the paper (Dai et al. 2020, section 3.1 and appendix) count less: each
+executed layer costs D squared times the fraction of positions that its block keeps, so the ratio is
 ``(D / 768)^2 * sum over blocks of layers * 2^-block / 12``. Attention, relative terms and the
-longer keys of pooling layers are left out.
+longer keys of pooling layers are not counted.
 
 Run it: ``python -m funnel.flops --seq_len 128 512 --batch_size 64 [net_config.json ...]``
-(uninstalled: from ``common/``).
+(from ``common/`` in a clone that is not installed).
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from funnel.checkpoints.names import expected_shapes
 from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
 from funnel.config.model import BlockSpec, ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# A wheel holds the configs as package data; in a clone they are two levels up, at the top.
+_CONFIG_DIRECTORIES = (
+    Path(__file__).resolve().parent / "configs",
+    Path(__file__).resolve().parents[2] / "configs",
+)
 BASELINE = "L12H768"
-# Published relative FLOPs of the paper's sizes, in the order of its tables.
+# Relative FLOPs published in the paper, in the order of its tables.
 PUBLISHED = {
     "L12H768": 1.0,
     "B4-4-4H768": 0.58,
@@ -52,7 +57,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class LayerCost:
-    """FLOPs of one executed layer, per sequence, by term (see the module's table)."""
+    """FLOPs of one executed layer per sequence, by the terms in the module's docstring."""
 
     query_output: float
     key_value: float
@@ -64,7 +69,7 @@ class LayerCost:
 
     @property
     def total(self) -> float:
-        """All terms together."""
+        """Sum of all terms."""
         return sum(astuple(self))
 
 
@@ -74,8 +79,8 @@ class ModelCost:
 
     Attributes:
         encoder: one cost per executed layer.
-        decoder: likewise, empty without one.
-        input_projection: from ``d_embed`` to ``d_model``, 0 where they are equal.
+        decoder: likewise; empty without a decoder.
+        input_projection: from ``d_embed`` to ``d_model``; 0 if they are equal.
     """
 
     encoder: tuple[LayerCost, ...]
@@ -100,7 +105,7 @@ def layer_cost(
     batch_size: int = 1,
     segments: bool = True,
 ) -> LayerCost:
-    """The cost of a layer attending from ``query`` to ``key`` positions."""
+    """Return the cost of a layer attending from ``query`` to ``key`` positions."""
     width, inner = config.d_model, config.d_head * config.n_head
     queries, keys = query.length, key.length
     position = table = segment = 0.0
@@ -126,19 +131,21 @@ def layer_cost(
 def model_cost(
     config: ModelConfig, seq_len: int, batch_size: int = 1, segments: bool = True
 ) -> ModelCost:
-    """The cost of ``config`` on sequences of ``seq_len`` tokens.
+    """Return the cost of ``config`` on sequences of ``seq_len`` tokens.
 
-    ``segments`` false: called without segment ids.
+    ``segments`` is whether segment ids are given.
     """
     geometry = encoder_geometry(config, seq_len)
     encoder: list[LayerCost] = []
     before = geometry[0]
     for block, spec in zip(geometry, config.blocks, strict=True):
+        # The first layer of a pooled block attends from pooled queries to unpooled keys.
         key = before if block.pooled and config.pool_q_only else block
         encoder.append(layer_cost(config, block, key, batch_size, segments))
         later = layer_cost(config, block, block, batch_size, segments)
         encoder += [later] * (spec.layers - 1)
         before = block
+    # The decoder works on all input positions.
     layer = layer_cost(config, geometry[0], geometry[0], batch_size, segments)
     decoder = (config.decoder or BlockSpec(0)).layers
     projected = config.d_embed != config.d_model
@@ -153,53 +160,60 @@ def pretraining_cost(
     generator: ModelConfig | None = None,
     batch_size: int = 1,
 ) -> float:
-    """FLOPs of one forward pass of pretraining, per record, output layers included.
+    """Return the FLOPs of one forward pass of pretraining per record, output layers included.
 
     Args:
-        config: the model, of ELECTRA the discriminator.
+        config: the model; for ELECTRA the discriminator.
         seq_len: tokens of a record.
         num_predict: positions at which tokens are predicted.
-        generator: sizes of ELECTRA's generator; None: masked language modelling.
+        generator: ELECTRA's generator; None for masked language modelling.
         batch_size: records that share the projection of the distances.
     """
     predictor = generator or config
     width = predictor.d_embed
+    # Projection to the embedding size, then scores of the vocabulary, at the predicted positions.
     prediction = 2.0 * num_predict * width * (predictor.d_model + predictor.vocab_size)
     total = model_cost(config, seq_len, batch_size).total + prediction
     if generator is not None:
-        judgement = 2.0 * seq_len * config.d_model * (config.d_model + 1)
-        total += model_cost(generator, seq_len, batch_size).total + judgement
+        discriminator_head = 2.0 * seq_len * config.d_model * (config.d_model + 1)
+        total += model_cost(generator, seq_len, batch_size).total + discriminator_head
     return total
 
 
 def parameter_count(config: ModelConfig, decoder: bool = True) -> int:
-    """Weights of encoder and, if asked for and there is one, decoder; no heads."""
-    # Imported here: the table of names belongs to a package that no FLOPs need.
-    from funnel.checkpoints.names import expected_shapes
-
+    """Return the number of weights of the encoder and, on request, the decoder; without heads."""
     shapes = expected_shapes(config, decoder=decoder)
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def paper_ratio(config: ModelConfig) -> float:
-    """FLOPs relative to BERT-base as the paper counts them (see the module's docstring)."""
+    """Return FLOPs relative to BERT-base as the paper counts them (see the module's docstring)."""
     kept = sum(
         spec.layers * config.pooling_size**-block for block, spec in enumerate(config.blocks)
     )
     return (config.d_model / 768) ** 2 * kept / 12
 
 
-def load_sizes(paths: Iterable[str | Path] = ()) -> dict[str, ModelConfig]:
-    """Configs by name; without ``paths`` the sizes of the paper from ``configs/``.
+def find_packaged_config(name: str) -> Path:
+    """Return the path of a config that comes with this package, ``configs/NAME.json`` in a clone.
 
     Raises:
-        ConfigError: a file is missing or wrong, or there is no ``configs/`` beside the package.
+        ConfigError: there is none.
     """
-    files = [Path(path) for path in paths]
-    if not files:
-        if not CONFIGS.is_dir():
-            raise ConfigError(f"{CONFIGS} does not exist; name the net_config.json files to count")
-        files = [CONFIGS / f"{name}.json" for name in PUBLISHED]
+    for directory in _CONFIG_DIRECTORIES:
+        path = directory / f"{name}.json"
+        if path.is_file():
+            return path
+    raise ConfigError(f"{path} does not exist; name the net_config.json files to count")
+
+
+def load_sizes(paths: Iterable[str | Path] = ()) -> dict[str, ModelConfig]:
+    """Load configs by name; without ``paths`` the sizes of the paper.
+
+    Raises:
+        ConfigError: a file is missing or wrong.
+    """
+    files = [Path(path) for path in paths] or [find_packaged_config(name) for name in PUBLISHED]
     return {_label(file): ModelConfig.load(file) for file in files}
 
 
@@ -211,7 +225,7 @@ def _label(file: Path) -> str:
 def format_table(
     sizes: dict[str, ModelConfig], baseline: ModelConfig, seq_lens: Sequence[int], batch_size: int
 ) -> str:
-    """The table that the program prints, one row a size."""
+    """Return the table that the program prints, one row per size."""
     header = ["size", "encoder M", "+decoder M"]
     for length in seq_lens:
         header += [f"GFLOPs@{length}", f"ratio@{length}", f"+dec@{length}"]
@@ -237,11 +251,11 @@ def format_table(
 
 EXPLANATION = f"""\
 encoder M, +decoder M: parameters in millions, without heads and pooler.
-GFLOPs: encoder, one sequence, forward, 2 per multiply-add; every matrix product counted, the
-  distance table's projection spread over the batch of {{batch_size}}. ratio: to {BASELINE}
-  (BERT-base); +dec: the same with the decoder.
-paper's count: (D/768)^2 * sum over blocks of layers * 2^-block / 12, which leaves out attention,
-  relative positions and the unpooled keys of pooling layers. published: the paper's figures.
+GFLOPs: encoder, one sequence, forward, 2 per multiply-add; all matrix products, the projection of
+  the distance table shared by the batch of {{batch_size}}. ratio: to {BASELINE} (BERT-base);
+  +dec: the same with the decoder.
+paper's count: (D/768)^2 * sum over blocks of layers * 2^-block / 12, without attention, relative
+  positions and the unpooled keys of pooling layers. published: the paper's figures.
 """
 
 
@@ -257,7 +271,7 @@ def main() -> None:
     if min(*args.seq_len, args.batch_size) < 1:
         parser.error("--seq_len and --batch_size must be at least 1")
     sizes = load_sizes(args.configs)
-    baseline = ModelConfig.load(CONFIGS / f"{BASELINE}.json")
+    baseline = ModelConfig.load(find_packaged_config(BASELINE))
     print(format_table(sizes, baseline, args.seq_len, args.batch_size))
     print()
     print(EXPLANATION.format(batch_size=args.batch_size), end="")

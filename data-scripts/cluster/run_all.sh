@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# All tasks of an array job on this machine, several at a time; those that are done are skipped.
+# Run all tasks of an array job on this machine, several at a time; finished ones are skipped.
 #
 #   data-scripts/cluster/run_all.sh NUM_PROC NUM_TASK DONE_DIR COMMAND...
 #   data-scripts/cluster/run_all.sh 16 128 records/done python pytorch/create_pretrain_data.py \
 #       --input_glob='corpus/*/*.txt' --save_dir=records --tokenizer_path=vocab.txt
 #
-# A task that fails does not stop the others, unlike with the --num_proc of the programs: this form
-# is for days of work. Exit status: 0 if all tasks are done. The same command again does the rest.
+# A task that fails does not stop the others, unlike with --num_proc of the programs, so this script
+# is for jobs that take days. The exit status is 0 if all tasks are done. The same command again runs
+# the remaining tasks.
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then

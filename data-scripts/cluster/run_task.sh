@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One task of an array job: runs COMMAND with --num_task and --task behind it, unless it is done.
+# Run one task of an array job: COMMAND with --num_task and --task appended, unless it is done.
 #
 #   data-scripts/cluster/run_task.sh TASK NUM_TASK DONE_DIR COMMAND...
 #   data-scripts/cluster/run_task.sh 7 128 records/done python pytorch/create_pretrain_data.py \
 #       --input_glob='corpus/*/*.txt' --save_dir=records --tokenizer_path=vocab.txt
 #
-# Slurm, Kubernetes and run_all.sh call it. A task that ended well leaves a file in DONE_DIR with
-# its command; a task that was killed leaves none and runs again. Exit status: that of the command,
-# or 2 for a mistake in these arguments.
+# Called by Slurm, Kubernetes and run_all.sh. A task that succeeds leaves a file with its command in
+# DONE_DIR; a task that was killed leaves none and runs again. The exit status is that of the
+# command, or 2 for wrong arguments.
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then

@@ -1,1 +1,1 @@
-"""Downloads of data sets and checkpoints, and preparation of raw corpora."""
+"""Download data sets and checkpoints, and turn raw corpora into text files."""

@@ -1,21 +1,19 @@
-"""The Funnel-Transformer in PyTorch: model, heads, loading and saving, fine-tuning.
+"""Funnel-Transformer in PyTorch: models with heads, loading and saving, training, export.
 
-The classes are imported on first use (PEP 562), so that modules without PyTorch in them, such as
-the settings of the programs, load at once.
+The names below are imported from their modules on first use (PEP 562), so that ``import
+funnel_torch`` and its command-line modules do not import torch.
 """
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from funnel import __version__
+
 if TYPE_CHECKING:
-    from funnel_torch.models.electra import (
-        ElectraPretraining,
-        MLMPretraining,
-        PretrainingBatch,
-        PretrainingConfig,
-    )
+    from funnel.config.heads import AnswerConfig, PretrainingConfig
+    from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch
     from funnel_torch.models.heads import (
         FunnelForMaskedLM,
         FunnelForMultipleChoice,
@@ -24,28 +22,7 @@ if TYPE_CHECKING:
         FunnelForTokenClassification,
     )
     from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
-    from funnel_torch.models.question_answering import (
-        AnswerConfig,
-        AnswerTargets,
-        FunnelForQuestionAnswering,
-    )
-
-_MODULES = {
-    "AnswerConfig": "question_answering",
-    "AnswerTargets": "question_answering",
-    "ElectraPretraining": "electra",
-    "FunnelEncoder": "modeling",
-    "FunnelForMaskedLM": "heads",
-    "FunnelForMultipleChoice": "heads",
-    "FunnelForPreTraining": "heads",
-    "FunnelForQuestionAnswering": "question_answering",
-    "FunnelForSequenceClassification": "heads",
-    "FunnelForTokenClassification": "heads",
-    "FunnelModel": "modeling",
-    "MLMPretraining": "electra",
-    "PretrainingBatch": "electra",
-    "PretrainingConfig": "electra",
-}
+    from funnel_torch.models.question_answering import AnswerTargets, FunnelForQuestionAnswering
 
 __all__ = [
     "AnswerConfig",
@@ -62,14 +39,36 @@ __all__ = [
     "MLMPretraining",
     "PretrainingBatch",
     "PretrainingConfig",
+    "__version__",
 ]
+
+_MODULES = {
+    "AnswerConfig": "funnel.config.heads",
+    "AnswerTargets": "funnel_torch.models.question_answering",
+    "ElectraPretraining": "funnel_torch.models.electra",
+    "FunnelEncoder": "funnel_torch.models.modeling",
+    "FunnelForMaskedLM": "funnel_torch.models.heads",
+    "FunnelForMultipleChoice": "funnel_torch.models.heads",
+    "FunnelForPreTraining": "funnel_torch.models.heads",
+    "FunnelForQuestionAnswering": "funnel_torch.models.question_answering",
+    "FunnelForSequenceClassification": "funnel_torch.models.heads",
+    "FunnelForTokenClassification": "funnel_torch.models.heads",
+    "FunnelModel": "funnel_torch.models.modeling",
+    "MLMPretraining": "funnel_torch.models.electra",
+    "PretrainingBatch": "funnel_torch.models.electra",
+    "PretrainingConfig": "funnel.config.heads",
+}
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first access."""
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.models.{_MODULES[name]}"), name)
+        raise AttributeError(f"module 'funnel_torch' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """List public names that are not imported yet, too."""
+    return sorted(set(globals()) | set(__all__))

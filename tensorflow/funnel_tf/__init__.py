@@ -1,1 +1,5 @@
-"""Funnel-Transformer for TensorFlow: TPUEstimator graphs with the released variable names."""
+"""Funnel-Transformer in TensorFlow: graphs for TPUEstimator, variable names as released."""
+
+from funnel import __version__
+
+__all__ = ["__version__"]

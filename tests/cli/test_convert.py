@@ -67,7 +67,7 @@ def test_user_errors_of_convert(tmp_path):
     wrong = ("--src=tf", "--config=wrong.json", *to_hf)
     assert "should be [12, 99]" in _fails("pytorch/convert.py", *wrong, cwd=tmp_path)
     flip(tmp_path / "tf/model.ckpt.data-00000-of-00001", 1000)
-    assert "damaged" in _fails("pytorch/convert.py", "--src=tf", *to_hf, cwd=tmp_path)
+    assert "corrupt" in _fails("pytorch/convert.py", "--src=tf", *to_hf, cwd=tmp_path)
     assert not (tmp_path / "hf").exists()
 
 

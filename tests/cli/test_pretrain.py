@@ -157,7 +157,7 @@ def test_a_full_release_continues_with_its_moments(folder, program, tmp_path):
 
 def full_release(checkpoint, target):
     """A PyTorch checkpoint with its training state as a FULL TensorFlow release."""
-    from funnel_torch.models.weight_mapping import slots
+    from funnel_torch.models.weight_mapping import variable_views
 
     found = load_checkpoint(checkpoint)
     state = torch.load(checkpoint / "training_state.pt", weights_only=True)["optimizer"]
@@ -165,9 +165,9 @@ def full_release(checkpoint, target):
     parameters = dict(model.named_parameters())
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     entries = dict(zip(parameters, (state["state"][n] for n in numbers), strict=True))
-    for name, _, slot in slots(model, model.config):
+    for name, _, view in variable_views(model, model.config):
         for key in ("m", "v"):
-            found.optimizer[f"{slot.name}/adam_{key}"] = slot.read(entries[name][key]).numpy()
+            found.optimizer[f"{view.name}/adam_{key}"] = view.select(entries[name][key]).numpy()
     found.optimizer["global_step"] = torch.tensor(state["param_groups"][0]["step"]).numpy()
     save_checkpoint(found, target, "tf")
     return target

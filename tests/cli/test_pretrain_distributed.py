@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from checkpoint_cases import flip
 from classifier_runs import PYTORCH, curve
 from funnel.formats.tfrecord import read_records
-from funnel.pretraining.dataset import RecordOrder, StreamConfig
+from funnel.pretraining.dataset import DatasetConfig, RecordOrder
 from funnel.pretraining.record_index import find_records
 from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import SEQ_LEN, arguments, assert_close, write_files
@@ -72,9 +72,9 @@ def test_equals_one_process(folder, processes, changes, request):
 def test_a_sharded_run_continues_replicated(folder):
     """Checkpoints are unsharded. A corrupt record of the fourth step stops the run."""
     collection = find_records(str(folder / "records"), "train", SEQ_LEN, uncased=True)
-    place = RecordOrder(collection.counts, StreamConfig(seed=1)).places(np.array([24]))
+    place = RecordOrder(collection.counts, DatasetConfig(seed=1)).locate(np.array([24]))
     path = collection.files[int(place.file[0])].path
-    byte = next(read_records(path, int(place.index[0]))).offset + 20
+    byte = next(read_records(path, int(place.offset[0]))).offset + 20
     flip(path, byte)
     log = finish(folder, "mixed", 2, expected=False, train_bsz=4, fsdp=True)
     assert str(path) in log

@@ -70,7 +70,7 @@ def test_a_finished_run_is_refused_and_can_be_evaluated(program, trained, capsys
     flags = classifier_flags(trained, weight_decay=0.01)
     refuse(program, capsys, flags, "finished", "--overwrite_run")
     other = classifier_flags(trained, weight_decay=0.02)
-    refuse(program, capsys, other, "another run", "--weight_decay was 0.01, now 0.02")
+    refuse(program, capsys, other, "another run", "weight_decay was 0.01, now 0.02")
     evaluation = {"do_train": False, "do_eval": True, "model_config": None, "tokenizer_path": None}
     before = json.loads((trained / "run" / "best_result.json").read_text())
     only_best = {"eval_start_step": before["step"] - 1, "eval_end_step": before["step"]}

@@ -1,4 +1,4 @@
-"""The program that builds a vocabulary, run as a user runs it."""
+"""``build_vocab.py`` as a program."""
 
 import subprocess
 import sys

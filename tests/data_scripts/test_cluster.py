@@ -1,4 +1,4 @@
-"""Array jobs: every task once, whatever dies, on Slurm, Kubernetes and one machine."""
+"""Array jobs: every task succeeds once, on Slurm, Kubernetes and one machine."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import repo_layout
 from corpus_cases import random_documents, write_text, write_vocabulary
 
 CLUSTER = repo_layout.ROOT / "data-scripts" / "cluster"
-# Stands in for a program: writes down its flags, and fails for task 1 while there is a file "bad".
+# A fake program that records its flags, and fails for task 1 while a file "bad" exists.
 PROGRAM = """echo "$@" >> ran; if [[ $* == *--task=1 && -e bad ]]; then exit 7; fi"""
 
 
@@ -55,10 +55,10 @@ def test_wrong_arguments(tmp_path, arguments):
     assert bash(tmp_path, "run_all.sh", "no", *arguments, status=2).stderr.startswith("error: ")
 
 
-def test_all_tasks_on_one_machine_and_those_that_failed_again(tmp_path, program):
+def test_all_tasks_on_one_machine_and_failed_ones_again(tmp_path, program):
     (tmp_path / "bad").touch()
     bash(tmp_path, "run_all.sh", 2, 5, "done", *program, status=123)
-    assert len(os.listdir(tmp_path / "done")) == 4  # one failed, the others did not suffer
+    assert len(os.listdir(tmp_path / "done")) == 4  # one failed, the others ran
     (tmp_path / "bad").unlink()
     bash(tmp_path, "run_all.sh", 2, 5, "done", *program)
     ran = (tmp_path / "ran").read_text().splitlines()

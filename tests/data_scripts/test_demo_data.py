@@ -1,42 +1,25 @@
-"""The demo's data: honest splits, no label in the text, the same bytes every time."""
+"""The demo's data: separate splits, no label in the text, reproducible bytes."""
 
-import importlib.util
-import sys
 import sysconfig
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-import repo_layout
 from funnel.tasks import CustomTaskConfig, get_task
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import DataError
+from funnel_data.corpora import python_docs
 
 
 @pytest.fixture(scope="module")
-def program():
-    """Return the program as a module, with its folder on the path as when it is run."""
-    folder = repo_layout.ROOT / "data-scripts"
-    spec = importlib.util.spec_from_file_location("make_demo_data", folder / "make_demo_data.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_demo_data"] = module  # dataclasses look their module up
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["make_demo_data"]
-    sys.modules.pop("_paths", None)
+def sources():
+    return python_docs.read_library(Path(sysconfig.get_paths()["stdlib"]))
 
 
 @pytest.fixture(scope="module")
-def sources(program):
-    return program.read_library(Path(sysconfig.get_paths()["stdlib"]))
-
-
-@pytest.fixture(scope="module")
-def splits(program, sources):
-    return program.make_splits(sources)[0]
+def splits(sources):
+    return python_docs.make_splits(sources)[0]
 
 
 def test_shares_and_classes(splits):
@@ -51,27 +34,27 @@ def test_shares_and_classes(splits):
     assert classes["test"].most_common(1)[0][1] / sizes["test"] < 0.4
 
 
-def test_no_text_stands_twice(splits):
+def test_no_text_occurs_twice(splits):
     texts = Counter(text.lower() for rows in splits.values() for _, text in rows)
     assert texts.most_common(1)[0][1] == 1
 
 
-def test_a_file_belongs_to_one_split(program, sources, splits):
-    split_of = {text: split for split, rows in splits.items() for _, text in rows}
-    texts = {s.path: {program.blank_own_name(p, s.path) for p in s.paragraphs} for s in sources}
+def test_a_file_belongs_to_one_split(sources, splits):
+    split_by_path = {text: split for split, rows in splits.items() for _, text in rows}
+    texts = {s.path: {python_docs.blank_own_name(p, s.path) for p in s.paragraphs} for s in sources}
     files = Counter(text.lower() for own in texts.values() for text in own)
     for path, own in texts.items():
         # A paragraph that several files share was kept for one of them.
-        found = {split_of[t] for t in own if t in split_of and files[t.lower()] == 1}
+        found = {split_by_path[t] for t in own if t in split_by_path and files[t.lower()] == 1}
         assert len(found) <= 1, path
 
 
-def test_files_of_a_label_are_assigned_whole_and_within_the_shares(program):
+def test_files_of_a_label_are_not_divided_and_fit_the_shares():
     rows = [(f"file{n}.py", f"text {n} {i}") for n in range(40) for i in range(1 + n % 7)]
     rows += [("large.py", f"text {i}") for i in range(60)]
-    split_of = program.assign_files(rows)
-    sizes = Counter(split_of[path] for path, _ in rows)
-    assert split_of["large.py"] == "train"
+    split_by_path = python_docs.assign_files(rows)
+    sizes = Counter(split_by_path[path] for path, _ in rows)
+    assert split_by_path["large.py"] == "train"
     assert sizes["dev"] <= 0.10 * len(rows) and sizes["test"] <= 0.15 * len(rows)
     assert min(sizes["dev"], sizes["test"]) > 0.05 * len(rows)
 
@@ -85,11 +68,11 @@ def test_files_of_a_label_are_assigned_whole_and_within_the_shares(program):
         ("Nothing here", "re/__init__.py", "Nothing here"),
     ],
 )
-def test_own_name_is_blanked(program, text, path, expected):
-    assert program.blank_own_name(text, path) == expected
+def test_own_name_is_blanked(text, path, expected):
+    assert python_docs.blank_own_name(text, path) == expected
 
 
-def test_prose_leaves_code_and_scraps_out(program):
+def test_prose_leaves_code_and_short_lines_out():
     doc = """Return something that is worth a whole sentence of prose.
 
     >>> here(is_code) # and enough words in it to count as a paragraph otherwise
@@ -98,36 +81,36 @@ def test_prose_leaves_code_and_scraps_out(program):
 
     Two lines that
       become one line of a paragraph with plain blanks."""
-    assert list(program.prose(doc)) == [
+    assert list(python_docs.prose_paragraphs(doc)) == [
         "Return something that is worth a whole sentence of prose.",
         "Two lines that become one line of a paragraph with plain blanks.",
     ]
 
 
-def test_ambiguous_texts_are_left_out(program, monkeypatch):
-    monkeypatch.setattr(program, "MIN_PER_PART", 1)
-    rows = program.labelled_paragraphs(
+def test_ambiguous_texts_are_left_out(monkeypatch):
+    monkeypatch.setattr(python_docs, "MIN_PER_PART", 1)
+    rows = python_docs.labelled_paragraphs(
         [
-            program.Source("os.py", ("the same text", "only files")),
-            program.Source("json/decoder.py", ("The same text", "only text")),
-            program.Source("antigravity.py", ("no part of the library",)),
+            python_docs.Source("os.py", ("the same text", "only files")),
+            python_docs.Source("json/decoder.py", ("The same text", "only text")),
+            python_docs.Source("antigravity.py", ("no part of the library",)),
         ]
     )
     assert rows == {"files": [("os.py", "only files")], "text": [("json/decoder.py", "only text")]}
 
 
-def test_corpus_keeps_held_out_files_out(program):
+def test_corpus_keeps_held_out_files_out():
     sources = [
-        program.Source("a.py", ("First one. Then another.", "Third")),
-        program.Source("b.py", ("Held out",)),
+        python_docs.Source("a.py", ("First one. Then another.", "Third")),
+        python_docs.Source("b.py", ("Held out",)),
     ]
-    lines = list(program.corpus_lines(sources, {"b.py"}))
+    lines = list(python_docs.corpus_lines(sources, {"b.py"}))
     assert lines[:4] == ["First one.", "Then another.", "Third", ""]
     assert "Held out" not in lines and len(lines) > 1000
     assert not any(line != line.strip() or "\n" in line for line in lines)
 
 
-def test_files_are_what_the_programs_read_and_reproducible(program, tmp_path):
+def test_files_are_readable_by_the_programs_and_reproducible(tmp_path):
     library = tmp_path / "library"
     for module in ("os", "json", "http", "enum"):
         file = library / module / "__init__.py"
@@ -139,8 +122,8 @@ def test_files_are_what_the_programs_read_and_reproducible(program, tmp_path):
     counts = None
     for run in ("one", "two"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(program, "MIN_PER_PART", 10)
-            counts = program.make_demo_data(tmp_path / run, 300, library)
+            patch.setattr(python_docs, "MIN_PER_PART", 10)
+            counts = python_docs.make_demo_data(tmp_path / run, 300, library)
     for name in ("corpus.txt", "vocab.txt", "train.tsv", "dev.tsv", "test.tsv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     task = get_task("tsv", custom=CustomTaskConfig()).resolve_labels(tmp_path / "one")
@@ -156,8 +139,8 @@ def _paragraphs(seed, count):
     return [text.format(seed, n) for n in range(count)]
 
 
-def test_a_python_without_docstrings_says_so(program, tmp_path):
+def test_a_library_without_docstrings_is_an_error(tmp_path):
     (tmp_path / "os.py").write_text("x = 1\n")
     with pytest.raises(DataError, match="no docstrings"):
-        program.make_demo_data(tmp_path / "out", 300, tmp_path)
+        python_docs.make_demo_data(tmp_path / "out", 300, tmp_path)
     assert not (tmp_path / "out").exists()

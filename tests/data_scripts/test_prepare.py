@@ -1,4 +1,4 @@
-"""``prepare_wikipedia.py`` and ``prepare_text.py`` as a user runs them, up to records."""
+"""``prepare_wikipedia.py`` and ``prepare_text.py`` as programs, and on to records."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import repo_layout
 from funnel.formats.tfrecord import read_examples
 from funnel.tokenization import get_tokenizer
-from wiki_dumps import CLEAN, dump, packed, plain_sentences
+from wiki_dumps import CLEAN, compressed, dump, plain_sentences
 
 SCRIPTS = repo_layout.ROOT / "data-scripts"
 CREATE = repo_layout.ROOT / "pytorch" / "create_pretrain_data.py"
@@ -37,7 +37,7 @@ def fails(folder, program, *flags):
 
 
 def texts(folder):
-    """{name: bytes} of the complete files of text."""
+    """Return {name: bytes} of the complete text files."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*.txt"))}
 
 
@@ -50,7 +50,7 @@ EXPECTED = as_text([CLEAN, *map(plain_sentences, range(60))])
 
 def test_a_dump_becomes_clean_sentences(tmp_path):
     (tmp_path / "dump.xml").write_bytes(dump(60))
-    (tmp_path / "dump.xml.bz2").write_bytes(packed(dump(60), 2))
+    (tmp_path / "dump.xml.bz2").write_bytes(compressed(dump(60), 2))
     done = run(tmp_path, "prepare_wikipedia.py", "--input", "dump.xml", "--output_dir", "one")
     assert texts(tmp_path / "one") == {"wikipedia.00000-of-00001.txt": EXPECTED.encode()}
     assert "one: 61 documents, 1,266 sentences" in done.stdout
@@ -59,12 +59,12 @@ def test_a_dump_becomes_clean_sentences(tmp_path):
     run(tmp_path, "prepare_wikipedia.py", *flags, "--task=0", "--num_proc=2")
     half = texts(tmp_path / "many")
     run(tmp_path, "prepare_wikipedia.py", *flags, "--task=1", "--num_proc=1")
-    whole = texts(tmp_path / "many")
-    assert len(whole) >= 2 and 0 < len(half) < len(whole) and half.items() < whole.items()
-    assert b"".join(whole.values()) == EXPECTED.encode()
+    complete = texts(tmp_path / "many")
+    assert len(complete) >= 2 and 0 < len(half) < len(complete) and half.items() < complete.items()
+    assert b"".join(complete.values()) == EXPECTED.encode()
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+def test_a_killed_run_continues_with_the_missing_files(tmp_path):
     (tmp_path / "dump.xml").write_bytes(dump(1600))
     flags = ("--input", "dump.xml", "--shard_mb=0.2", "--num_proc=2", "--output_dir")
     out = tmp_path / "out"
@@ -96,7 +96,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 
 def peak_memory(folder, program, *flags):
-    """The most memory, in MiB, that the program held at a time."""
+    """Return the peak memory of the program in MiB."""
     python, script, *rest = command(program, *flags)
     measured = [python, "-c", MEASURED, script, *rest]
     done = subprocess.run(measured, cwd=folder, capture_output=True, text=True, check=True)
@@ -105,11 +105,11 @@ def peak_memory(folder, program, *flags):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
 def test_memory_stays_as_the_input_grows_tenfold(tmp_path):
-    """7 MB in one file of text: to hold them, in any form, would show."""
+    """7 MB in one text file: holding all of it in memory would show."""
     peaks = {"prepare_wikipedia.py": [], "prepare_text.py": []}
     for articles in (500, 5000):
         data = dump(articles)
-        (tmp_path / "dump").write_bytes(packed(data))
+        (tmp_path / "dump").write_bytes(compressed(data))
         (tmp_path / "a.txt").write_bytes(data.replace(b"<page>", b"\n"))
         for program, name in (("prepare_wikipedia.py", "dump"), ("prepare_text.py", "a.txt")):
             flags = ("--input", name, "--num_proc=1", "--output_dir", f"{name}.{articles}")
@@ -120,17 +120,17 @@ def test_memory_stays_as_the_input_grows_tenfold(tmp_path):
 
 
 def test_mistakes_are_one_line_and_write_nothing(tmp_path):
-    (tmp_path / "cut.xml.bz2").write_bytes(packed(dump(60))[:-500])
+    (tmp_path / "cut.xml.bz2").write_bytes(compressed(dump(60))[:-500])
     (tmp_path / "page.html").write_bytes(b"<!DOCTYPE html><html>404</html>")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "a.txt").write_bytes(b"Ann.\n")
     (tmp_path / "b.txt").write_bytes(b"Bob \xff\n")
     for program, message, *flags in [
-        ("prepare_wikipedia.py", "cut.xml.bz2: the file is cut off", "--input=cut.xml.bz2"),
+        ("prepare_wikipedia.py", "cut.xml.bz2: the file is truncated", "--input=cut.xml.bz2"),
         ("prepare_wikipedia.py", "page.html: not a Wikipedia dump", "--input=page.html"),
         ("prepare_wikipedia.py", "empty: the file is empty", "--input=empty"),
         ("prepare_wikipedia.py", "--input none*: no such file", "--input=none*"),
-        ("prepare_text.py", "--input none: no text file there", "--input=none"),
+        ("prepare_text.py", "--input none: there is no text file", "--input=none"),
         ("prepare_text.py", "--task=1: of 1 tasks", "--input=a.txt", "--task=1"),
         ("prepare_text.py", "--num_proc=0: it must be at least 1", "--input=.", "--num_proc=0"),
         ("prepare_text.py", "--shard_mb=nan: it must be", "--input=.", "--shard_mb=nan"),
@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path):
 
 @pytest.mark.parametrize("kind", ["word_piece", "sent_piece"])
 def test_from_raw_text_to_records(tmp_path, kind):
-    """Text of both kinds, a vocabulary twice, records: what is read back is what was written."""
+    """Text of both kinds, a vocabulary twice, and records with the tokens of that text."""
     (tmp_path / "dump.xml").write_bytes(dump(60))
     lines = [json.dumps({"body": f"Page {n} is here.\nIt has words. Few."}) for n in range(200)]
     (tmp_path / "crawl.jsonl").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""The parity tests compute on tiny tensors: more threads only wait for each other."""
+"""Parity tests run on one thread: their tensors are too small for more."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""torch.compile takes the model as one graph, torch.export with any batch size and length."""
+"""torch.compile makes one graph of the model, torch.export one for any batch size and length."""
 
 import pytest
 

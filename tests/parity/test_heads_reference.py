@@ -25,7 +25,7 @@ from parity_cases import (
     parity_settings,
     random_tensors,
 )
-from parity_models import assert_close, assert_same_tensors, filled, gradients, gradients_of
+from parity_models import assert_close, assert_same_tensors, filled, gradients, leaf_gradients
 from reference_funnel import parameter_shapes, run_model
 
 BEAM_FIELDS = (
@@ -47,7 +47,7 @@ class Case:
         self.decoder = decoder
 
     def hidden(self, batch=None):
-        """What the head works on: the decoder's output, or the encoder's."""
+        """The input of the head: the output of the decoder or the encoder."""
         config = self.config if self.decoder else self.config.replace(decoder_size="0")
         output = run_model(config, self.leaves, *(batch or self.batch).inputs)
         return output.decoder if self.decoder else output.encoder
@@ -62,7 +62,7 @@ class Case:
         assert_close(loss, expected_loss, "loss")
         loss.backward()
         expected_loss.backward()
-        assert_same_tensors(gradients(model), gradients_of(self.leaves))
+        assert_same_tensors(gradients(model), leaf_gradients(self.leaves))
 
 
 @parity_settings(15)
@@ -136,7 +136,7 @@ def test_token_classification(data):
 @parity_settings(20)
 @given(st.data())
 def test_masked_lm_slots(data):
-    """Slots as in pretraining: positions, targets and which slots are filled."""
+    """Targets as in pretraining: positions, target ids and which of them are real."""
     case = Case(data, lambda c: heads.head_shapes(c, "mlm"), decoder=True)
     size, length = case.batch.input_ids.shape
     positions = case.integers(length, (size, 3))

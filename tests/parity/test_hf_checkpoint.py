@@ -1,4 +1,4 @@
-"""The directories we write, read by transformers, and the other way round."""
+"""Checkpoint directories written here and read by transformers, and the other way round."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from funnel.checkpoints import load_checkpoint, save_checkpoint
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# Ours, the class for it and the heads of a checkpoint that it holds completely.
+# By architecture: the auto class that loads it, and the heads of a complete checkpoint.
 CASES = {
     "FunnelModel": ("AutoModel", ()),
     "FunnelBaseModel": ("AutoModel", None),
@@ -30,7 +30,7 @@ ENCODER_ONLY = ("FunnelBaseModel", "FunnelForSequenceClassification", "FunnelFor
 
 
 def _load(auto, path):
-    """What from_pretrained gives, with nothing missing, left over or of another shape."""
+    """Load a model; assert that no weight is missing, unused or of another shape."""
     model, report = getattr(transformers, auto).from_pretrained(path, output_loading_info=True)
     for problem, names in report.items():
         assert not names, (problem, names)
@@ -38,7 +38,7 @@ def _load(auto, path):
 
 
 def _theirs(architecture, config=TINY, **more):
-    # A fresh model of theirs, written by them.
+    # A transformers model with random weights.
     torch.manual_seed(0)
     keys = {key: value for key, value in config.to_hf().items() if key not in ("funnel",)}
     hf_config = transformers.FunnelConfig(**keys, **more)
@@ -59,7 +59,7 @@ def test_transformers_loads_what_we_write(tmp_path, architecture):
     assert type(model).__name__ == architecture
     if architecture in ("FunnelForSequenceClassification", "FunnelForTokenClassification"):
         assert model.config.num_labels == 3
-    # What they write back is the same model, bit for bit.
+    # transformers writes back the same weights, bit for bit.
     model.save_pretrained(tmp_path / "back")
     assert_same(load_checkpoint(tmp_path / "back").tensors, checkpoint.tensors)
 
@@ -79,8 +79,8 @@ def test_we_load_what_transformers_writes(tmp_path, architecture):
         assert torch.equal(state[name], values), name
 
 
-def test_every_layer_is_told_apart(tmp_path):
-    """One layer's projections through their modules: names and layouts, not only shapes."""
+def test_every_layer_is_mapped_to_its_own(tmp_path):
+    """The projections of each layer through their modules: names and layouts, not only shapes."""
     model = _theirs("FunnelModel")
     model.save_pretrained(tmp_path)
     tensors = load_checkpoint(tmp_path).tensors
@@ -132,7 +132,7 @@ def test_transformers_loads_or_refuses_every_variant(tmp_path, variant):
     assert model.config.hidden_act == ("relu" if variant == "relu" else "gelu_new")
 
 
-def test_the_tokenizer_beside_is_theirs(tmp_path):
+def test_their_tokenizer_reads_the_saved_vocabulary(tmp_path):
     (tmp_path / "vocab.uncased.txt").write_text(
         "<pad>\n<unk>\n<cls>\n<sep>\n<mask>\n<s>\n</s>\nfun\n##nel\n"
     )

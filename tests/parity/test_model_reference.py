@@ -1,4 +1,4 @@
-"""Our model against the float64 reference: every switch, any length, any padding, gradients."""
+"""The model against the float64 reference: every switch, any length, any padding, gradients."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from parity_models import (
     direction,
     filled,
     gradients,
-    gradients_of,
+    leaf_gradients,
 )
 from reference_funnel import parameter_shapes, run_model
 
@@ -27,7 +27,7 @@ FORMS = ("rel_shift", "factorized")
 
 
 def check_forward(config, batch):
-    """Both forms, with and without gradients to keep (the two take different code paths)."""
+    """Check both forms with and without gradients, which take different code paths."""
     tensors = random_tensors(parameter_shapes(config))
     expected = run_model(config, doubles(tensors), *batch.inputs)
     states = (expected.embedding, *expected.hidden_states, expected.encoder)
@@ -37,10 +37,10 @@ def check_forward(config, batch):
         for keep_graph in (True, False):
             with torch.set_grad_enabled(keep_graph):
                 output = model(*batch.inputs, output_hidden_states=True)
-            what = f"{form}, gradients {keep_graph}"
+            label = f"{form}, gradients {keep_graph}"
             found = (*output.hidden_states, output.encoder_last_hidden_state)
-            assert_all_close(found, states, f"{what}: hidden state")
-            assert_close(output.last_hidden_state, expected.decoder, f"{what}: decoder")
+            assert_all_close(found, states, f"{label}: hidden state")
+            assert_close(output.last_hidden_state, expected.decoder, f"{label}: decoder")
 
 
 @parity_settings(100)
@@ -70,7 +70,7 @@ def test_gradients(data):
     (expected * weighting).sum().backward()
     model = filled(FunnelModel(config), tensors)
     (model(*batch.inputs).last_hidden_state * weighting.float()).sum().backward()
-    assert_same_tensors(gradients(model), gradients_of(leaves))
+    assert_same_tensors(gradients(model), leaf_gradients(leaves))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,7 +82,7 @@ def test_every_tiny_length(form, separate_cls, truncate_seq):
     ).replace(truncate_seq=truncate_seq)
     tensors = random_tensors(parameter_shapes(config))
     model = filled(FunnelModel(config), tensors)
-    # One model for all, in no order: its tables are kept, extended and cut.
+    # One model for all lengths, out of order: its relative embeddings are cached, extended, cut.
     for length in (9, *range(1, 18), 4):
         ids = torch.arange(length)[None] % config.vocab_size
         with torch.no_grad():
@@ -136,8 +136,8 @@ def test_baseline_refuses_more_tokens_than_positions():
         FunnelModel(config)(torch.zeros(1, 513, dtype=torch.long))
 
 
-def test_weights_changed_after_an_evaluation_count():
-    """Evaluation keeps projected position tables: new weights must not meet old tables."""
+def test_weights_changed_after_an_evaluation_are_used():
+    """Evaluation caches projected relative embeddings: new weights must not meet old ones."""
     config = small_config()
     first, second = (random_tensors(parameter_shapes(config), seed) for seed in (1, 2))
     ids = torch.arange(14).view(2, 7)
@@ -150,7 +150,7 @@ def test_weights_changed_after_an_evaluation_count():
 
 
 def test_model_made_in_inference_mode():
-    """Its weights have no version counter, which the cache of position tables would look at."""
+    """Its weights have no version counter, by which the cache would see a change."""
     config = small_config()
     ids = torch.arange(14).view(2, 7)
     with torch.inference_mode():
@@ -163,7 +163,7 @@ def test_model_made_in_inference_mode():
 
 @parity_settings(25)
 @given(st.data())
-def test_name_table_agrees_with_the_reference(data):
+def test_variable_names_agree_with_the_reference(data):
     config = data.draw(model_configs())
     config = config.replace(rel_attn_type=data.draw(st.sampled_from(["rel_shift", "null"])))
     assert expected_shapes(config) == parameter_shapes(config)

@@ -1,4 +1,4 @@
-"""Our models against transformers' port, unpadded: outputs and gradients, every shared head."""
+"""The models against transformers' port, unpadded: outputs and gradients, every shared head."""
 
 import pytest
 
@@ -36,8 +36,8 @@ FORMS = st.sampled_from(["rel_shift", "factorized"])
 SUMMARY, BINARY = "model/sequnece_summary/summary", "model/binary_proj/dense"
 
 
-def draw_case(data, decoder):
-    """A config that the port can express, and an unpadded batch with segments."""
+def sample_case(data, decoder):
+    """Sample a config that the port can express, and an unpadded batch with segments."""
     config = data.draw(model_configs(oracle="transformers")).replace(rel_attn_type=data.draw(FORMS))
     if decoder and len(parse_blocks(config.block_size)) == 1:
         config = config.replace(block_size=config.block_size + "_1", decoder_size="1")
@@ -47,11 +47,11 @@ def draw_case(data, decoder):
 
 
 def compare_gradients(config, ours, theirs, head=lambda tensors: {}):
-    """Our gradients, mapped like weights, are the port's."""
+    """Assert that our gradients, mapped like weights, are the port's."""
     prefix = "funnel." if hasattr(theirs, "funnel") else ""
     tensors = gradients(ours)
     mapped = hf_state(config, tensors, prefix) | head(tensors)
-    # The port's tables are untouched by a term that it leaves out.
+    # A parameter of the port without a gradient belongs to a term that the case leaves out.
     expected = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in theirs.named_parameters()
@@ -63,7 +63,7 @@ def compare_gradients(config, ours, theirs, head=lambda tensors: {}):
 @given(st.data())
 def test_model(data):
     decoder = data.draw(st.booleans())
-    config, batch = draw_case(data, decoder)
+    config, batch = sample_case(data, decoder)
     ours_kind, theirs_kind = (
         (FunnelModel, transformers.FunnelModel)
         if decoder
@@ -87,7 +87,7 @@ def test_model(data):
 
 
 def linear(tensors, ours, theirs):
-    """A dense layer under the port's name."""
+    """Map a linear layer to the port's name."""
     state = {f"{theirs}.weight": tensors[f"{ours}/kernel"].T}
     if f"{ours}/bias" in tensors:
         state[f"{theirs}.bias"] = tensors[f"{ours}/bias"]
@@ -117,9 +117,9 @@ def spans(tensors):
 
 def run_head(data, head, mapping, models, decoder, run, **settings):
     """Logits and gradients of one head on a random model; ``run`` returns pairs of outputs."""
-    config, batch = draw_case(data, decoder)
+    config, batch = sample_case(data, decoder)
     if head == "discriminator":
-        # Ours is gelu whatever the model's activation; the port's is the model's.
+        # Ours uses GELU whatever the model's activation is; the port uses the model's.
         config = config.replace(ff_activation="gelu")
     shapes = parameter_shapes(config, decoder=decoder) | head_shapes(config, head, classes=3)
     tensors = random_tensors(shapes)

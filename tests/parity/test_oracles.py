@@ -1,4 +1,4 @@
-"""The two oracles of the parity tests agree with each other, wherever both can compute a case."""
+"""The two oracles of the parity tests agree wherever both can compute a case."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Half precision: bf16 and autocast stay near fp32, and padding does not turn into NaN."""
+"""Half precision: bf16 and autocast are close to fp32, and padding gives no NaN."""
 
 import copy
 
@@ -12,7 +12,7 @@ from parity_cases import random_tensors
 from parity_models import filled
 from reference_funnel import parameter_shapes
 
-# Of the norm of the output; a single entry near 4 is rounded by up to 0.016 on its way out.
+# Relative to the norm of the output; rounding one element near 4 to bf16 costs up to 0.016.
 BF16_TOLERANCE = 2e-2
 FORMS = ["rel_shift", "factorized", "null"]
 VARIANTS = {
@@ -64,7 +64,7 @@ def test_bf16_is_near_fp32(form, variant, keep_graph):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_autocast_of_a_new_model_is_near_fp32_everywhere(form):
-    """With freshly drawn weights, as training starts, even the worst entry stays close."""
+    """With initial weights even the worst element is close."""
     torch.manual_seed(0)
     model = FunnelModel(build_config(rel_attn_type=form)).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -76,7 +76,7 @@ def test_autocast_of_a_new_model_is_near_fp32_everywhere(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_fp16_padding_is_finite(form):
-    """The score of padding, -1e6, is beyond fp16: it must not become infinite and then NaN."""
+    """The score of padding, -1e6, is out of fp16's range: it must not become -inf and then NaN."""
     config = build_config(rel_attn_type=form)
     model = filled(FunnelModel(config), random_tensors(parameter_shapes(config)))
     expected = model(*build_batch()).last_hidden_state
@@ -102,7 +102,7 @@ def test_autocast_gradients(form):
     assert relative_error(all_gradients(enabled=True), expected) < 2 * BF16_TOLERANCE
 
 
-def test_tables_cached_in_one_precision_do_not_serve_another():
+def test_projections_cached_in_one_precision_are_not_used_in_another():
     config = build_config()
     model = filled(FunnelModel(config), random_tensors(parameter_shapes(config)))
     with torch.no_grad():

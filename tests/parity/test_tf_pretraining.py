@@ -92,7 +92,8 @@ def test_nothing_to_predict_is_no_loss():
     """The last batch of an evaluation is filled up with rows of padding."""
     config, batch = CONFIGS["one_block"], masked_batch((17, 5))
     nothing = batch._replace(
-        target_mask=torch.zeros_like(batch.target_mask), pad_mask=torch.ones_like(batch.pad_mask)
+        target_mask=torch.zeros_like(batch.target_mask),
+        attention_mask=torch.zeros_like(batch.attention_mask),
     )
 
     def build():

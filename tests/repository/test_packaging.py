@@ -1,6 +1,10 @@
 """The explicit package map of pyproject.toml and the pinned requirements fit the tree."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import repo_layout
@@ -24,11 +28,33 @@ def test_every_package_is_mapped():
     for name, top in repo_layout.LIBRARIES.items():
         for init in top.rglob("__init__.py"):
             below = init.parent.relative_to(top).parts
-            packages[".".join((name, *below))] = init.parent.relative_to(
-                repo_layout.ROOT
-            ).as_posix()
+            module = ".".join((name, *below))
+            packages[module] = init.parent.relative_to(repo_layout.ROOT).as_posix()
+    packages["funnel.configs"] = "configs"  # model sizes, data alone
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == set(packages)
     assert PROJECT["tool"]["setuptools"]["package-dir"] == packages
+
+
+def test_every_package_has_its_type_marker():
+    assert PROJECT["tool"]["setuptools"]["package-data"]["*"] == ["py.typed"]
+    for name, top in repo_layout.LIBRARIES.items():
+        assert (top / "py.typed").is_file(), name
+
+
+def test_an_installed_package_finds_its_model_sizes(tmp_path):
+    """Laid out like a wheel: the configs are package data of ``funnel``."""
+    shutil.copytree(repo_layout.LIBRARIES["funnel"], tmp_path / "funnel")
+    shutil.copytree(repo_layout.ROOT / "configs", tmp_path / "funnel" / "configs")
+    done = subprocess.run(
+        [sys.executable, "-m", "funnel.flops"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "B10-10-10H1024" in done.stdout
 
 
 def test_every_requirement_is_pinned_or_bounded_and_has_a_reason():
@@ -62,3 +88,6 @@ def test_versions_agree():
     import funnel
 
     assert PROJECT["project"]["version"] == funnel.__version__
+    for name in ("funnel_torch", "funnel_tf"):
+        text = (repo_layout.LIBRARIES[name] / "__init__.py").read_text()
+        assert "from funnel import __version__" in text, name

@@ -1,4 +1,4 @@
-"""The demo's comparison and the commands it proposes; the whole of it runs under `make demo`."""
+"""The demo's comparison and the commands it proposes; `make demo` runs all of it."""
 
 import importlib.util
 import re
@@ -23,16 +23,18 @@ def demo():
     folder = repo_layout.ROOT / "pytorch"
     spec = importlib.util.spec_from_file_location("funnel_demo", folder / "demo.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules["funnel_demo"] = module  # dataclasses look their module up
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("_paths", None)
+    for name in ("funnel_demo", "_paths"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
 def finished(tmp_path):
-    """Data of the demo and a finished run that predicted the first two test texts right."""
+    """Return the data of the demo and a finished run with two of three test texts right."""
     data, model_dir = tmp_path / "data", tmp_path / "model"
     data.mkdir()
     model_dir.mkdir()
@@ -45,18 +47,18 @@ def finished(tmp_path):
 
 
 def test_comparison(demo, finished):
-    levels = demo.baselines(finished[0])
+    levels = demo.score_baselines(finished[0])
     assert levels["test"]["majority class"] == pytest.approx(1 / 3)
     assert levels["dev"] == {"majority class": 1.0, "bag of words": 1.0}
     assert levels["test"]["bag of words"] >= 2 / 3
-    assert demo.funnel_accuracy(*finished) == pytest.approx(2 / 3)
+    assert demo.score_funnel(*finished) == pytest.approx(2 / 3)
 
 
 def test_predictions_of_another_test_set_are_refused(demo, finished):
     data, model_dir = finished
     (model_dir / "test_results.txt").write_text("index\tprediction\n0\tnetwork\n")
     with pytest.raises(FunnelError, match="1 predictions for 3 test examples"):
-        demo.funnel_accuracy(data, model_dir)
+        demo.score_funnel(data, model_dir)
 
 
 def test_a_failing_step_ends_the_demo(demo, capfd):
@@ -65,7 +67,7 @@ def test_a_failing_step_ends_the_demo(demo, capfd):
     assert "no docstrings" in capfd.readouterr().err
 
 
-def flags_of(program):
+def read_flags(program):
     pytest.importorskip("torch")
     command = [sys.executable, str(repo_layout.ROOT / "pytorch" / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -75,7 +77,7 @@ def flags_of(program):
 def test_proposed_commands_have_the_flags(demo):
     proposed = set(re.findall(r"--\w+", demo.NEXT)) - {"--logdir"}
     assert len(proposed) >= 8
-    assert proposed | {f"--{name}" for name in demo.TRAINING} <= flags_of("classifier.py")
+    assert proposed | {f"--{name}" for name in demo.TRAINING} <= read_flags("classifier.py")
 
 
 def test_both_models_have_one_size_and_start_where_they_should(demo, tmp_path, monkeypatch):
@@ -88,4 +90,4 @@ def test_both_models_have_one_size_and_start_where_they_should(demo, tmp_path, m
     assert {"--train_steps=9", f"--config={demo.CONFIG}", "--loss_type=electra"} <= {*pretraining}
     assert f"--init_ckpt={tmp_path / 'electra' / 'last'}" in training
     used = {flag.partition("=")[0] for flag in pretraining}
-    assert used <= flags_of("pretrain.py")
+    assert used <= read_flags("pretrain.py")

@@ -1,4 +1,4 @@
-"""Small random checkpoints, and comparing and damaging them; needs numpy alone."""
+"""Small random checkpoints, and functions that compare and corrupt them; needs only numpy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = ModelConfig(
     block_size="1_1x2_2",
     decoder_size="2",
 )
-# Every configuration that the name table treats in its own way.
+# One configuration for every special case of the variable names.
 VARIANTS = {
     "plain": TINY,
     "encoder_only": TINY.replace(decoder_size="0"),
@@ -36,7 +36,7 @@ GENERATOR = {"d_model": 6, "n_head": 1, "d_inner": 8}
 
 
 def random_checkpoint(config=TINY, heads=(), decoder=True, seed=0, num_labels=3, **metadata):
-    """Weights of every kind asked for, different in every element."""
+    """Return a checkpoint with random weights for encoder, decoder and ``heads``."""
     shapes = expected_shapes(
         config,
         decoder=decoder,
@@ -53,7 +53,7 @@ def random_checkpoint(config=TINY, heads=(), decoder=True, seed=0, num_labels=3,
 
 
 def with_slots(checkpoint):
-    """The same with Adam slots and a step, as a FULL release has them."""
+    """Return the checkpoint with Adam slots and a step, as a FULL release has them."""
     slots = {}
     for name, values in checkpoint.tensors.items():
         slots[f"{name}/adam_m"] = values * np.float32(0.1)
@@ -63,7 +63,7 @@ def with_slots(checkpoint):
 
 
 def assert_same(found, wanted):
-    """The same names, dtypes, shapes and bits."""
+    """Assert the same names, dtypes, shapes and bits."""
     assert sorted(found) == sorted(wanted)
     for name, values in wanted.items():
         assert found[name].dtype == values.dtype, name

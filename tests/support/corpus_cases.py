@@ -17,7 +17,7 @@ WORDS = (*"abcdefgh", "ax", "bxy", "cy", "dyx", "zzz", ".")
 
 
 class DeadlyTokenizer(WordPieceTokenizer):
-    """Kills its own process at work, as a system out of memory does."""
+    """Kills its own process in use, as the system does when memory runs out."""
 
     def encode_batch(self, texts):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,7 +34,7 @@ def tiny_tokenizer(folder: Path) -> Tokenizer:
 
 
 def random_documents(seed: int, documents: int, sentences: int, words: int) -> list[list[str]]:
-    """Documents of 1 to ``sentences`` sentences of 1 to ``words`` words."""
+    """Return documents of 1 to ``sentences`` sentences of 1 to ``words`` words."""
     rng = random.Random(seed)
 
     def sentence() -> str:
@@ -44,7 +44,7 @@ def random_documents(seed: int, documents: int, sentences: int, words: int) -> l
 
 
 def write_text(path: Path, documents: list[list[str]], end: str = "\n") -> Path:
-    """One sentence per line, an empty line between documents, ``end`` after the last line."""
+    """Write one sentence per line, an empty line between documents, ``end`` after the last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join("\n".join(d) for d in documents) + end, newline="")
     return path

@@ -1,4 +1,4 @@
-"""One of two processes that try out a World; run as `distributed_worker.py RANK MEETING OUTPUT`."""
+"""One of two processes of a DistributedContext: `distributed_worker.py RANK RENDEZVOUS OUTPUT`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_REPOSITORY / "common"), str(_REPOSITORY / "pytorch")]
 
 
-def main(rank, meeting, output):
+def main(rank, rendezvous, output):
     import numpy as np
     import torch
 
@@ -17,7 +17,7 @@ def main(rank, meeting, output):
 
     torch.set_num_threads(1)
     found = {}
-    config = DistributedConfig(rank, 2, device_id=-1, init_method=f"file://{meeting}")
+    config = DistributedConfig(rank, 2, device_id=-1, init_method=f"file://{rendezvous}")
     with start(config) as world:
         value = torch.tensor(rank + 1.0)
         found["sum"] = world.sum(value).item()

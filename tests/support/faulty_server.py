@@ -1,4 +1,4 @@
-"""A local HTTP server that serves bytes, and misbehaves on request."""
+"""A local HTTP server with faults on request."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PAGE = b"<!DOCTYPE html>\n<html><body>Sign in to the network</body></html>" + b"
 
 @dataclass
 class Site:
-    """What a server has, and what it does wrong.
+    """Files and faults of a server.
 
     Attributes:
         files: path -> bytes.
-        faults: path -> what happens to its next requests, one each; then all goes well.
-        always: path -> what happens to every request.
+        faults: path -> faults of its next requests, one each.
+        always: path -> fault of every request without one in ``faults``.
         seen: (path, Range header) of every request.
-        address: where the server is.
+        address: URL of the server.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -59,24 +59,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(404, b"none")
         return self.serve(self.site.files[self.path], asked, fault)
 
-    def serve(self, whole, asked, fault):
-        etag = f'"{hashlib.sha256(whole).hexdigest()[:8]}"'
+    def serve(self, content, asked, fault):
+        etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
         headers = {"ETag": etag, "Content-Type": "application/octet-stream"}
         if fault == "json type":
             headers["Content-Type"] = "application/json"
         if fault == "no validator":
             del headers["ETag"]
-        body, status = whole, 200
+        body, status = content, 200
         is_same = self.headers.get("If-Range", etag) == etag
         if asked and fault != "no range" and is_same:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
-            if start >= len(whole):
-                return self.answer(416, b"", {"Content-Range": f"bytes */{len(whole)}"})
-            headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+            if start >= len(content):
+                return self.answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if fault == "wrong range":
-                headers["Content-Range"] = f"bytes 0-{len(whole) - 1}/{len(whole)}"
-            body, status = whole[start:], 206
-        length = {"says more": len(body) + 7, "says less": len(body) - 7}.get(fault, len(body))
+                headers["Content-Range"] = f"bytes 0-{len(content) - 1}/{len(content)}"
+            body, status = content[start:], 206
+        length = {"length too large": len(body) + 7, "length too small": len(body) - 7}.get(
+            fault, len(body)
+        )
         if fault == "no length":
             length = None
         sent = body[: len(body) // 2] if fault in ("cut", "stall", "no validator") else body

@@ -1,7 +1,7 @@
 """transformers' Funnel as an oracle: which cases it can compute, its config and its weights.
 
-The mapping of names is written out here once more, apart from ``funnel.checkpoints``, so that a
-mistake in one shows as a disagreement with the other.
+The mapping of names is written out again, independently of ``funnel.checkpoints``, so that a
+mistake in one of them shows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from reference_funnel import parse_blocks, pooling_windows
 _ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "tanh": "tanh"}
 _ATTENTION = {"rel_shift": "relative_shift", "factorized": "factorized"}
 _LINEAR = {"q": "q_head", "k": "k_head", "v": "v_head", "o": "post_proj"}
-_AS_THEY_ARE = {"r_w_bias": "r_w_bias", "r_r_bias": "r_r_bias", "r_s_bias": "r_s_bias"}
-_AS_THEY_ARE |= {"seg_embed": "seg_embed", "r/kernel": "r_kernel"}
+_UNCHANGED = {"r_w_bias": "r_w_bias", "r_r_bias": "r_r_bias", "r_s_bias": "r_s_bias"}
+_UNCHANGED |= {"seg_embed": "seg_embed", "r/kernel": "r_kernel"}
 
 
 def can_compute(config: Any, length: int, decoder: bool) -> bool:
-    """Whether the port computes this case as the paper's model.
+    """Return whether the port computes the paper's model for this case.
 
-    Its distance tables assume that every block pools, and hold twice the length, which short
+    Its relative embeddings assume that every block pools, and cover twice the length, which short
     inputs without truncation exceed; its decoder takes the skip connection from the hidden state
     numbered by the first block's *parameters*, and adds it even to a single block.
     """
@@ -38,19 +38,19 @@ def can_compute(config: Any, length: int, decoder: bool) -> bool:
         return False
     if decoder and any(repeats != 1 for _, repeats in parse_blocks(config.decoder_size)):
         return False
-    table = 2 * length
+    num_distances = 2 * length
     for block in range(1, len(blocks)):
         if length <= (2 if config.separate_cls else 1):
             return False
         length = len(pooling_windows(config, length))
         # The largest distance that the port looks up in this block.
-        if length * 2**block >= table:
+        if length * 2**block >= num_distances:
             return False
     return True
 
 
 def hf_config(config: Any, **more: Any) -> transformers.FunnelConfig:
-    """``config`` as transformers writes it, without dropout."""
+    """Return ``config`` as a transformers config without dropout."""
     blocks = parse_blocks(config.block_size)
     return transformers.FunnelConfig(
         vocab_size=config.vocab_size,
@@ -76,9 +76,9 @@ def hf_config(config: Any, **more: Any) -> transformers.FunnelConfig:
 
 
 def hf_state(config: Any, tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """TensorFlow-named tensors of encoder and decoder under the port's names and layouts.
+    """Map TensorFlow-named tensors of encoder and decoder to the port's names and layouts.
 
-    Linear, so gradients can be mapped as well as weights.
+    The mapping is linear, so it applies to gradients as well as weights.
     """
     state: dict[str, Tensor] = {}
     homes = _layer_homes(config)
@@ -115,14 +115,16 @@ def _layer_part(config: Any, kind: str, inner: str, tensor: Tensor) -> tuple[str
     if inner.startswith("layer_norm/"):
         home = "attention" if kind == "rel_attn" else "ffn"
         return f"{home}.layer_norm.{_norm_part(inner)}", tensor
-    if kind == "rel_attn" and inner in _AS_THEY_ARE:
-        return f"attention.{_AS_THEY_ARE[inner]}", tensor
-    layer, _, what = inner.partition("/")
+    if kind == "rel_attn" and inner in _UNCHANGED:
+        return f"attention.{_UNCHANGED[inner]}", tensor
+    layer, _, kernel_or_bias = inner.partition("/")
     if kind == "ff":
         home = f"ffn.linear_{layer.removeprefix('layer_')}"
-        return (f"{home}.weight", tensor.T) if what == "kernel" else (f"{home}.bias", tensor)
+        return (
+            (f"{home}.weight", tensor.T) if kernel_or_bias == "kernel" else (f"{home}.bias", tensor)
+        )
     home = f"attention.{_LINEAR[layer]}"
-    if what == "bias":
+    if kernel_or_bias == "bias":
         return f"{home}.bias", tensor.reshape(-1)
     rows = config.d_model if layer != "o" else config.n_head * config.d_head
     return f"{home}.weight", tensor.reshape(rows, -1).T
@@ -131,7 +133,7 @@ def _layer_part(config: Any, kind: str, inner: str, tensor: Tensor) -> tuple[str
 def hf_model(
     kind: type, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype, **more: Any
 ) -> torch.nn.Module:
-    """A transformers model of class ``kind`` holding exactly ``state``."""
+    """Return a transformers model of class ``kind`` with exactly the weights ``state``."""
     model = kind(hf_config(config, **more)).to(dtype).eval()
     missing, unexpected = model.load_state_dict(dict(state), strict=False)
     assert not unexpected, unexpected

@@ -1,4 +1,4 @@
-"""Target sampling, one record and one step at a time, and the records that tests sample from."""
+"""Reference masking, one record and one step at a time, and random records for tests."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def random_records(rng, count, length, tokens_per_word=1.2, padded=False, vocab=
     return inputs, segments, boundaries
 
 
-def row_of(draws: MaskingRandoms, row: int) -> MaskingRandoms:
-    """Return what was drawn for one record, as lists of numbers."""
-    return MaskingRandoms(*(part[row].tolist() for part in draws))
+def take_row(randoms: MaskingRandoms, row: int) -> MaskingRandoms:
+    """Return the random numbers of one record as lists."""
+    return MaskingRandoms(*(part[row].tolist() for part in randoms))
 
 
-def reference_masking(ids, boundary, config: MaskingConfig, draws: MaskingRandoms):
+def reference_masking(ids, boundary, config: MaskingConfig, randoms: MaskingRandoms):
     """Return (truncated ids, masked ids, sorted target positions) of one record, as lists."""
     ids, boundary = [int(i) for i in ids], [int(i) for i in boundary]
     stop = config.seq_len - config.truncate_stride
@@ -57,13 +57,13 @@ def reference_masking(ids, boundary, config: MaskingConfig, draws: MaskingRandom
 
     marked: list[int] = []
     met = 0
-    for begin, end in _spans_in_order(stop, words, config, draws):
+    for begin, end in _spans_in_order(stop, words, config, randoms):
         for position in range(begin, end):
             if position in allowed and met < config.num_predict:
                 met += 1
                 if position not in marked:
                     marked.append(position)
-    others = sorted(set(allowed) - set(marked), key=lambda p: draws.token[p])
+    others = sorted(set(allowed) - set(marked), key=lambda p: randoms.token[p])
     targets = sorted(marked + others[: config.num_predict - len(marked)])
 
     origin = list(ids)
@@ -74,23 +74,23 @@ def reference_masking(ids, boundary, config: MaskingConfig, draws: MaskingRandom
     masked = list(origin)
     text = [i for i in range(VOCAB_SIZE) if i not in RESERVED]
     for slot, position in enumerate(targets):
-        if draws.treatment[slot] < config.leak_ratio:
+        if randoms.treatment[slot] < config.leak_ratio:
             continue
-        if draws.treatment[slot] < config.leak_ratio + config.rand_ratio:
-            masked[position] = text[int(draws.random_id[slot] * len(text))]
+        if randoms.treatment[slot] < config.leak_ratio + config.rand_ratio:
+            masked[position] = text[int(randoms.random_id[slot] * len(text))]
         else:
             masked[position] = SPECIAL.mask_id
     return origin, masked, targets
 
 
-def _spans_in_order(stop, words, config: MaskingConfig, draws: MaskingRandoms):
-    """Return (begin, end) in tokens of what the strategy picks, in the order of the walk."""
+def _spans_in_order(stop, words, config: MaskingConfig, randoms: MaskingRandoms):
+    """Return (begin, end) in tokens of the words or spans, in their random order."""
     strategy, count = config.sample_strategy, config.num_predict
     if strategy == "single_token":
         return []
     if strategy == "whole_word":
         pairs = [(words[w], words[w + 1]) for w in range(len(words) - 1)]
-        return [pairs[w] for w in sorted(range(len(pairs)), key=lambda w: draws.order[w])]
+        return [pairs[w] for w in sorted(range(len(pairs)), key=lambda w: randoms.order[w])]
     by_words = strategy == "word_span"
     shortest = config.min_word if by_words else config.min_tok
     longest = config.max_word if by_words else config.max_tok
@@ -98,12 +98,12 @@ def _spans_in_order(stop, words, config: MaskingConfig, draws: MaskingRandoms):
     limit = len(words) - 1 if by_words else stop
     lefts, rights, kept = [], [], []
     for j in range(count):
-        n = _length(draws.length[j], shortest, longest)
-        lefts.append(round(draws.left[j] * n * (alpha - 1)))
+        n = _length(randoms.length[j], shortest, longest)
+        lefts.append(round(randoms.left[j] * n * (alpha - 1)))
         rights.append(round(n * alpha) - lefts[j])
         begin = sum(lefts) + sum(rights[:-1])
         if begin + n <= limit:
-            kept.append((draws.order[j], max(begin, 0), max(begin + n, 0)))
+            kept.append((randoms.order[j], max(begin, 0), max(begin + n, 0)))
     spans = [(begin, end) for _, begin, end in sorted(kept)]
     return [(words[b], words[e]) for b, e in spans] if by_words else spans
 

@@ -20,13 +20,16 @@ LENGTHS = (*range(1, 21), 24, 31, 32, 33)
 
 
 def parity_settings(max_examples: int) -> settings:
-    """The same examples on every run, no deadline: torch's first call may take seconds."""
+    """Return settings with the same examples on every run.
+
+    There is no deadline: torch's first call may take seconds.
+    """
     return settings(max_examples=max_examples, deadline=None, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of a model; mask and segments may be None."""
+    """Inputs of a model [B, T]; mask and segment ids may be None."""
 
     input_ids: Tensor
     attention_mask: Tensor | None
@@ -39,7 +42,7 @@ class Batch:
 
 @st.composite
 def model_configs(draw: Any, oracle: str = "reference") -> ModelConfig:
-    """A small config; ``oracle="transformers"``: only what that port may be able to express."""
+    """Generate small configs; ``oracle="transformers"`` restricts them to that port."""
     depth = st.sampled_from(["1", "2", "1x2", "2x2"])
     depths = draw(st.lists(depth, min_size=1, max_size=4))
     if sum(params * repeats for params, repeats in parse_blocks("_".join(depths))) > 8:
@@ -72,13 +75,13 @@ def model_configs(draw: Any, oracle: str = "reference") -> ModelConfig:
 
 @st.composite
 def batches(draw: Any, config: ModelConfig, masks: bool = True, segments: bool = True) -> Batch:
-    """Ids, a padding mask (right, left, scattered or none) and segments (or none)."""
+    """Generate ids, a padding mask (right, left, scattered or none) and segment ids (or none)."""
     size, length = draw(st.integers(1, 3)), draw(st.sampled_from(LENGTHS))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     ids = torch.randint(VOCAB, (size, length), generator=generator)
     types = None
     if not segments or draw(st.booleans()):
-        # A third id now and then: [CLS] need not be the only token of its segment.
+        # Sometimes a third id: [CLS] need not be the only token with segment id 2.
         types = torch.randint(draw(st.sampled_from([2, 3])), (size, length), generator=generator)
         types[:, 0] = 2
     mask = _mask(draw, config, size, length, generator) if masks else None
@@ -103,7 +106,10 @@ def _mask(draw: Any, config: ModelConfig, size: int, length: int, generator: Any
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
-    """Weights that let every term matter: no zero bias, no gain of one, scores of order one."""
+    """Return random weights by name that make every term of the model count.
+
+    No bias is zero, no gain is one, and attention scores are of order one.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
@@ -121,7 +127,7 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict
 
 
 def doubles(tensors: Mapping[str, Tensor], requires_grad: bool = False) -> dict[str, Tensor]:
-    """Float64 copies for the reference."""
+    """Return float64 copies for the reference."""
     return {
         name: tensor.detach().double().requires_grad_(requires_grad)
         for name, tensor in tensors.items()

@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 
 
 def filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """``model`` in evaluation mode with exactly ``tensors`` (TensorFlow names) as its weights."""
+    """Return ``model`` in evaluation mode with the weights ``tensors``, by TensorFlow names."""
     arrays = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     report = import_tensors(model, arrays)
     problems = report.missing + report.unexpected + report.mismatched
@@ -23,15 +23,15 @@ def filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """The gradients under TensorFlow names; empties the model of its weights."""
+    """Return the gradients under TensorFlow names; they replace the model's weights."""
     for parameter in model.parameters():
         gradient = parameter.grad
         parameter.data = torch.zeros_like(parameter) if gradient is None else gradient
     return {name: torch.from_numpy(np.array(a)) for name, a in export_tensors(model).items()}
 
 
-def gradients_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of the reference's leaves, zero where a term is left out."""
+def leaf_gradients(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradients of the reference's leaves, zero where a term is left out."""
     return {
         name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
         for name, tensor in tensors.items()
@@ -39,34 +39,34 @@ def gradients_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def assert_close(
-    actual: Tensor, expected: Tensor, what: str = "", tolerance: float = TOLERANCE
+    actual: Tensor, expected: Tensor, label: str = "", tolerance: float = TOLERANCE
 ) -> None:
-    """Same shape, and within ``tolerance`` of each other on the scale of ``expected``."""
-    assert actual.shape == expected.shape, (what, actual.shape, expected.shape)
+    """Assert equal shapes, and differences within ``tolerance`` on the scale of ``expected``."""
+    assert actual.shape == expected.shape, (label, actual.shape, expected.shape)
     expected = expected.detach().double()
     difference = (actual.detach().double() - expected).abs().max().item()
     scale = max(1.0, expected.abs().max().item())
-    assert difference <= tolerance * scale, f"{what}: off by {difference:.2e} (scale {scale:.2g})"
+    assert difference <= tolerance * scale, f"{label}: off by {difference:.2e} (scale {scale:.2g})"
 
 
 def assert_all_close(
-    actual: Iterable[Tensor], expected: Iterable[Tensor], what: str, tolerance: float = TOLERANCE
+    actual: Iterable[Tensor], expected: Iterable[Tensor], label: str, tolerance: float = TOLERANCE
 ) -> None:
-    """:func:`assert_close` for each pair; the number of tensors must agree too."""
+    """Assert pairwise closeness and the same number of tensors."""
     for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
-        assert_close(ours, theirs, f"{what}[{index}]", tolerance)
+        assert_close(ours, theirs, f"{label}[{index}]", tolerance)
 
 
 def assert_same_tensors(
     actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = TOLERANCE
 ) -> None:
-    """:func:`assert_close` name by name; the names must agree too."""
+    """Assert closeness by name and the same names."""
     assert sorted(actual) == sorted(expected)
     for name, tensor in expected.items():
         assert_close(actual[name], tensor, name, tolerance)
 
 
 def direction(shape: torch.Size, seed: int = 1) -> Tensor:
-    """A fixed random weighting of an output, whose sum serves as a loss; float64."""
+    """Return fixed random weights of an output; the weighted sum is a loss. float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64) / shape.numel() ** 0.5

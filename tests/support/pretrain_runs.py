@@ -62,7 +62,7 @@ def arguments(folder, model_dir="run", **changes):
 
 
 def assert_close(row, reference):
-    """Two lines of metrics.jsonl, equal but for rounding."""
+    """Assert that two lines of metrics.jsonl are equal up to rounding."""
     numbers, wanted = ({k: v for k, v in r.items() if k != "split"} for r in (row, reference))
     assert row["split"] == reference["split"]
     assert numbers == pytest.approx(wanted, rel=1e-5, abs=1e-5)

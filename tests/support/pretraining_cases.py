@@ -34,7 +34,7 @@ CONFIGS = {
 
 
 def sizes_of_generator(config: ModelConfig) -> ModelConfig:
-    """A quarter of the widths above, in numbers."""
+    """Return the configuration of the generator: a quarter of the widths."""
     return config.replace(d_model=4, n_head=1, d_inner=8)
 
 
@@ -55,8 +55,10 @@ def masked_batch(lengths: tuple[int, ...] = (17, 13, 5, 17), seed: int = 0) -> P
 
 
 def rows(batch: PretrainingBatch, which: slice) -> PretrainingBatch:
-    """Some records of a batch."""
-    return PretrainingBatch(*(tensor[which] for tensor in batch))
+    """Return some records of a batch."""
+    return PretrainingBatch(
+        *(tensor[which] for tensor in batch if isinstance(tensor, torch.Tensor))
+    )
 
 
 def noise_for(batch: PretrainingBatch, seed: int = 0) -> torch.Tensor:
@@ -81,7 +83,7 @@ def electra_tensors(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def mlm_tensors(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The same of a masked language model."""
+    """Weights of a masked language model, in which every term matters."""
     return random_tensors(parameter_shapes(config) | heads.head_shapes(config, "mlm"))
 
 

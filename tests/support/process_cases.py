@@ -1,4 +1,4 @@
-"""Functions that tests run in processes of their own; those must be able to import them."""
+"""Functions that tests run in worker processes, which have to be able to import them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def repeat(piece: bytes, count: int) -> bytes:
+    return piece * count
+
+
 def fail_once_the_other_runs(folder: Path, how: str) -> None:
-    """Fail as ``how`` says, or (``wait``) work until told to stop and write down that it ended."""
+    """Fail in the way ``how``; with ``wait``, run until interrupted and record the clean-up."""
     if how == "wait":
         try:
             (folder / "started").touch()

@@ -1,4 +1,4 @@
-"""Downloads as their publishers pack them, with made-up contents of any size."""
+"""Downloads packed as by their publishers, with synthetic contents of any size."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ def find(name: str) -> DownloadSet:
 
 
 def site_files(names: list[str], rows: int | None = None) -> dict[str, bytes]:
-    """Return the downloads of sets by the path a mirror has them under.
+    """Return the downloads of sets by their path in a mirror.
 
     ``rows`` is the number of records of each file, None the published one.
     """
     files: dict[str, bytes] = {}
     for name in names:
-        chosen = find(name)
-        contents = _PUBLISHERS.get(chosen.check, _task_files)(chosen, rows)
+        dataset = find(name)
+        contents = _PUBLISHERS.get(dataset.check, _task_files)(dataset, rows)
         if name == "MRPC":
             contents = _mrpc(contents)
-        for url in chosen.urls:
+        for url in dataset.urls:
             parts = urlsplit(url)
-            files[f"/{parts.netloc}{parts.path}"] = _packed(url, chosen, contents)
+            files[f"/{parts.netloc}{parts.path}"] = _packed(url, dataset, contents)
     return files
 
 
-def _packed(url: str, chosen: DownloadSet, contents: Mapping[str, bytes]) -> bytes:
+def _packed(url: str, dataset: DownloadSet, contents: Mapping[str, bytes]) -> bytes:
     file = url.rsplit("/", 1)[-1]
     if file.endswith(".zip"):
-        return zipped({f"{chosen.name}/{name}": data for name, data in contents.items()})
+        return zipped({f"{dataset.name}/{name}": data for name, data in contents.items()})
     if file.endswith("gz"):
         return tarred({f"{file.split('.')[0]}/{name}": data for name, data in contents.items()})
     return contents["diagnostic.tsv" if file == "AX.tsv" else file]
 
 
 def zipped(contents: Mapping[str, bytes], onto: bytes = b"") -> bytes:
-    """Return a zip file of ``contents``, or of those and what the zip file ``onto`` holds."""
+    """Return a zip file of ``contents``, added to the zip file ``onto`` if given."""
     packed = io.BytesIO(onto)
     with zipfile.ZipFile(packed, "a" if onto else "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
@@ -65,12 +65,12 @@ def tarred(contents: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def _task_files(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
+def _task_files(dataset: DownloadSet, rows: int | None) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    for task in map(get_task, chosen.tasks):
+    for task in map(get_task, dataset.tasks):
         for source in task.sources.values():
             name, labels = source.names[-1 if task.name.startswith("sst") else 0], task.labels
-            count = rows or chosen.published[name]
+            count = rows or dataset.published[name]
             if source.format == "folders":
                 for number in range(count // 2):
                     files |= {f"{name}/{x}/{number}.txt": b"Text.<br />" for x in labels}
@@ -102,7 +102,7 @@ def _tsv(source: Source, rows: int, labels: tuple[str, ...]) -> str:
 
 
 def _mrpc(contents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return what GLUE's MRPC is made from: all pairs, the test, the ids of development pairs."""
+    """Return the sources of GLUE's MRPC: all pairs, the test set, the ids of development pairs."""
     rows = {name: data.decode().splitlines()[1:] for name, data in contents.items()}
     header, pairs = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", []
     for number, _ in enumerate(rows["dev.tsv"] + rows["train.tsv"]):
@@ -116,9 +116,9 @@ def _mrpc(contents: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def _squad(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
+def _squad(dataset: DownloadSet, rows: int | None) -> dict[str, bytes]:
     files = {}
-    for name, published in chosen.published.items():
+    for name, published in dataset.published.items():
         answer = {"text": "Paris", "answer_start": 0}
         qas = [
             {"id": f"{name}-{n}", "question": f"Where {n}?", "answers": [answer]}
@@ -129,7 +129,7 @@ def _squad(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
     return files
 
 
-def _race(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
+def _race(dataset: DownloadSet, rows: int | None) -> dict[str, bytes]:
     page = {
         "article": "An article.",
         "questions": ["What _ ?", "Why?"],
@@ -140,17 +140,17 @@ def _race(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
     data = json.dumps(page).encode()
     return {
         f"{name}/{number}.txt": data
-        for name, published in chosen.published.items()
+        for name, published in dataset.published.items()
         for number in range((rows or published) // 2)
     }
 
 
-def _checkpoint(chosen: DownloadSet, rows: int | None) -> dict[str, bytes]:
+def _checkpoint(dataset: DownloadSet, rows: int | None) -> dict[str, bytes]:
     del rows
     weights = {"model.ckpt.index": b"i", "model.ckpt.data-00000-of-00001": b"d" * 5000}
-    if chosen.name.endswith("-PT"):
+    if dataset.name.endswith("-PT"):
         weights = {"model.pt": b"p" * 5000}
-    config = "net_config.pytorch.json" if chosen.name.endswith("-PT") else "net_config.json"
+    config = "net_config.pytorch.json" if dataset.name.endswith("-PT") else "net_config.json"
     return {**weights, config: b"{}", "vocab.uncased.txt": b"<unk>\n"}
 
 

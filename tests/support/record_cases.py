@@ -1,4 +1,4 @@
-"""Small sets of pretraining records, and damage to them."""
+"""Small sets of pretraining records, and a way to corrupt them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def example(number: int, length: int = LENGTH) -> dict[str, np.ndarray]:
 def write_set(
     folder: Path, counts: tuple[int, ...], first: int = 0, pass_id: int = 0, **names
 ) -> list[Path]:
-    """A set with a file of each count; records are numbered on from ``first``."""
+    """Write a set of files with ``counts`` records, numbered from ``first``."""
     folder.mkdir(exist_ok=True)
     named = {"split": "train", "seq_len": LENGTH, "uncased": True, "num_task": len(counts)}
     records = RecordSet(pass_id=pass_id, **named | names)
@@ -53,11 +53,11 @@ def write_set(
 
 
 def numbers(inputs: np.ndarray) -> list[int]:
-    """Which records these are, from their ``origin_input`` [n, T]."""
+    """Return the numbers of records from their ``origin_input`` [n, T]."""
     return (np.asarray(inputs)[:, 1] - FIRST_WORD).tolist()
 
 
-def damage(path: Path, index: int, at: int) -> None:
+def corrupt(path: Path, index: int, at: int) -> None:
     """Change byte ``at`` of a record: up to 7 its length, from 12 on its data."""
     offset = next(read_records(path, index)).offset + at
     content = bytearray(path.read_bytes())

@@ -173,9 +173,9 @@ def electra_losses(
     configs: tuple[Any, Any], params: Params, batch: Any, noise: Tensor
 ) -> ElectraLosses:
     """ELECTRA's step for ``configs`` = (discriminator, generator), sampling by Gumbel ``noise``."""
-    real = (~batch.pad_mask).to(torch.float64)
+    real = batch.attention_mask.to(torch.float64)
     small = generator_params(params)
-    proposed = run_model(configs[1], small, batch.masked_input, real, batch.seg_id).decoder
+    proposed = run_model(configs[1], small, batch.masked_input, real, batch.token_type_ids).decoder
     slots = (batch.target_positions, batch.target, batch.target_mask)
     mlm = mlm_loss(configs[1], small, proposed, slots)
     disc_input = batch.origin_input.clone()
@@ -183,7 +183,7 @@ def electra_losses(
         position = batch.target_positions[row, slot]
         scores = mlm_logits(configs[1], small, proposed[row, position]) + noise[row, slot]
         disc_input[row, position] = scores.argmax()
-    judged = run_model(configs[0], params, disc_input, real, batch.seg_id).decoder
+    judged = run_model(configs[0], params, disc_input, real, batch.token_type_ids).decoder
     logits = discriminator_logits(params, judged)
     disc = discriminator_loss(logits, disc_input == batch.origin_input, real)
     return ElectraLosses(mlm, disc, disc_input, logits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -19,12 +18,3 @@ def import_tensorflow() -> ModuleType:
     import tensorflow
 
     return tensorflow
-
-
-def rename_features(batch: dict[str, Any]) -> dict[str, Any]:
-    """Rename the fields of a masked batch as the TensorFlow pipeline does and invert its masks."""
-    features = dict(batch)
-    features["token_type_ids"] = features.pop("seg_id")
-    features["attention_mask"] = ~features.pop("pad_mask")
-    features["mlm_attention_mask"] = ~features.pop("input_mask")
-    return features

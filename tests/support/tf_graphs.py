@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from support_tf import import_tensorflow, rename_features
+from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
@@ -17,6 +17,11 @@ from funnel_torch.models.electra import PretrainingBatch
 from parity_cases import Batch
 
 tf.logging.set_verbosity(tf.logging.ERROR)
+
+PRETRAINING_FEATURES = (
+    *("masked_input", "origin_input", "token_type_ids", "attention_mask", "mlm_attention_mask"),
+    *("target", "target_positions", "target_mask"),
+)
 
 # For graphs that run once: optimizing one takes longer than running it.
 ONE_RUN = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
@@ -71,11 +76,11 @@ def make_inputs(batch: Batch) -> ModelInputs:
 
 
 def make_features(batch: PretrainingBatch) -> dict[str, np.ndarray]:
-    """Return a pretraining batch with the names and types of the TensorFlow input pipeline."""
-    features = rename_features({name: tensor.numpy() for name, tensor in batch._asdict().items()})
+    """Return the fields of a pretraining batch in the types of the TensorFlow input pipeline."""
+    arrays = {name: getattr(batch, name).numpy() for name in PRETRAINING_FEATURES}
     return {
         name: array.astype(np.float32 if array.dtype == bool else np.int32)
-        for name, array in features.items()
+        for name, array in arrays.items()
     }
 
 

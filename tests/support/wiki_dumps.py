@@ -1,4 +1,4 @@
-"""Wikipedia dumps in miniature: the real format, with markup as ugly as the real one's."""
+"""Small Wikipedia dumps in the real format, with markup as irregular as the real one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def page(title: str, text: str, number: int = 1, ns: int = 0, redirect: str = ""
 
 
 def dump(articles: int) -> bytes:
-    """A dump with an ugly article, pages that are none, and so many plain articles."""
+    """Return a dump of an irregular article, pages that are not articles, and plain articles."""
     pages = [
         page("Delft Bridge", UGLY),
         page("Old name", "#REDIRECT [[Delft Bridge]]", redirect="Delft Bridge"),
@@ -93,18 +93,18 @@ def _plain_article(number: int) -> str:
 
 
 def plain_sentences(number: int) -> list[str]:
-    """What becomes of one of the plain articles."""
+    """Return the expected sentences of a plain article."""
     repeated = [f"It goes on, in words {word}." for word in _words(number)]
     return [f"Article {number} counts to {number}.", *repeated]
 
 
 def _words(number: int) -> list[str]:
-    """Words that are the article's own, as random as text is: a dump must not pack to nothing."""
+    """Return words unique to the article, so random that a dump does not compress to nothing."""
     return [hashlib.md5(f"{number} {n}".encode()).hexdigest() for n in range(REPEATED)]
 
 
-def packed(data: bytes, streams: int = 1) -> bytes:
-    """A bzip2 file with small blocks, in one stream or several, as "multistream" dumps have."""
+def compressed(data: bytes, streams: int = 1) -> bytes:
+    """Return a bzip2 file with small blocks, in one or several streams ("multistream" dumps)."""
     size = -(-len(data) // streams)
     parts = [data[start : start + size] for start in range(0, len(data), size)]
     return b"".join(bz2.compress(part, 1) for part in parts)

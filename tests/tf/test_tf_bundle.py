@@ -18,7 +18,7 @@ DTYPES = ("f4", "f8", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "boo
 
 
 def _save_with_tensorflow(prefix, tensors, **options):
-    """What a training with v1's Saver leaves."""
+    """A checkpoint written by a training with v1's Saver."""
     with tf.Graph().as_default(), v1.Session() as session:
         saver = v1.train.Saver(
             [v1.get_variable(name, initializer=values) for name, values in tensors.items()],
@@ -131,11 +131,11 @@ def test_partitioned_variables_are_refused_by_name(tmp_path):
             shape=(4, 2),
             partitioner=v1.fixed_size_partitioner(2),
         )
-        v1.get_variable("whole", initializer=np.float32([1]))
+        v1.get_variable("x", initializer=np.float32([1]))
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), write_meta_graph=False)
     found = TFCheckpoint(tmp_path)
-    assert list(found) == ["w", "whole"] and list(found["whole"]) == [1]
+    assert list(found) == ["w", "x"] and list(found["x"]) == [1]
     with pytest.raises(CheckpointError, match="w is a partitioned variable; save the checkpoint"):
         found["w"]
 

@@ -1,4 +1,4 @@
-"""The directory of a run in the TensorFlow tree: claims, checkpoints, retention, the best one."""
+"""The run directory of the TensorFlow backend: ownership, checkpoints, retention, the best one."""
 
 import json
 import math
@@ -14,7 +14,13 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
-from funnel_tf.training.evaluation import Best, Retention, best_checkpoint, evaluate_all, write_best
+from funnel_tf.training.evaluation import (
+    BestCheckpoint,
+    Retention,
+    best_checkpoint,
+    evaluate_all,
+    write_best,
+)
 from funnel_tf.training.run_directory import RunDirectory, latest_step, saved_steps
 
 CONFIG = ModelConfig(20, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32)
@@ -37,14 +43,14 @@ def test_a_directory_belongs_to_one_run(tmp_path):
     _save(tmp_path, 3)
     again = _begin(tmp_path, lr=2)
     assert (again.step, again.seed) == (3, 7)
-    with pytest.raises(RunError, match="another run stands there .--lr was 2, now 1"):
+    with pytest.raises(RunError, match="holds another run .lr was 2, now 1"):
         _begin(tmp_path)
     again.finish(3, 3)
     with pytest.raises(RunError, match="finished"):
         _begin(tmp_path, lr=2)
     (tmp_path / "notes.txt").write_text("mine")
-    anew = _begin(tmp_path, overwrite=True)
-    assert (anew.step, anew.seed) == (0, None) and latest_step(tmp_path) == 0
+    fresh = _begin(tmp_path, overwrite=True)
+    assert (fresh.step, fresh.seed) == (0, None) and latest_step(tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"notes.txt", "run_config.json", "net_config.json", "labels.json"}
 
@@ -108,7 +114,7 @@ def test_the_best_checkpoint(tmp_path, values, higher, best):
 def test_best_checkpoint_elsewhere_or_gone(tmp_path):
     _save(tmp_path / "there", 1)
     (tmp_path / "here").mkdir()
-    best = Best(saved_steps(tmp_path / "there")[0], {"dev": {"accuracy": 1.0}})
+    best = BestCheckpoint(saved_steps(tmp_path / "there")[0], {"dev": {"accuracy": 1.0}})
     write_best(best, tmp_path / "here")
     assert best_checkpoint(tmp_path / "here") == tmp_path / "there" / "model.ckpt-1"
     (tmp_path / "there" / "model.ckpt-1.index").unlink()

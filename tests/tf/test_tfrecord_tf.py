@@ -80,7 +80,7 @@ def test_both_refuse_the_same_corrupt_files(tmp_path):
         (tmp_path / "a").write_bytes(valid[:position] + b"#" + valid[position + 1 :])
         with pytest.raises(tf.errors.DataLossError):
             _read_with_tensorflow(tmp_path / "a")
-        with pytest.raises(DataError, match="damaged|corrupt"):
+        with pytest.raises(DataError, match="corrupt"):
             list(read_records(tmp_path / "a"))
 
 

@@ -28,7 +28,7 @@ def some_features(lengths, seed=0):
     return Features(ids, segments, offsets, random.integers(0, 3, len(lengths)))
 
 
-def source_of(count, seed=0, **options):
+def make_source(count, seed=0, **options):
     lengths = np.random.default_rng(seed).integers(3, 30, count)
     return SequenceSource(some_features(lengths), CONFIG, 32, pad_id=0, **options)
 
@@ -36,7 +36,7 @@ def source_of(count, seed=0, **options):
 @pytest.mark.parametrize("by_length", [True, False])
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 100])
 def test_an_epoch_holds_every_example_once(count, by_length):
-    batches = TrainBatches(source_of(count), BatchConfig(4, grad_accum=2, by_length=by_length))
+    batches = TrainBatches(make_source(count), BatchConfig(4, grad_accum=2, by_length=by_length))
     plan = batches.plan(0)
     assert len(plan) == batches.steps_per_epoch == -(-count // 8)
     assert sorted(np.concatenate(plan)) == list(range(count))
@@ -44,7 +44,7 @@ def test_an_epoch_holds_every_example_once(count, by_length):
 
 
 def test_order_is_a_function_of_seed_and_epoch():
-    source = source_of(60)
+    source = make_source(60)
 
     def order(seed, epoch):
         return np.concatenate(TrainBatches(source, BatchConfig(4, seed=seed)).plan(epoch)).tolist()
@@ -55,58 +55,59 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 def test_batches_are_of_similar_length():
-    source = source_of(400)
-    spread = {}
+    source = make_source(400)
+    length_range = {}
     for by_length in (True, False):
         plan = TrainBatches(source, BatchConfig(8, by_length=by_length)).plan(0)
-        spread[by_length] = np.mean([np.ptp(source.lengths[step]) for step in plan])
-    assert spread[True] < spread[False] / 5
+        length_range[by_length] = np.mean([np.ptp(source.lengths[step]) for step in plan])
+    assert length_range[True] < length_range[False] / 5
 
 
 @pytest.mark.parametrize(("size", "accum", "world"), [(4, 1, 2), (2, 2, 2), (2, 4, 1), (1, 1, 8)])
 def test_the_plan_depends_on_the_effective_batch_alone(size, accum, world):
-    source = source_of(43)
-    whole = TrainBatches(source, BatchConfig(8)).plan(3)
+    source = make_source(43)
+    expected = TrainBatches(source, BatchConfig(8)).plan(3)
     ranks = [TrainBatches(source, BatchConfig(size, accum), r, world) for r in range(world)]
     for batches in ranks:
-        assert [s.tolist() for s in batches.plan(3)] == [s.tolist() for s in whole]
-    for step in whole:
+        assert [s.tolist() for s in batches.plan(3)] == [s.tolist() for s in expected]
+    for step in expected:
         parts = [batches.micro_batches(step) for batches in ranks]
         assert len({len(part) for part in parts}) == 1  # as many gradient exchanges everywhere
         assert all(len(part) <= accum for part in parts)
-        shares = sum(micro.share for part in parts for micro in part)
-        assert shares == pytest.approx(1.0)
+        weights = sum(weight for part in parts for _, weight in part)
+        assert weights == pytest.approx(1.0)
         # Labels of the examples that count, from all processes, are those of the step.
-        counted = [m.inputs["labels"] for part in parts for m in part if m.share > 0]
+        counted = [inputs["labels"] for part in parts for inputs, weight in part if weight > 0]
         labels = source.features.labels[step]
         assert sorted(torch.cat(counted).tolist()) == sorted(labels.tolist())
 
 
 def test_a_process_without_examples_computes_one_that_does_not_count():
-    source = source_of(5)
+    source = make_source(5)
     batches = TrainBatches(source, BatchConfig(2), rank=2, world_size=4)
-    (micro,) = batches.micro_batches(np.array([3, 1]))
-    assert micro.share == 0.0
-    assert micro.inputs["input_ids"].shape[0] == 1
+    ((inputs, weight),) = batches.micro_batches(np.array([3, 1]))
+    assert weight == 0.0
+    assert inputs["input_ids"].shape[0] == 1
 
 
 def test_stream_starts_anywhere():
-    batches = TrainBatches(source_of(20), BatchConfig(4))
-    every = [step[0].inputs["input_ids"] for step in islice(batches.stream(), 14)]
+    batches = TrainBatches(make_source(20), BatchConfig(4))
+    every = [step[0][0]["input_ids"] for step in islice(batches.stream(), 14)]
     for first in (1, 5, 7, 10):
-        later = [s[0].inputs["input_ids"] for s in islice(batches.stream(first), 14 - first)]
+        later = [s[0][0]["input_ids"] for s in islice(batches.stream(first), 14 - first)]
         assert all(torch.equal(a, b) for a, b in zip(every[first:], later, strict=True))
 
 
 def test_worker_processes_give_the_same_batches_and_leave_the_generator_alone():
-    source = source_of(12)
+    source = make_source(12)
     inline = TrainBatches(source, BatchConfig(4))
     workers = TrainBatches(source, BatchConfig(4, num_workers=1))
     before = torch.get_rng_state()
     for a, b in zip(islice(inline.stream(), 4), islice(workers.stream(), 4), strict=True):
-        assert a[0].share == b[0].share
-        assert a[0].inputs.keys() == b[0].inputs.keys()
-        assert all(torch.equal(a[0].inputs[key], b[0].inputs[key]) for key in a[0].inputs)
+        ((inputs, weight),), ((other_inputs, other_weight),) = a, b
+        assert weight == other_weight
+        assert inputs.keys() == other_inputs.keys()
+        assert all(torch.equal(inputs[key], other_inputs[key]) for key in inputs)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -125,7 +126,7 @@ def test_worker_processes_give_the_same_batches_and_leave_the_generator_alone():
 )
 @pytest.mark.parametrize("max_length", [32, 29])
 def test_short_padding_changes_no_result(changes, max_length):
-    """Each example, padded as its batch needs, gives what padding to max_length gives."""
+    """Each example gives the same result padded as its batch needs and to max_length."""
     torch.manual_seed(0)
     config = CONFIG.replace(**changes)
     model = FunnelForSequenceClassification(config, num_labels=3).double().eval()
@@ -160,7 +161,7 @@ def test_short_padding_changes_no_result(changes, max_length):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_every_example_once(world):
-    lengths = source_of(23).lengths
+    lengths = make_source(23).lengths
     parts = [evaluation_plan(lengths, 4, rank, world) for rank in range(world)]
     indices = [i for part in parts for batch in part for i in batch]
     assert sorted(indices) == list(range(23))
@@ -177,4 +178,4 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="batch_size"):
         evaluation_plan(np.array([1]), 0)
     with pytest.raises(DataError, match="no examples"):
-        TrainBatches(source_of(0), BatchConfig(1))
+        TrainBatches(make_source(0), BatchConfig(1))

@@ -1,4 +1,4 @@
-"""Padding to ``geometry.bucket_length`` computes what padding to the maximum does."""
+"""Padding to ``geometry.bucket_length`` gives the results of padding to the maximum."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def test_bucket_length_changes_nothing(separate_cls, truncate_seq, pooling_size)
 
 
 def test_less_padding_would_change_the_result():
-    """The rule is tight where truncation drops a position: a shorter padding is another input."""
+    """The rule is tight where truncation drops a position: shorter padding changes the result."""
     config = ModelConfig(
         vocab_size=30, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32, init_std=0.3,
         block_size="1_1_1",

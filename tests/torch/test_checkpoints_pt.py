@@ -51,11 +51,11 @@ def test_tf_to_pt_to_hf_to_tf_is_bit_identical(tmp_path, variant, heads):
     save_checkpoint(load_checkpoint(tmp_path / "hf"), tmp_path / "again", "tf")
     last = load_checkpoint(tmp_path / "again")
     assert_same(last.tensors, first.tensors)
-    if kept:  # an encoder alone need not say what decoder it had
+    if kept:  # without decoder weights its depth is not recorded
         assert from_pt.config == last.config == config
 
 
-def test_the_file_is_what_the_original_reads(tmp_path):
+def test_the_file_has_the_released_layout(tmp_path):
     checkpoint = random_checkpoint(TINY, CLASSIFIER, decoder=False)
     config = TINY.replace(decoder_size="0")
     checkpoint.config = config
@@ -130,13 +130,13 @@ class _Unsafe:
 def test_other_pickles_are_refused_by_name(tmp_path, monkeypatch, value, told, zipped):
     monkeypatch.chdir(tmp_path)
     path = _save(tmp_path, value, _use_new_zipfile_serialization=zipped)
-    wanted = f"^{re.escape(str(path))}: not tensors only: it asks for {told}, which is not loaded"
+    wanted = f"^{re.escape(str(path))}: not tensors only: it refers to {told}, which is not loaded"
     with pytest.raises(CheckpointError, match=wanted):
         load_checkpoint(path)
     assert not (tmp_path / "was_executed").exists()
 
 
-def test_a_whole_module_is_refused(tmp_path):
+def test_a_pickled_module_is_refused(tmp_path):
     path = _save(tmp_path, torch.nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear"):
         load_checkpoint(path)
@@ -169,7 +169,7 @@ def test_names_and_shapes_are_checked_in_one_message(tmp_path):
     )
 
 
-def test_every_damage_to_an_archive_is_found(tmp_path):
+def test_every_corruption_of_an_archive_is_found(tmp_path):
     state = {"w": torch.arange(50.0)}
     path = _save(tmp_path, state)
     good = path.read_bytes()
@@ -188,7 +188,7 @@ def test_every_damage_to_an_archive_is_found(tmp_path):
         path.write_bytes(good)
     for size in (0, 3, 100, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:size])
-        with pytest.raises(CheckpointError, match="no PyTorch file, or damaged"):
+        with pytest.raises(CheckpointError, match="no PyTorch file, or corrupt"):
             load_torch_file(path)
 
 
@@ -200,7 +200,7 @@ def test_a_stale_extra_file_is_removed(tmp_path):
     assert_same(load_checkpoint(tmp_path).tensors, encoder.tensors)
 
 
-def test_optimizer_state_is_kept_beside(tmp_path):
+def test_optimizer_state_is_saved_in_the_extra_file(tmp_path):
     checkpoint = with_slots(random_checkpoint(TINY))
     save_checkpoint(checkpoint, tmp_path / "m", "pt")
     found = load_checkpoint(tmp_path / "m", with_optimizer=True)

@@ -1,4 +1,4 @@
-"""A world of one needs no process group; a world of two adds, gathers, and fails together."""
+"""One process needs no process group; two processes sum, gather, and fail together."""
 
 import json
 import subprocess

@@ -14,9 +14,10 @@ import reference_heads as heads
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.electra import (
     ElectraPretraining,
-    LossTotals,
+    LossDenominators,
     MLMPretraining,
     PretrainingConfig,
+    PretrainingSums,
     gumbel_noise,
     replace_targets,
     sample,
@@ -28,9 +29,9 @@ from funnel_torch.training.optimizer import (
     clip_gradients,
     set_learning_rate,
 )
-from funnel_torch.training.pretraining_metrics import PretrainingSums, summarize
+from funnel_torch.training.pretraining_metrics import summarize
 from parity_cases import doubles
-from parity_models import filled, gradients, gradients_of
+from parity_models import filled, gradients, leaf_gradients
 from pretraining_cases import (
     CONFIGS,
     PLAIN,
@@ -58,19 +59,19 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def assert_relative(actual, expected, what, floor=0.0):
+def assert_relative(actual, expected, name, floor=0.0):
     """Within 1e-6 of the largest element, or of ``floor`` where that is larger."""
     scale = max(expected.abs().max().item(), floor)
     difference = (actual.double() - expected).abs().max().item()
-    assert difference <= TOLERANCE * scale, f"{what}: off by {difference:.1e} of {scale:.1e}"
+    assert difference <= TOLERANCE * scale, f"{name}: off by {difference:.1e} of {scale:.1e}"
 
 
 def check_against(model, leaves, loss, expected):
-    """Losses and all gradients, some of which are 0 (of a bias that softmax takes no notice of)."""
+    """Compare losses and all gradients, some of which are 0 (a bias that cancels in softmax)."""
     assert_relative(loss.detach(), expected.detach(), "loss")
     loss.backward()
     expected.backward()
-    wanted = gradients_of(leaves)
+    wanted = leaf_gradients(leaves)
     largest = max(gradient.abs().max().item() for gradient in wanted.values())
     found = gradients(model)
     assert sorted(found) == sorted(wanted)
@@ -83,14 +84,14 @@ def check_against(model, leaves, loss, expected):
 
 @pytest.fixture
 def all_double(monkeypatch):
-    """What is fp32 on purpose is float64 like the rest, so that formulas alone are compared."""
+    """Explicit fp32 becomes float64 too, so that only the formulas are compared."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 @every_config
 def test_electra_equals_the_reference(all_double, config):
     tensors, batch = electra_tensors(config), masked_batch()
-    assert not batch.target_mask.all() and batch.pad_mask.any()
+    assert not batch.target_mask.all() and not batch.attention_mask.all()
     noise = noise_for(batch)
     model = filled(ElectraPretraining(config), tensors).double()
     output = model(batch, noise)
@@ -112,10 +113,10 @@ def test_mlm_equals_the_reference(all_double, config, hide_masked):
     model = filled(MLMPretraining(config, settings), tensors).double()
     output = model(batch)
     leaves = doubles(tensors, requires_grad=True)
-    hidden_keys = batch.input_mask if hide_masked else batch.pad_mask
-    decoder = run_model(config, leaves, batch.masked_input, ~hidden_keys, batch.seg_id).decoder
-    slots_of = (batch.target_positions, batch.target, batch.target_mask)
-    check_against(model, leaves, output.loss, heads.mlm_loss(config, leaves, decoder, slots_of))
+    mask = batch.mlm_attention_mask if hide_masked else batch.attention_mask
+    decoder = run_model(config, leaves, batch.masked_input, mask, batch.token_type_ids).decoder
+    targets = (batch.target_positions, batch.target, batch.target_mask)
+    check_against(model, leaves, output.loss, heads.mlm_loss(config, leaves, decoder, targets))
 
 
 def test_masked_positions_are_hidden_by_default_in_mlm_alone():
@@ -125,7 +126,7 @@ def test_masked_positions_are_hidden_by_default_in_mlm_alone():
     showing = MLMPretraining(PLAIN, PretrainingConfig(hide_masked=False))
     showing.load_state_dict(hiding.state_dict())
     assert hiding(batch).loss != showing(batch).loss
-    all_shown = batch._replace(input_mask=batch.pad_mask)
+    all_shown = batch._replace(mlm_attention_mask=batch.attention_mask)
     assert hiding(all_shown).loss == showing(batch).loss
     model, noise = electra(), noise_for(batch)
     assert model(batch, noise).loss == model(all_shown, noise).loss
@@ -147,7 +148,7 @@ def test_one_optimizer_step_equals_numpy(all_double, objective):
     """The original's AdamW after clipping, with the reference's gradients, t = 1."""
     rate, decay, clip, epsilon = 1e-2, 0.01, 0.5, 1e-6
     batch = masked_batch()
-    noise, slots_of = noise_for(batch), (batch.target_positions, batch.target, batch.target_mask)
+    noise, targets = noise_for(batch), (batch.target_positions, batch.target, batch.target_mask)
     if objective == "electra":
         tensors = electra_tensors(PLAIN)
         model, inputs = filled(ElectraPretraining(PLAIN), tensors).double(), (batch, noise)
@@ -159,8 +160,9 @@ def test_one_optimizer_step_equals_numpy(all_double, objective):
         tensors = mlm_tensors(PLAIN)
         model, inputs = filled(MLMPretraining(PLAIN), tensors).double(), (batch,)
         leaves = doubles(tensors, requires_grad=True)
-        hidden = run_model(PLAIN, leaves, batch.masked_input, ~batch.input_mask, batch.seg_id)
-        heads.mlm_loss(PLAIN, leaves, hidden.decoder, slots_of).backward()
+        inputs_of_mlm = (batch.masked_input, batch.mlm_attention_mask, batch.token_type_ids)
+        hidden = run_model(PLAIN, leaves, *inputs_of_mlm)
+        heads.mlm_loss(PLAIN, leaves, hidden.decoder, targets).backward()
     settings = OptimizerConfig("funnel_adamw", weight_decay=decay, use_wd_exclusion=True)
     optimizer = build_optimizer(model, settings)
     set_learning_rate(optimizer, rate)
@@ -185,16 +187,16 @@ def test_one_optimizer_step_equals_numpy(all_double, objective):
 
 def test_samples_follow_the_softmax():
     logits = torch.tensor([2.0, 0.0, -1.0, 1.0, 0.5, -3.0, 0.0, 2.5])
-    draws = 40_000
-    many = logits.expand(draws, -1)
+    samples = 40_000
+    many = logits.expand(samples, -1)
     generator = torch.Generator().manual_seed(0)
     explicit = sample(many, gumbel_noise(many.shape, generators=generator))
     torch.manual_seed(1)
     for tokens in (explicit, sample(many)):
         counts = torch.bincount(tokens, minlength=len(logits)).numpy()
-        expected = draws * torch.softmax(logits.double(), -1).numpy()
+        expected = samples * torch.softmax(logits.double(), -1).numpy()
         assert stats.chisquare(counts, expected).pvalue > 0.01
-        cooler = draws * torch.softmax(logits.double() / 1.1, -1).numpy()
+        cooler = samples * torch.softmax(logits.double() / 1.1, -1).numpy()
         assert stats.chisquare(counts, cooler).pvalue < 1e-6
 
 
@@ -274,25 +276,27 @@ def test_a_sample_that_equals_the_original_counts_as_original():
 
 @pytest.mark.parametrize("objective", ["mlm", "electra"])
 def test_padding_and_its_amount_influence_no_loss(objective):
-    """Real lengths end with a window of the pooling: no pooled position mixes token and padding."""
+    """Lengths end with a pooling window, so that no pooled position mixes tokens and padding."""
     config = PLAIN.replace(truncate_seq=False)
     batch = masked_batch((13, 13, 9))
     model, more = MLMPretraining(config).eval(), ()
     if objective == "electra":
         model, more = electra(config), (noise_for(batch),)
     wanted = model(batch, *more)
-    changed = dict.fromkeys(("masked_input", "origin_input", "seg_id"))
+    changed = dict.fromkeys(("masked_input", "origin_input", "token_type_ids"))
     for name in changed:
-        changed[name] = getattr(batch, name).masked_fill(batch.pad_mask, 1)
+        changed[name] = getattr(batch, name).masked_fill(~batch.attention_mask, 1)
     output = model(batch._replace(**changed), *more)
     torch.testing.assert_close(output.loss, wanted.loss, rtol=1e-6, atol=0)
 
     def extended(tensor, value):
         return torch.nn.functional.pad(tensor, (0, 8), value=value)
 
-    per_token = ("masked_input", "origin_input", "seg_id", "input_mask", "pad_mask")
+    ids = ("masked_input", "origin_input", "token_type_ids")
+    masks = ("attention_mask", "mlm_attention_mask")
     longer = batch._replace(
-        **{n: extended(getattr(batch, n), n.endswith("mask") or 3) for n in per_token}
+        **{name: extended(getattr(batch, name), 3) for name in ids},
+        **{name: extended(getattr(batch, name), False) for name in masks},
     )
     output = model(longer, *more)
     torch.testing.assert_close(output.loss, wanted.loss, rtol=1e-6, atol=0)
@@ -303,31 +307,31 @@ def test_padding_and_its_amount_influence_no_loss(objective):
 
 
 @pytest.mark.parametrize("objective", ["mlm", "electra"])
-def test_parts_with_the_totals_of_all_add_up_to_the_whole(objective):
+def test_parts_with_the_denominators_of_all_add_up_to_the_batch(objective):
     """Records have unequal numbers of targets and tokens: a mean of means would be off."""
     batch = masked_batch()
     model, noise = MLMPretraining(PLAIN).eval(), None
     if objective == "electra":
         model, noise = electra(), noise_for(batch)
 
-    def run(which, totals=None):
+    def run(which, denominators=None):
         more = () if noise is None else (noise[which],)
-        return model(rows(batch, which), *more, totals=totals)
+        return model(rows(batch, which), *more, denominators=denominators)
 
-    whole = run(slice(None))
-    whole.loss.backward()
+    full = run(slice(None))
+    full.loss.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    tokens = float((~batch.pad_mask).sum())
-    totals = LossTotals(float(batch.target_mask.sum()), tokens)
-    parts = [run(which, totals) for which in (slice(0, 1), slice(1, None))]
+    tokens = float(batch.attention_mask.sum())
+    denominators = LossDenominators(float(batch.target_mask.sum()), tokens)
+    parts = [run(which, denominators) for which in (slice(0, 1), slice(1, None))]
     for part in parts:
         part.loss.backward()
-    torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
+    torch.testing.assert_close(sum(part.loss for part in parts), full.loss)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6)
     added = PretrainingSums(*sum(part.sums.vector() for part in parts))
-    assert summarize(added) == pytest.approx(summarize(whole.sums), rel=1e-6)
+    assert summarize(added) == pytest.approx(summarize(full.sums), rel=1e-6)
 
 
 def test_a_batch_without_targets_has_no_loss():
@@ -378,7 +382,7 @@ def test_losses_are_fp32_under_autocast(objective):
 
 
 class LargestVocabularyRows(TorchDispatchMode):
-    """Notes how many rows over the vocabulary any operation returns."""
+    """Records the largest number of rows over the vocabulary that any operation returns."""
 
     most = 0
 

@@ -1,4 +1,4 @@
-"""Every head as an ONNX file: any shape, the same numbers, nothing half-written."""
+"""ONNX export of every head: any shape, the same numbers, no partial files."""
 
 import json
 import sys
@@ -28,7 +28,8 @@ from funnel_torch import (
     FunnelModel,
 )
 from funnel_torch.export import onnx as export
-from funnel_torch.export.onnx import TASKS, ExportConfig, export_onnx, find_task, load_model
+from funnel_torch.export.config import TASK_NAMES, ExportConfig
+from funnel_torch.export.onnx import TASKS, export_onnx, find_task, load_model
 from funnel_torch.models.weight_mapping import export_tensors
 
 VOCAB = 40
@@ -61,7 +62,7 @@ def build(name="classification", config=None, **changes):
 
 
 def inputs_for(model, size, length):
-    """A batch by name: padding on the right, two segments, half of the positions no answer."""
+    """A batch by input name, padded on the right, with two segments and masked answers."""
     generator = torch.Generator().manual_seed(size * length)
     shape = (size, 2, length) if isinstance(model, FunnelForMultipleChoice) else (size, length)
     ids = torch.randint(VOCAB, shape, generator=generator)
@@ -77,7 +78,7 @@ def inputs_for(model, size, length):
     return batch
 
 
-def session_of(path):
+def open_session(path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -97,14 +98,14 @@ def compare(model, session, shapes):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_head_on_other_shapes_than_the_recorded_one(name, tmp_path):
+def test_every_head_on_other_shapes_than_the_traced_one(name, tmp_path):
     model = build(name)
     report = export_onnx(model, tmp_path / "m.onnx")
     assert report.difference < 1e-4
     assert report.size == (tmp_path / "m.onnx").stat().st_size
-    session = session_of(tmp_path / "m.onnx")
+    session = open_session(tmp_path / "m.onnx")
     assert {item.type for item in session.get_inputs()} == {"tensor(int64)"}
-    # The shortest that still has five starts beside what p_mask hides, odd, even, long.
+    # The shortest with five starts that p_mask does not hide, then odd, even and long.
     compare(model, session, ((1, 9), (4, 11), (3, 31), (2, 50), (5, 128)))
     if "answer" not in name:
         compare(model, session, ((1, 5), (2, 6), (3, 7)))
@@ -126,7 +127,7 @@ def test_every_kind_of_model(changes, tmp_path):
     model = build("model", **changes)
     report = export_onnx(model, tmp_path / "m.onnx", ExportConfig(batch=1, length=13))
     shortest = report.minimum_length
-    compare(model, session_of(tmp_path / "m.onnx"), ((1, shortest), (3, shortest + 1), (2, 38)))
+    compare(model, open_session(tmp_path / "m.onnx"), ((1, shortest), (3, shortest + 1), (2, 38)))
 
 
 @pytest.mark.parametrize("opset", [14, 20])
@@ -134,14 +135,14 @@ def test_first_and_last_operator_set(opset, tmp_path):
     model = build("question_answering")
     export_onnx(model, tmp_path / "m.onnx", ExportConfig(opset=opset))
     assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == opset
-    compare(model, session_of(tmp_path / "m.onnx"), ((3, 21),))
+    compare(model, open_session(tmp_path / "m.onnx"), ((3, 21),))
 
 
 def test_shorter_input_is_refused_not_miscomputed(tmp_path):
     for pooling_type in ("mean", "max"):
         model = build(pooling_type=pooling_type)
         assert export_onnx(model, tmp_path / "m.onnx").minimum_length == 5
-        session = session_of(tmp_path / "m.onnx")
+        session = open_session(tmp_path / "m.onnx")
         for length in range(1, 5):
             batch = {k: v.numpy() for k, v in inputs_for(model, 1, length).items()}
             with pytest.raises(Exception, match="ONNXRuntimeError"):
@@ -168,7 +169,7 @@ def test_metadata(tmp_path):
     metadata = {"labels": ["no", "été"], "vocab_path": str(vocabulary)}
     model = build("classification")
     export_onnx(model, tmp_path / "m.onnx", metadata=metadata)
-    facts = session_of(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+    facts = open_session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
     assert ModelConfig.from_dict(json.loads(facts.pop("config"))) == model.config
     assert json.loads(facts.pop("labels")) == ["no", "été"]
     assert facts == {
@@ -183,7 +184,7 @@ def test_metadata(tmp_path):
 def test_absolute_positions_end(tmp_path):
     model = build("encoder", rel_attn_type="null", block_size="1", decoder_size="0")
     export_onnx(model, tmp_path / "m.onnx")
-    facts = session_of(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+    facts = open_session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
     assert (facts["minimum_length"], facts["maximum_length"]) == ("1", "512")
     with pytest.raises(ConfigError, match="length 513: should be at least 1 and at most 512"):
         export_onnx(model, tmp_path / "m.onnx", ExportConfig(length=513))
@@ -193,18 +194,18 @@ def test_absolute_positions_end(tmp_path):
     ("name", "parameter"), [("classification", "classifier"), ("question_answering", "start")]
 )
 def test_a_wrong_file_is_not_kept(name, parameter, tmp_path, monkeypatch):
-    """The graph is recorded, then the model changes: what onnxruntime computes is now wrong."""
+    """The model is changed after tracing, so that onnxruntime computes something else."""
     model, path = build(name), tmp_path / "m.onnx"
     path.write_bytes(b"previous")
-    record = export._record
+    trace = export._trace
 
-    def record_and_change(graph, *arguments):
-        record(graph, *arguments)
+    def trace_and_change(graph, *arguments):
+        trace(graph, *arguments)
         with torch.no_grad():
             for weight in getattr(graph.model, parameter).parameters():
                 weight.add_(0.02 * torch.arange(weight.numel()).view_as(weight))
 
-    monkeypatch.setattr(export, "_record", record_and_change)
+    monkeypatch.setattr(export, "_trace", trace_and_change)
     with pytest.raises(ExportError, match=r"m\.onnx: not written: .* differ by \d\.\de"):
         export_onnx(model, path)
     assert path.read_bytes() == b"previous"
@@ -221,7 +222,7 @@ def test_not_a_number_is_a_difference(tmp_path):
 
 
 def test_scores_that_tie_are_no_difference(tmp_path):
-    """Which of equal starts comes first is the runtime's choice."""
+    """The runtime may order equal starts either way."""
     model = build("question_answering")
     with torch.no_grad():
         model.start.weight.zero_()
@@ -229,18 +230,18 @@ def test_scores_that_tie_are_no_difference(tmp_path):
 
 
 def test_a_file_that_the_runtime_cannot_read(tmp_path, monkeypatch):
-    def record(graph, inputs, shape, opset, path):
+    def trace(graph, inputs, shape, opset, path):
         x, y = (onnx.helper.make_tensor_value_info(n, 1, [1]) for n in "xy")
         node = onnx.helper.make_node("NoSuchOperation", ["x"], ["y"])
         graph = onnx.helper.make_graph([node], "g", [x], [y])
         onnx.save(onnx.helper.make_model(graph, ir_version=8), path)
 
-    monkeypatch.setattr(export, "_record", record)
+    monkeypatch.setattr(export, "_trace", trace)
     with pytest.raises(ExportError, match=r"m\.onnx: not written: .*cannot load.*NoSuchOperation"):
         export_onnx(build(), tmp_path / "m.onnx")
 
 
-def test_what_cannot_be_exported(tmp_path, monkeypatch):
+def test_models_and_settings_that_cannot_be_exported(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     with pytest.raises(ConfigError, match="length 4: should be at least 5"):
         export_onnx(build(), path, ExportConfig(length=4))
@@ -252,7 +253,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
         export_onnx(build().half(), path)
     with pytest.raises(ExportError, match="Linear: no model"):
         export_onnx(torch.nn.Linear(2, 2), path)
-    monkeypatch.setattr(export, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(export, "_MAX_FILE_SIZE", 1000)
     with pytest.raises(ExportError, match="GiB of weights do not fit"):
         export_onnx(build(), path)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -272,6 +273,10 @@ def test_the_model_is_left_as_it_was(tmp_path):
         assert torch.equal(model(**batch).logits, build()(**batch).logits)
 
 
+def test_task_names_are_the_tasks():
+    assert set(TASKS) == set(TASK_NAMES)
+
+
 @pytest.mark.parametrize("kind", ["hf", "pt", "tf"])
 @pytest.mark.parametrize("task", TASKS)
 def test_task_is_found_in_every_checkpoint(task, kind, tmp_path):
@@ -282,7 +287,7 @@ def test_task_is_found_in_every_checkpoint(task, kind, tmp_path):
     loaded = load_checkpoint(tmp_path / ("model.pt" if kind == "pt" else "model"))
     assert find_task(loaded) == task
     again = load_model(loaded, task)
-    assert export.task_of(again) == task
+    assert export.get_task_name(again) == task
     batch = inputs_for(model, 2, 9)
     with torch.no_grad():
         first, second = model(**batch), again(**batch)

@@ -1,4 +1,4 @@
-"""Fine-tuning around the loop: where models start, prediction order, intervals, scores, files."""
+"""Fine-tuning: initial models, prediction order, intervals, scores, files."""
 
 import copy
 import dataclasses
@@ -18,14 +18,14 @@ from funnel.tasks import get_task
 from funnel.tasks.predictions import write_predictions
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource
-from funnel_torch.models import initial_model as starting_point
+from funnel_torch.models import initial_model
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.models.initial_model import InitConfig, build_model
 from funnel_torch.models.weight_mapping import export_tensors
 from funnel_torch.tasks.classification import (
     DataConfig,
+    build_evaluation,
     decisions,
-    evaluation_of,
     load_splits,
     mean_loss,
 )
@@ -68,7 +68,7 @@ def small_model(seed=0, **arguments):
 def test_fine_tuning_learns_and_scores():
     task = get_task("cola")
     model = small_model()
-    evaluation = evaluation_of(task, "dev", easy_source(seed=1), 8)
+    evaluation = build_evaluation(task, "dev", easy_source(seed=1), 8)
     before = evaluate(model, evaluation, ALONE)
     config = FineTuneConfig(BatchConfig(8), lr=5e-3, epochs=12)
     progress = fine_tune(model, easy_source(), [evaluation], config, ALONE)
@@ -112,7 +112,7 @@ def test_evaluation_between_steps_uses_the_weights_of_that_step():
 
 
 def test_compiled_steps_give_the_same_weights(monkeypatch):
-    """With the backend that only traces: a real one takes minutes."""
+    """With the backend that only traces: real compilation takes minutes."""
     compiled = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", compiled)
     weights = []
@@ -180,7 +180,7 @@ def saved(monkeypatch, metadata=(), **arguments):
     """Make build_model find the tensors of a fresh classifier at any path."""
     model = small_model(**arguments)
     checkpoint = Checkpoint(CONFIG, export_tensors(model), {"path": "ckpt", **dict(metadata)})
-    monkeypatch.setattr(starting_point, "load_checkpoint", lambda path, config_path: checkpoint)
+    monkeypatch.setattr(initial_model, "load_checkpoint", lambda path, **_: checkpoint)
     return model
 
 
@@ -229,7 +229,7 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         start = InitConfig("ckpt", fallback=CONFIG, new_head=True)
         model = build(start, tokenizer, num_labels=2)
-    assert "logit/kernel" in caplog.text  # what starts from random weights is named
+    assert "logit/kernel" in caplog.text  # newly initialised weights are named
     encoder = model.funnel.state_dict()
     assert all(torch.equal(encoder[k], v) for k, v in trained.funnel.state_dict().items())
     assert model.classifier.linear_out.weight.abs().sum() > 0
@@ -237,25 +237,25 @@ def test_head_of_another_size(tmp_path, monkeypatch, caplog):
 
 def test_vocabulary_must_fit(tmp_path, monkeypatch):
     scratch = InitConfig(fallback=CONFIG)
-    with pytest.raises(ConfigError, match="holds 21 tokens.*--overwrite_keys=vocab_size"):
+    with pytest.raises(ConfigError, match="21 tokens.*--overwrite_keys=vocab_size"):
         build(scratch, vocabulary(tmp_path, 21))
     build(scratch, vocabulary(tmp_path, 19))  # room for more is fine in a fresh model
-    beside = vocabulary(tmp_path, 19, "beside.txt")
-    saved(monkeypatch, {"vocab_path": beside.path})
+    saved_vocabulary = vocabulary(tmp_path, 19, "saved.txt")
+    saved(monkeypatch, {"vocab_path": saved_vocabulary.path})
     trained = InitConfig("ckpt", fallback=CONFIG)
     with pytest.raises(ConfigError, match="it was trained with"):
         build(trained, vocabulary(tmp_path, 19, "other.txt"))
-    with pytest.raises(ConfigError, match="holds 21 tokens"):
+    with pytest.raises(ConfigError, match="21 tokens"):
         build(trained, vocabulary(tmp_path, 21))
-    build(trained, beside)
+    build(trained, saved_vocabulary)
 
 
 def test_label_order_of_a_trained_head():
-    starting_point.check_labels(None, ("a", "b"))
-    starting_point.check_labels(("x", "y"), ("a", "b"))
-    starting_point.check_labels(("a", "b"), ("a", "b"))
+    initial_model.check_labels(None, ("a", "b"))
+    initial_model.check_labels(("x", "y"), ("a", "b"))
+    initial_model.check_labels(("a", "b"), ("a", "b"))
     with pytest.raises(ConfigError, match="b, a"):
-        starting_point.check_labels(("b", "a"), ("a", "b"))
+        initial_model.check_labels(("b", "a"), ("a", "b"))
 
 
 def test_bad_data_starts_no_cache(tmp_path):

@@ -23,7 +23,7 @@ def build_config(**changes):
 def counted(model, batch_size, length, segments):
     ids = torch.zeros(batch_size, length, dtype=torch.long)
     inputs = (ids, None, ids if segments else None)
-    # In training mode nothing is cached; the counter does not know the CPU's fused attention.
+    # In training mode nothing is cached; the counter has no formula for the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.train()(*inputs)
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""Products, dropout and attention by faster means give what PyTorch's own functions give."""
+"""Linear layers, dropout and attention kernels against PyTorch's own functions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from funnel import ModelConfig
 from funnel_torch import FunnelModel
-from funnel_torch.kernels import linear as products
-from funnel_torch.kernels.attention import attend
-from funnel_torch.kernels.dropout import Dropout, draw_kept, dropout
-from funnel_torch.kernels.linear import Dense, linear, linear_gelu
-from funnel_torch.models import attention
+from funnel_torch.kernels import linear as kernel
+from funnel_torch.kernels.attention import attention
+from funnel_torch.kernels.dropout import Dropout, dropout, sample_keep_mask
+from funnel_torch.kernels.linear import Linear, gelu_linear, linear, linear_gelu
+from funnel_torch.models import attention as attention_model
 
 
 @pytest.fixture(autouse=True)
-def _small_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_SMALLEST", 1)
+def _onednn_for_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_MIN_MULTIPLY_ADDS", 1)
 
 
 def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -48,17 +48,17 @@ def test_linear_takes_views() -> None:
 
 def test_gradients_of_linear_have_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     # oneDNN has no float64, which the check by differences needs.
-    monkeypatch.setattr(products, "_multiply", F.linear)
+    monkeypatch.setattr(kernel, "_onednn_linear", F.linear)
     x, weight, bias = _random(4, 6).double(), _random(3, 6).double(), _random(3).double()
     inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    assert gradgradcheck(products._Linear.apply, inputs)
+    assert gradgradcheck(kernel._Linear.apply, inputs)
 
 
-def test_linear_is_pytorchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_falls_back_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise AssertionError("not for these")
+        raise AssertionError("oneDNN was called")
 
-    monkeypatch.setattr(products, "_multiply", fail)
+    monkeypatch.setattr(kernel, "_onednn_linear", fail)
     x, weight = _random(3, 8), _random(4, 8)
     wide, wide_weight = x.double(), weight.double()
     torch.testing.assert_close(linear(wide, wide_weight), wide @ wide_weight.t())
@@ -68,14 +68,14 @@ def test_linear_is_pytorchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> No
     with torch.backends.mkldnn.flags(enabled=False):
         torch.testing.assert_close(linear(x, weight), x @ weight.t())
     assert linear(x[:0], weight).shape == (0, 4)
-    with pytest.raises(AssertionError, match="not for these"):
+    with pytest.raises(AssertionError, match="oneDNN was called"):
         linear(x, weight)
-    monkeypatch.setattr(products, "_SMALLEST", 3 * 8 * 4 + 1)
+    monkeypatch.setattr(kernel, "_MIN_MULTIPLY_ADDS", 3 * 8 * 4 + 1)
     torch.testing.assert_close(linear(x, weight), x @ weight.t())
 
 
 def test_gelu_fused_and_not() -> None:
-    layer, x = Dense(16, 32), _random(5, 16)
+    layer, x = Linear(16, 32), _random(5, 16)
     expected = F.gelu(F.linear(x, layer.weight, layer.bias), approximate="tanh")
     torch.testing.assert_close(layer(x, gelu=True), expected, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
@@ -85,10 +85,10 @@ def test_gelu_fused_and_not() -> None:
         torch.testing.assert_close(linear_gelu(wide, weight), expected)
 
 
-def test_gelu_computed_again_in_the_backward_pass() -> None:
+def test_gelu_recomputed_in_the_backward_pass() -> None:
     x, weight, bias = _random(2, 3, 8), _random(5, 8, seed=1), _random(5, seed=2)
     inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    out = products.gelu_linear(*inputs)
+    out = gelu_linear(*inputs)
     expected = F.linear(F.gelu(x, approximate="tanh"), weight, bias)
     torch.testing.assert_close(out, expected)
     pairs = (torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected))
@@ -96,25 +96,23 @@ def test_gelu_computed_again_in_the_backward_pass() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_gelu_computed_again_can_be_differentiated_twice_and_frozen() -> None:
+def test_recomputed_gelu_can_be_differentiated_twice_and_frozen() -> None:
     inputs = [_random(*shape, seed=n).double() for n, shape in enumerate([(3, 4), (2, 4), (2,)])]
-    assert torch.autograd.gradgradcheck(
-        products.gelu_linear, [tensor.requires_grad_() for tensor in inputs]
-    )
+    assert torch.autograd.gradgradcheck(gelu_linear, [tensor.requires_grad_() for tensor in inputs])
     x, weight, bias = (tensor.detach() for tensor in inputs)
-    products.gelu_linear(x.requires_grad_(), weight, bias).sum().backward()
+    gelu_linear(x.requires_grad_(), weight, bias).sum().backward()
     assert x.grad is not None and weight.grad is None
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1 / 65536])
 def test_dropout_keeps_the_right_share(rate: float) -> None:
     torch.manual_seed(3)
-    kept = draw_kept((401, 1003), rate)
-    count = kept.numel()
-    dropped = count - int(kept.sum())
+    keep = sample_keep_mask((401, 1003), rate)
+    count = keep.numel()
+    dropped = count - int(keep.sum())
     assert abs(dropped - count * rate) < 5 * (count * rate) ** 0.5 + 1
-    # Neighbours, which may share a draw, are independent.
-    pairs = (~kept[:, 1:] & ~kept[:, :-1]).double().mean()
+    # Neighbours, which may come from one random word, are independent.
+    pairs = (~keep[:, 1:] & ~keep[:, :-1]).double().mean()
     assert abs(pairs - rate**2) < 5 * rate / count**0.5 + 1e-5
 
 
@@ -145,18 +143,18 @@ def test_attention_and_its_gradients(bias_shape: tuple[int, ...]) -> None:
     inputs = _heads(bias_shape=bias_shape, dtype=torch.float64)
     q, k, v, bias = inputs
     expected = F.scaled_dot_product_attention(q, k, v, bias, scale=0.3)
-    torch.testing.assert_close(attend(q, k, v, bias, 0.3, 0.0), expected)
-    assert gradcheck(lambda *x: attend(*x, 0.3, 0.0), inputs)
+    torch.testing.assert_close(attention(q, k, v, bias, 0.3, 0.0), expected)
+    assert gradcheck(lambda *x: attention(*x, 0.3, 0.0), inputs)
 
 
 def test_attention_dropout_falls_on_the_weights() -> None:
     q, k, v, bias = _heads(bias_shape=(2, 3, 4, 6), dtype=torch.float64)
     torch.manual_seed(5)
-    kept = draw_kept((2, 3, 4, 6), 0.4)
-    weights = torch.softmax(q @ k.transpose(-1, -2) * 0.3 + bias, -1) * kept / 0.6
+    keep = sample_keep_mask((2, 3, 4, 6), 0.4)
+    weights = torch.softmax(q @ k.transpose(-1, -2) * 0.3 + bias, -1) * keep / 0.6
     expected = weights @ v
     torch.manual_seed(5)
-    ours = attend(q, k, v, bias, 0.3, 0.4)
+    ours = attention(q, k, v, bias, 0.3, 0.4)
     torch.testing.assert_close(ours, expected)
     inputs = (q, k, v, bias)
     gradients = zip(
@@ -190,8 +188,8 @@ def test_queries_in_chunks(
         with torch.no_grad():
             return out, model.eval()(ids, mask, segments).last_hidden_state, *gradients
 
-    whole = run()
+    unchunked = run()
     for size in (1, 4, 7):
-        monkeypatch.setattr(attention, "_CHUNK", size)
-        for ours, expected in zip(run(), whole, strict=True):
+        monkeypatch.setattr(attention_model, "_QUERY_CHUNK", size)
+        for ours, expected in zip(run(), unchunked, strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The model beyond parity: caches, copies, initial weights, several models side by side."""
+"""The model beyond parity: caches, copies, initial weights, several models in one process."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-def ids_of(batch, length):
+def make_ids(batch, length):
     return torch.arange(batch * length).remainder(39).view(batch, length)
 
 
@@ -29,8 +29,8 @@ def model():
 
 
 def test_evaluation_sees_every_change_of_a_weight(model):
-    """The projected position table is kept between calls; no change may be missed."""
-    ids = ids_of(2, 12)
+    """Projected relative embeddings are cached between calls; no change may be missed."""
+    ids = make_ids(2, 12)
     with torch.no_grad():
         before = model(ids)[0]
         for layer in model.encoder.layers:
@@ -47,20 +47,20 @@ def test_evaluation_sees_every_change_of_a_weight(model):
 
 
 def test_lengths_may_come_in_any_order(model):
-    """Distance tables grow with the longest input; slices of them serve the others."""
+    """Cached relative embeddings grow with the longest input and are sliced for the others."""
     lengths = (5, 17, 8, 40, 1, 16)
     with torch.no_grad():
-        mixed = [model(ids_of(1, length))[0] for length in lengths]
-        fresh = [copy.deepcopy(model)(ids_of(1, length))[0] for length in lengths]
+        mixed = [model(make_ids(1, length))[0] for length in lengths]
+        fresh = [copy.deepcopy(model)(make_ids(1, length))[0] for length in lengths]
     for one, other in zip(mixed, fresh, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_training_after_inference_mode(model):
-    """Tables made under inference mode must not end up in a graph that needs gradients."""
+    """Relative embeddings cached in inference mode must not get into a graph with gradients."""
     with torch.inference_mode():
-        model(ids_of(1, 9))
-    model(ids_of(1, 9))[0].sum().backward()
+        model(make_ids(1, 9))
+    model(make_ids(1, 9))[0].sum().backward()
     assert all(
         p.grad is not None
         for p in model.encoder.parameters()
@@ -69,7 +69,7 @@ def test_training_after_inference_mode(model):
 
 
 def test_copies_and_pickles_compute_the_same(model):
-    ids = ids_of(1, 9)
+    ids = make_ids(1, 9)
     with torch.no_grad():
         expected = model(ids)[0]
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -79,22 +79,22 @@ def test_copies_and_pickles_compute_the_same(model):
 def test_two_sizes_live_in_one_process(model):
     other = FunnelModel(CONFIG.replace(d_model=24, d_embed=24, n_head=3, block_size="1_1_1")).eval()
     with torch.no_grad():
-        alone = model(ids_of(1, 9))[0]
-        other(ids_of(1, 9))
-        torch.testing.assert_close(model(ids_of(1, 9))[0], alone)
+        alone = model(make_ids(1, 9))[0]
+        other(make_ids(1, 9))
+        torch.testing.assert_close(model(make_ids(1, 9))[0], alone)
 
 
 def test_half_precision_weights_run(model):
     with torch.no_grad():
-        expected = model(ids_of(2, 12))[0]
-        found = copy.deepcopy(model).bfloat16()(ids_of(2, 12))[0]
+        expected = model(make_ids(2, 12))[0]
+        found = copy.deepcopy(model).bfloat16()(make_ids(2, 12))[0]
     assert found.dtype == torch.bfloat16
     assert (found.float() - expected).abs().mean() < 2e-2
 
 
 def test_a_batch_without_targets_has_no_loss():
     model = FunnelForMaskedLM(CONFIG)
-    ids = ids_of(2, 8)
+    ids = make_ids(2, 8)
     loss = model(ids, labels=torch.full_like(ids, -100)).loss
     loss.backward()
     assert loss.item() == 0
@@ -106,8 +106,8 @@ def test_a_batch_without_targets_has_no_loss():
 
 
 def test_training_through_versionless_updates_is_seen(model):
-    """Fused optimizers change weights without raising their version; train() forgets tables."""
-    ids = ids_of(2, 12)
+    """Fused optimizers change weights without raising their version; train() clears the cache."""
+    ids = make_ids(2, 12)
     with torch.no_grad():
         before = model(ids)[0]
         for layer in model.encoder.layers:
@@ -143,8 +143,8 @@ def test_absolute_positions_end(model):
 
 def test_hidden_states_are_the_embedding_and_every_executed_layer():
     model = FunnelModel(CONFIG.replace(block_size="1x2_2")).eval()
-    out = model(ids_of(2, 8), output_hidden_states=True)
+    out = model(make_ids(2, 8), output_hidden_states=True)
     lengths = [state.shape[1] for state in out.hidden_states]
     assert lengths == [8, 8, 8, 4, 4]
     torch.testing.assert_close(out.hidden_states[-1], out.encoder_last_hidden_state)
-    assert model(ids_of(2, 8)).hidden_states is None
+    assert model(make_ids(2, 8)).hidden_states is None

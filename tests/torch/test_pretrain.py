@@ -1,4 +1,4 @@
-"""Around a pretraining step: its cost, peaks of devices, layers computed twice, Adam's moments."""
+"""Pretraining steps: FLOPs, peaks of devices, recomputed layers, import of Adam's moments."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from funnel_torch.models.electra import ElectraPretraining, MLMPretraining
 from funnel_torch.models.layers import recompute_layers
 from funnel_torch.models.weight_mapping import export_tensors
 from funnel_torch.training.mfu import peak_tflops
-from funnel_torch.training.optimizer_import import global_step, read_moments
+from funnel_torch.training.optimizer_import import global_step, read_adam_state
 from pretraining_cases import CONFIGS, LENGTH, PLAIN, TARGETS, masked_batch, noise_for
 
 
@@ -66,13 +66,15 @@ def test_moments_are_found_or_refused():
         state |= {f"{name}/adam_m": values * 2, f"{name}/adam_v": values * 3}
     assert global_step(state) == 0
     assert global_step({"global_step": np.int64(7)}) == 7
-    moments = read_moments(model, state)
+    adam = read_adam_state(model, state | {"global_step": np.int64(7)})
+    assert adam.step == 7
+    moments = adam.moments
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(moments[name]["m"], parameter.detach() * 2)
         torch.testing.assert_close(moments[name]["v"], parameter.detach() * 3)
     first = sorted(state)[0]
     with pytest.raises(CheckpointError, match=f"1 variables, first {first}"):
-        read_moments(model, {k: v for k, v in state.items() if k != first})
+        read_adam_state(model, {k: v for k, v in state.items() if k != first})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``from_pretrained`` and ``save_pretrained``: every head, every format, clear refusals."""
+"""``from_pretrained`` and ``save_pretrained``: every head, every format, error messages."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
-from funnel_torch.models.initialization import unfilled
+from funnel_torch.models.initialization import skip_init
 from funnel_torch.models.weight_mapping import export_tensors, import_tensors
 
 CONFIG = ModelConfig(
@@ -60,7 +60,7 @@ def outputs(model):
 
 @pytest.mark.parametrize("config", [CONFIG, EXTENDED], ids=["plain", "extended"])
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_models_come_back(tmp_path, name, config):
+def test_saved_models_load_unchanged(tmp_path, name, config):
     torch.manual_seed(0)
     model = MODELS[name](config).eval()
     model.save_pretrained(tmp_path / "out")
@@ -91,7 +91,7 @@ def test_export_and_import_are_inverse():
         assert torch.equal(a, b)
 
 
-def test_a_new_head_is_initialised_and_named(tmp_path, caplog):
+def test_a_new_head_is_initialized_and_named(tmp_path, caplog):
     FunnelModel(CONFIG).save_pretrained(tmp_path / "core")
     with caplog.at_level(logging.WARNING):
         model = FunnelForSequenceClassification.from_pretrained(tmp_path / "core", num_labels=4)
@@ -125,7 +125,7 @@ def test_a_factorized_checkpoint_runs_as_rel_shift_unless_asked(tmp_path):
         torch.testing.assert_close(model(IDS)[0], asked(IDS)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_labels_and_vocabulary_travel_with_the_model(tmp_path):
+def test_labels_and_vocabulary_are_saved_with_the_model(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     model = FunnelForSequenceClassification(CONFIG, 2)
@@ -151,9 +151,36 @@ def test_loading_draws_no_random_numbers(tmp_path):
     before = torch.get_rng_state()
     FunnelModel.from_pretrained(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(TypeError), unfilled():
+    with pytest.raises(TypeError), skip_init():
         FunnelModel(CONFIG, "wrong")
     assert FunnelModel(CONFIG).encoder.layers[0].attention.qkv_weight.std() > 0.01
+
+
+def run_python(code):
+    """Run code in a fresh interpreter that finds the packages; return its output."""
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root / "pytorch"), str(root / "common")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_importing_the_package_imports_no_torch():
+    code = (
+        "import sys, funnel_torch\n"
+        "import funnel_torch.export.config, funnel_torch.models.initial_model\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert funnel_torch.__version__\n"
+        "for name in funnel_torch.__all__:\n"
+        "    getattr(funnel_torch, name)\n"
+        "assert not hasattr(funnel_torch, 'FunnelNothing')"
+    )
+    run_python(code)
 
 
 def test_loading_imports_nothing_slow(tmp_path):
@@ -166,13 +193,4 @@ def test_loading_imports_nothing_slow(tmp_path):
         f"FunnelModel.from_pretrained({str(tmp_path)!r})\n"
         "print(len(set(sys.modules) - before))"
     )
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([str(root / "pytorch"), str(root / "common")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 50
+    assert int(run_python(code)) < 50

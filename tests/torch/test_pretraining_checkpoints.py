@@ -1,4 +1,4 @@
-"""Pretraining models in checkpoints: canonical variables, FULL releases, the generator's sizes."""
+"""Checkpoints of pretraining models: canonical variables, FULL releases, generator sizes."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from checkpoint_cases import TINY, assert_same, random_checkpoint, with_slots
 from funnel.checkpoints import Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
 from funnel_torch import FunnelForPreTraining, FunnelModel
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingConfig
-from funnel_torch.models.weight_mapping import export_tensors, slots
+from funnel_torch.models.weight_mapping import export_tensors, variable_views
 from pretraining_cases import (
     CONFIGS,
     PLAIN,
@@ -31,11 +31,11 @@ def test_variables_are_the_canonical_ones(config, width_shrink):
     model = ElectraPretraining(config, settings)
     sizes = settings.generator(config)
     wanted = expected_shapes(config, heads=("discriminator", "generator"), generator=sizes)
-    assert {slot.name: slot.shape for _, _, slot in slots(model, config)} == wanted
+    assert {view.name: view.shape for _, _, view in variable_views(model, config)} == wanted
     assert sum(p.numel() for p in model.parameters()) == sum(map(math.prod, wanted.values()))
     mlm = MLMPretraining(config)
     wanted = expected_shapes(config, heads=("mlm",))
-    assert {slot.name: slot.shape for _, _, slot in slots(mlm, config)} == wanted
+    assert {view.name: view.shape for _, _, view in variable_views(mlm, config)} == wanted
     assert sum(p.numel() for p in mlm.parameters()) == sum(map(math.prod, wanted.values()))
 
 
@@ -60,8 +60,8 @@ def test_full_checkpoints_round_trip(tmp_path, config, kind):
 
 def test_saved_models_come_back_and_convert_with_their_generator(tmp_path):
     model = electra(width_shrink=0.25)
-    beside = model.save_pretrained(tmp_path / "ours")
-    assert beside == sorted(n for n in export_tensors(model) if n.startswith("generator/"))
+    separate = model.save_pretrained(tmp_path / "ours")
+    assert separate == sorted(n for n in export_tensors(model) if n.startswith("generator/"))
     save_checkpoint(load_checkpoint(tmp_path / "ours"), tmp_path / "tf", "tf")
     for path in ("ours", "tf"):
         loaded = ElectraPretraining.from_pretrained(tmp_path / path, dropout=0.3)
@@ -70,7 +70,7 @@ def test_saved_models_come_back_and_convert_with_their_generator(tmp_path):
     discriminator = FunnelForPreTraining.from_pretrained(tmp_path / "ours")
     batch = masked_batch()
     output = model(batch, noise_for_originals(batch))
-    logits = discriminator(batch.origin_input, ~batch.pad_mask, batch.seg_id).logits
+    logits = discriminator(batch.origin_input, batch.attention_mask, batch.token_type_ids).logits
     torch.testing.assert_close(logits, output.disc_logits)
     mlm = MLMPretraining(PLAIN)
     mlm.save_pretrained(tmp_path / "mlm")
@@ -82,7 +82,7 @@ def test_saved_models_come_back_and_convert_with_their_generator(tmp_path):
 
 
 def test_a_generator_of_any_size_loads(caplog):
-    """Its sizes come from its weights: no config file names them."""
+    """The sizes are inferred from the weights: no config file contains them."""
     checkpoint = random_checkpoint(TINY, ("discriminator", "generator"))
     with caplog.at_level(logging.WARNING):
         model = ElectraPretraining.from_checkpoint(checkpoint)
@@ -91,13 +91,13 @@ def test_a_generator_of_any_size_loads(caplog):
     assert not caplog.text
 
 
-def test_pretraining_goes_on_from_a_model_without_generator(tmp_path, caplog):
+def test_pretraining_continues_from_a_model_without_generator(tmp_path, caplog):
     FunnelModel(PLAIN).save_pretrained(tmp_path / "core")
     with caplog.at_level(logging.WARNING):
         model = ElectraPretraining.from_pretrained(
             tmp_path / "core", pretraining=PretrainingConfig(width_shrink=0.5)
         )
-    assert "newly initialised" in caplog.text and "model/binary_proj/dense/kernel" in caplog.text
+    assert "newly initialized" in caplog.text and "model/binary_proj/dense/kernel" in caplog.text
     assert model.generator.config.d_model == 8
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert model.generator.encoder.layers[0].attention.qkv_weight.std() > 0.1

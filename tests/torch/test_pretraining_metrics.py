@@ -8,9 +8,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from sklearn import metrics
 
-from funnel_torch.models.electra import MLMPretraining
+from funnel_torch.models.electra import MLMPretraining, PretrainingSums
 from funnel_torch.training.pretraining_metrics import (
-    PretrainingSums,
     area_under_curve,
     score_histogram,
     summarize,
@@ -21,15 +20,15 @@ from pretraining_cases import PLAIN, electra, masked_batch, noise_for
 def test_statistics_equal_sklearn():
     model, batch = electra(), masked_batch((17, 13, 5, 17, 16, 17))
     output = model(batch, noise_for(batch))
-    histogram = score_histogram(output.disc_logits, output.is_replaced, batch.pad_mask)
+    histogram = score_histogram(output.disc_logits, output.is_replaced, batch.attention_mask)
     found = summarize(PretrainingSums(*output.sums.vector()), histogram)
-    real = ~batch.pad_mask
+    real = batch.attention_mask
     truth, scores = output.is_replaced[real].numpy(), -output.disc_logits[real].numpy()
-    flagged = scores > 0
-    assert flagged.any() and truth.any()
-    assert found["disc_precision"] == pytest.approx(metrics.precision_score(truth, flagged))
-    assert found["disc_recall"] == pytest.approx(metrics.recall_score(truth, flagged))
-    assert found["disc_accuracy"] == pytest.approx(metrics.accuracy_score(truth, flagged))
+    predicted = scores > 0
+    assert predicted.any() and truth.any()
+    assert found["disc_precision"] == pytest.approx(metrics.precision_score(truth, predicted))
+    assert found["disc_recall"] == pytest.approx(metrics.recall_score(truth, predicted))
+    assert found["disc_accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
     assert found["replaced_rate"] == pytest.approx(truth.mean())
     assert found["disc_loss"] == pytest.approx(output.disc_loss.item())
     assert found["mlm_loss"] == pytest.approx(output.mlm_loss.item())
@@ -42,12 +41,12 @@ def test_area_under_curve_equals_sklearn():
     shape = (30, 100)
     is_replaced = torch.rand(shape, generator=generator) < 0.1
     logits = 3 * torch.randn(shape, generator=generator) + torch.where(is_replaced, -2, 4)
-    pad_mask = torch.rand(shape, generator=generator) < 0.2
+    attention_mask = torch.rand(shape, generator=generator) >= 0.2
     histogram = sum(
-        score_histogram(logits[part], is_replaced[part], pad_mask[part])
+        score_histogram(logits[part], is_replaced[part], attention_mask[part])
         for part in (slice(0, 10), slice(10, None))
     )
-    wanted = metrics.roc_auc_score(is_replaced[~pad_mask], -logits[~pad_mask])
+    wanted = metrics.roc_auc_score(is_replaced[attention_mask], -logits[attention_mask])
     assert 0.8 < wanted < 0.95
     assert area_under_curve(histogram) == pytest.approx(wanted, abs=2e-4)
 

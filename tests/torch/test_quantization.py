@@ -1,4 +1,4 @@
-"""int8 products: close to float32 in every head, refused where they cannot work."""
+"""int8 linear layers: close to float32 in every head, refused where they cannot work."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from funnel_torch import (
     FunnelForTokenClassification,
     FunnelModel,
 )
-from funnel_torch.kernels.quantization import Int8Dense, quantize, quantize_int8
+from funnel_torch.kernels.quantization import Int8Linear, quantize, quantize_int8
 
 torch.set_num_threads(1)
 
@@ -36,7 +36,7 @@ FIELDS = {
     FunnelForPreTraining: "logits",
     FunnelForQuestionAnswering: "cls_logits",
 }
-# What the layers of a model may look like to the quantizer.
+# Models whose layers differ for the quantizer.
 CONFIGS = {
     "plain": {},
     "shared layers": {"block_size": "1_1x2_1x2"},
@@ -44,6 +44,7 @@ CONFIGS = {
     "no relative positions": {"rel_attn_type": "null", "block_size": "3", "decoder_size": "0"},
     "relu": {"ff_activation": "relu"},
     "factorized": {"rel_attn_type": "factorized"},
+    "narrow embeddings": {"d_embed": 20},
 }
 
 
@@ -109,20 +110,20 @@ def test_activations_are_rounded_to_the_nearest_step(x, levels):
     assert scale <= 1.01 * max(x.max(), 0, x.max() - x.min(), -x.min()) / (levels - 1) + 1e-37
 
 
-def test_products_are_those_of_the_rounded_numbers():
+def test_layer_computes_with_the_rounded_numbers():
     generator = torch.Generator().manual_seed(3)
     weight, bias = torch.randn(6, 32, generator=generator), torch.randn(6, generator=generator)
     weight[2] = 0
     x = torch.randn(2, 5, 32, generator=generator)
-    dense = Int8Dense(weight, bias)
-    values, scale, zero_point = quantize(x, dense.levels)
+    layer = Int8Linear(weight, bias)
+    values, scale, zero_point = quantize(x, layer.levels)
     row_scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
     rounded = (weight / row_scale).round() * row_scale
     wanted = scale * (values.float() - zero_point) @ rounded.t() + bias
-    torch.testing.assert_close(dense(x), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
     gelu = torch.nn.functional.gelu(wanted, approximate="tanh")
-    torch.testing.assert_close(dense(x, gelu=True), gelu, rtol=1e-4, atol=1e-4)
-    assert dense(x[:0]).shape == (0, 5, 6)
+    torch.testing.assert_close(layer(x, gelu=True), gelu, rtol=1e-4, atol=1e-4)
+    assert layer(x[:0]).shape == (0, 5, 6)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_products_are_those_of_the_rounded_numbers():
         (lambda model: model.embeddings, "Embeddings has no Funnel-Transformer layers"),
     ],
 )
-def test_what_cannot_be_quantized(prepare, words):
+def test_models_that_cannot_be_quantized(prepare, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         quantize_int8(prepare(build()))
 
@@ -153,7 +154,7 @@ def test_an_int8_model_is_for_inference(tmp_path):
         model(**inputs(1, 9))
 
 
-def test_the_float_model_stays_what_it_was():
+def test_the_float_model_is_unchanged():
     model, batch = build(), inputs(2, 9)
     before = copy.deepcopy(model.state_dict())
     quantize_int8(copy.deepcopy(model))

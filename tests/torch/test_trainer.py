@@ -16,7 +16,7 @@ from funnel_torch.data.batching import BatchConfig, TrainBatches
 from funnel_torch.models.heads import HeadOutput
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import ScheduleConfig
-from funnel_torch.training.rng import capture_random_state, restore_random_state, seed_everything
+from funnel_torch.training.rng import get_rng_state, seed_everything, set_rng_state
 from funnel_torch.training.run_directory import RunDirectory, load_training_state
 from funnel_torch.training.trainer import RunOutput, Trainer, TrainerConfig
 
@@ -81,14 +81,21 @@ def losses(log):
     return [row[2]["loss"] for row in log.rows if row[1] == "train"]
 
 
-def directory_output(path, model_of, log=None):
+class StateSaver:
+    def __init__(self, model):
+        self.model = model
+
+    def gather(self):
+        pass
+
+    def save(self, folder):
+        torch.save(self.model.state_dict(), str(folder / "model.pt"))
+
+
+def directory_output(path, model, log=None):
     directory = RunDirectory(path, {"a": 1})
     directory.create(CONFIG, {"seed": 0})
-    return RunOutput(
-        directory,
-        log or ListLog(),
-        lambda folder: torch.save(model_of().state_dict(), str(folder / "model.pt")),
-    )
+    return RunOutput(directory, log or ListLog(), StateSaver(model))
 
 
 def test_training_lowers_the_loss_and_follows_the_schedule():
@@ -143,10 +150,10 @@ def test_divergence_is_an_error_not_an_endless_run():
     ],
 )
 def test_best_is_the_best_and_is_what_is_saved(tmp_path, scores, best_step, higher):
-    """The original stored the score of the evaluation before the best one."""
+    """The original saved the score of the evaluation before the best one."""
     log = ListLog()
     trainer = make(higher_is_better=higher, eval_steps=4)
-    trainer.output = directory_output(tmp_path / "run", lambda: trainer.model, log)
+    trainer.output = directory_output(tmp_path / "run", trainer.model, log)
     weights, calls = {}, count()
 
     def evaluate():
@@ -170,7 +177,7 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
         log = ListLog()
         path = tmp_path / f"run-{resume_at}"
         trainer = make(dropout=0.3, log_steps=2, save_steps=resume_at or 0)
-        trainer.output = directory_output(path, lambda: trainer.model, log)
+        trainer.output = directory_output(path, trainer.model, log)
         if resume_at is None:
             trainer.train()
             return losses(log), trainer.model.linear.weight.detach()
@@ -192,14 +199,14 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
         resumed.train()
         return losses(log), resumed.model.linear.weight.detach()
 
-    whole, resumed = run(), run(stop)
-    assert resumed[0] == whole[0]
-    assert torch.equal(resumed[1], whole[1])
+    uninterrupted, resumed = run(), run(stop)
+    assert resumed[0] == uninterrupted[0]
+    assert torch.equal(resumed[1], uninterrupted[1])
 
 
 def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     trainer = make(save_steps=4)
-    trainer.output = directory_output(tmp_path / "run", lambda: trainer.model)
+    trainer.output = directory_output(tmp_path / "run", trainer.model)
     save, calls = torch.save, count()
 
     def failing(value, target):
@@ -208,7 +215,7 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
             try:
                 raise OSError(errno.ENOSPC, "No space left on device")
             finally:
-                raise RuntimeError("unexpected pos 20736 vs 20656")  # what torch says of it
+                raise RuntimeError("unexpected pos 20736 vs 20656")  # the error that torch reports
 
     monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(FunnelError, match="No space left"):
@@ -242,7 +249,7 @@ def test_half_precision_trains(precision):
 
 def test_other_number_of_processes_cannot_resume(tmp_path):
     trainer = make(total_steps=1)
-    trainer.output = directory_output(tmp_path / "run", lambda: trainer.model)
+    trainer.output = directory_output(tmp_path / "run", trainer.model)
     trainer.train()
     state = trainer.output.directory.load_state()
     state["random"] *= 2
@@ -258,10 +265,10 @@ def test_random_state_round_trip_covers_all_generators():
 
     seed_everything(5)
     draw()
-    state = capture_random_state(torch.device("cpu"))
+    state = get_rng_state(torch.device("cpu"))
     first = draw()
     draw()
-    restore_random_state(state, torch.device("cpu"))
+    set_rng_state(state, torch.device("cpu"))
     assert draw() == first
 
 
@@ -325,19 +332,19 @@ class Evil:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("damage", ["pickle", "truncated", "list", "missing"])
-def test_unsafe_or_damaged_training_state(tmp_path, damage, capsys):
+@pytest.mark.parametrize("corruption", ["pickle", "truncated", "list", "missing"])
+def test_unsafe_or_corrupt_training_state(tmp_path, corruption, capsys):
     path = tmp_path / "training_state.pt"
-    if damage != "missing":
-        torch.save({"pickle": Evil(), "list": [1]}.get(damage, {"a": torch.zeros(99)}), path)
-    if damage == "truncated":
+    if corruption != "missing":
+        torch.save({"pickle": Evil(), "list": [1]}.get(corruption, {"a": torch.zeros(99)}), path)
+    if corruption == "truncated":
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"training_state\.pt"):
         load_training_state(path)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_damaged_run_config_is_one_line(tmp_path):
+def test_corrupt_run_config_is_one_line(tmp_path):
     finished(tmp_path / "run", {})
     (tmp_path / "run" / "run_config.json").write_text("{")
     with pytest.raises(RunError, match=r"run_config\.json"):

@@ -1,12 +1,12 @@
 """Checkpoints: TensorFlow, released PyTorch and Hugging Face files to and from one canonical form.
 
 >>> from funnel.checkpoints import load_checkpoint, save_checkpoint
->>> checkpoint = load_checkpoint("B4-4-4H768-ELEC-TF")           # the kind is detected
->>> kept_beside = save_checkpoint(checkpoint, "funnel-b4", "hf")
+>>> checkpoint = load_checkpoint("B4-4-4H768-ELEC-TF")        # the kind is detected
+>>> extra_names = save_checkpoint(checkpoint, "funnel-b4", "hf")
 """
 
 from funnel.checkpoints.base import Checkpoint, check_shapes
-from funnel.checkpoints.detect import KINDS, detect, load_checkpoint, save_checkpoint
+from funnel.checkpoints.io import KINDS, detect, load_checkpoint, save_checkpoint
 from funnel.checkpoints.names import expected_shapes
 
 __all__ = [

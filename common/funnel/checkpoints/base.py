@@ -1,12 +1,11 @@
-"""The canonical checkpoint in memory, and the checks and side files that all formats share."""
+"""The canonical checkpoint in memory, with the checks and side files common to all formats."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,31 @@ from typing import Any
 import numpy as np
 
 from funnel.checkpoints.names import Shape
-from funnel.config.model import ModelConfig, read_json_object
+from funnel.checkpoints.vocabulary import copy_vocabulary, find_vocabulary
+from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
-from funnel.utils.files import atomic_directory, atomic_path, atomic_write_json
+from funnel.utils.files import atomic_directory, atomic_write_json
+from funnel.utils.json_files import read_json_object
+from funnel.utils.text import join_names
 
 LABELS_FILE = "labels.json"
-# What a classifier's weights do not say; config.json has room for it, labels.json has it elsewhere.
+# Facts about a classifier that its weights do not hold. config.json has keys for them; next to the
+# other formats they are in labels.json.
 _LABEL_KEYS = ("labels", "problem_type", "cls_scope")
-_VOCABULARIES = ("vocab.txt", "vocab.uncased.txt", "vocab.cased.txt", "spiece.model")
-_SHOWN = 8  # names in an error message
 
 
 @dataclass
 class Checkpoint:
-    """A model's weights under canonical (TensorFlow) names, with what is needed to use them.
+    """A model's weights under canonical (TensorFlow) names, with its config and metadata.
 
-    ``tensors`` are float32 and may be read-only views of a mapped file: replacing that file by
-    another is fine, writing into it is not. ``metadata`` may hold: kind (hf,
-    pt, tf), path, architecture (a Hugging Face class name), labels (list of names in the order of
-    ids), problem_type, cls_scope (the middle of ``model/SCOPE/logit``), vocab_path, uncased.
-    ``optimizer`` holds Adam slots and ``global_step`` if they were asked for.
+    Attributes:
+        config: sizes and switches of the model.
+        tensors: float32 arrays by name. They may be read-only views of a memory-mapped file:
+            replacing that file is safe, writing into it is not.
+        metadata: any of kind (hf, pt, tf), path, architecture (a Hugging Face class name), labels
+            (names in the order of ids), problem_type, cls_scope (SCOPE of ``model/SCOPE/logit``),
+            vocab_path, uncased.
+        optimizer: Adam slots and ``global_step``, if they were requested.
     """
 
     config: ModelConfig
@@ -45,38 +49,38 @@ class Checkpoint:
 def check_shapes(
     expected: Mapping[str, Shape], found: Mapping[str, Shape], source: str | os.PathLike[str]
 ) -> None:
-    """Compare what a checkpoint holds with what its config asks for.
+    """Compare the tensors of a checkpoint with those that its config implies.
 
     Raises:
         CheckpointError: names are missing or unexpected or have another shape, all in one message.
     """
-    problems = [
-        _listed("missing", [name for name in expected if name not in found]),
-        _listed("unexpected", [name for name in found if name not in expected]),
-        _listed(
-            "of another shape",
-            [
+    problems = describe_mismatches(
+        {
+            "missing": [name for name in expected if name not in found],
+            "unexpected": [name for name in found if name not in expected],
+            "of another shape": [
                 f"{name} {list(found[name])} should be {list(shape)}"
                 for name, shape in expected.items()
                 if name in found and tuple(found[name]) != tuple(shape)
             ],
-        ),
-    ]
-    if any(problems):
-        told = "; ".join(filter(None, problems))
-        raise CheckpointError(f"{source}: the weights do not fit the model config: {told}")
+        }
+    )
+    if problems:
+        raise CheckpointError(f"{source}: the weights do not fit the model config: {problems}")
 
 
-def _listed(what: str, names: list[str]) -> str:
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+def describe_mismatches(names: Mapping[str, Sequence[str]], limit: int = 8) -> str:
+    """List names by kind of problem: ``2 missing: a, b; 1 unexpected: c``. Empty without any."""
+    return "; ".join(
+        f"{len(found)} {kind}: {join_names(found, limit)}" for kind, found in names.items() if found
+    )
 
 
 def as_float32(name: str, values: np.ndarray, source: str | os.PathLike[str]) -> np.ndarray:
-    """``values`` in float32, the same array if it is already.
+    """Return ``values`` in float32, without a copy if they already are.
 
     Raises:
-        CheckpointError: it holds no floating-point numbers.
+        CheckpointError: they are no floating-point numbers.
     """
     if values.dtype.kind != "f":
         raise CheckpointError(f"{source}: {name} holds {values.dtype.name}, not float32")
@@ -86,19 +90,19 @@ def as_float32(name: str, values: np.ndarray, source: str | os.PathLike[str]) ->
 def load_config(
     config_path: str | Path | None, directory: Path, names: Collection[str]
 ) -> ModelConfig:
-    """The config at ``config_path``, or else the first of ``names`` that ``directory`` holds."""
+    """Load the config at ``config_path``, or else the first of ``names`` in ``directory``."""
     if config_path:
         return ModelConfig.load(config_path)
     for name in names:
         if (directory / name).is_file():
             return ModelConfig.load(directory / name)
     raise CheckpointError(
-        f"{directory}: no model config ({' or '.join(names)}) beside the weights; name its path"
+        f"{directory}: no model config ({' or '.join(names)}) next to the weights; name its path"
     )
 
 
 def read_side_files(directory: Path) -> dict[str, Any]:
-    """Metadata from the files beside the weights: labels and the vocabulary's path."""
+    """Return metadata from the files next to the weights: labels and the vocabulary's path."""
     metadata: dict[str, Any] = {}
     if (directory / LABELS_FILE).is_file():
         values = read_json_object(directory / LABELS_FILE)
@@ -108,53 +112,32 @@ def read_side_files(directory: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_labels(metadata: Mapping[str, Any], directory: Path) -> None:
-    """Write ``labels.json`` for the formats whose config has no place for it, if there is need."""
+def write_side_files(metadata: Mapping[str, Any], directory: Path) -> None:
+    """Write ``labels.json`` and copy the vocabulary, as far as ``metadata`` has them.
+
+    An old ``labels.json`` is deleted if ``metadata`` has nothing for it.
+    """
     values = {key: metadata[key] for key in _LABEL_KEYS if metadata.get(key) is not None}
     if values:
         atomic_write_json(directory / LABELS_FILE, values)
     else:
         (directory / LABELS_FILE).unlink(missing_ok=True)
-
-
-def find_vocabulary(directory: Path) -> Path | None:
-    """The vocabulary in a directory: a usual name, or the only ``vocab*.txt`` or ``*.model``."""
-    for name in _VOCABULARIES:
-        if (directory / name).is_file():
-            return directory / name
-    others = [*directory.glob("vocab*.txt"), *directory.glob("*.model")]
-    return others[0] if len(others) == 1 else None
-
-
-def copy_vocabulary(metadata: Mapping[str, Any], directory: Path, name: str | None = None) -> None:
-    """Copy the vocabulary that ``metadata`` names into ``directory``, as ``name`` if given.
-
-    Raises:
-        CheckpointError: it is not there any more.
-    """
-    if not metadata.get("vocab_path"):
-        return
-    source = Path(metadata["vocab_path"])
-    if not source.is_file():
-        raise CheckpointError(f"{source}: the vocabulary to copy beside the weights is missing")
-    target = directory / (name or source.name)
-    if target.exists() and target.samefile(source):
-        return
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+    copy_vocabulary(metadata, directory)
 
 
 @contextlib.contextmanager
 def staged(directory: Path, stale: Collection[str] = ()) -> Iterator[Path]:
-    """Yield an empty directory; once the body succeeds its files are moved to ``directory``.
+    """Yield an empty directory whose files are moved to ``directory`` if the body succeeds.
 
-    Other files in ``directory`` stay, but for those named ``stale``. Nothing there is touched
-    before every new file is complete on disk.
+    Other files in ``directory`` stay, except those named ``stale``. It is not touched before every
+    new file is complete on disk.
     """
     if not directory.exists():
         with atomic_directory(directory) as temporary:
             yield temporary
         return
+    # A directory that exists may hold other files, so it cannot be swapped: its files are replaced
+    # one by one, after all are complete.
     incoming = directory / ".incoming"
     with atomic_directory(incoming) as temporary:
         yield temporary
@@ -167,5 +150,5 @@ def staged(directory: Path, stale: Collection[str] = ()) -> Iterator[Path]:
 
 
 def encode_config(config: ModelConfig) -> str:
-    """Every setting as JSON text, for a file that stands beside a config that lacks some."""
+    """Return every setting as JSON text, for formats whose own config file lacks some."""
     return json.dumps(config.to_dict())

@@ -1,8 +1,8 @@
-"""The Hugging Face layout: ``config.json`` and ``model.safetensors``, our native format.
+"""The Hugging Face layout, ``config.json`` and ``model.safetensors``: the native format here.
 
-``transformers`` loads what stands there with nothing missing and nothing left over. What its Funnel
-port has no name for is kept in ``funnel_extra.safetensors``, under canonical names. A model that
-the port would compute wrongly gets a ``model_type`` that makes it refuse the directory.
+``transformers`` loads ``model.safetensors`` without missing or unexpected weights. Tensors that its
+Funnel classes have no name for are in ``funnel_extra.safetensors``, under canonical names. A model
+that they would compute wrongly gets a ``model_type`` that makes ``transformers`` refuse it.
 """
 
 from __future__ import annotations
@@ -19,38 +19,40 @@ from funnel.checkpoints.base import (
     Checkpoint,
     as_float32,
     check_shapes,
-    copy_vocabulary,
     read_side_files,
     staged,
 )
-from funnel.checkpoints.hf_names import Entry
+from funnel.checkpoints.hf_names import HFTensor
 from funnel.checkpoints.model_card import is_model_card, model_card
 from funnel.checkpoints.names import (
     DEFAULT_CLS_SCOPE,
+    TOKEN_LOGITS,
     Shape,
-    classifiers,
+    find_classifiers,
     is_optimizer_state,
     shapes_for,
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from funnel.checkpoints.torch_file import load_torch_file
-from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig, read_json_object
+from funnel.checkpoints.vocabulary import copy_vocabulary
+from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
+from funnel.utils.json_files import read_json_object
 
 WEIGHTS, EXTRA, CARD = "model.safetensors", "funnel_extra.safetensors", "README.md"
 TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_METADATA_KEY = "funnel_checkpoint"  # of config.json: what of our metadata its own keys lack
+_METADATA_KEY = "funnel_checkpoint"  # key of config.json for metadata it has no other key for
 _TIED = "lm_head.weight"
 _SHOWN_LABELS = 5
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights of a directory, safetensors before PyTorch's; may be empty.
+    """Return the weight files of a directory, safetensors before PyTorch's; may be empty.
 
     Raises:
-        CheckpointError: an index of shards is damaged or names a file that is not there.
+        CheckpointError: an index of shards is corrupt or names a file that does not exist.
     """
     for name in (WEIGHTS, TORCH_WEIGHTS):
         if (directory / name).is_file():
@@ -64,12 +66,12 @@ def weight_files(directory: Path) -> list[Path]:
 def load_hf(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Read a directory that we, ``transformers`` or a model hub wrote."""
+    """Load a directory written by :func:`save_hf` or ``transformers``."""
     values = read_json_object(path / HF_CONFIG)
     config = ModelConfig.load(config_path or path / HF_CONFIG)
     metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, path)
     theirs = _read_weights(path)
-    architecture = _architecture_of(theirs, values)
+    architecture = _infer_architecture(theirs, values)
     prefix = "funnel." if any(name.startswith("funnel.") for name in theirs) else ""
     has_decoder = any(name.startswith(f"{prefix}decoder.") for name in theirs)
     has_decoder |= architecture not in hf_names.ENCODER_ONLY
@@ -78,6 +80,7 @@ def load_hf(
     entries |= hf_names.head_names(architecture, scope)
     _drop_tied(theirs, f"{prefix}embeddings.word_embeddings.weight", path)
     tensors = _unpack(theirs, entries, config, scope, path)
+    # Tensors outside transformers' architecture, and the optimizer state.
     extra_path = path / EXTRA
     extra = read_safetensors(extra_path)[0] if extra_path.is_file() else {}
     state = {name: extra.pop(name) for name in list(extra) if is_optimizer_state(name)}
@@ -88,16 +91,17 @@ def load_hf(
     shapes = {name: values.shape for name, values in tensors.items()}
     check_shapes(shapes_for(config, shapes), shapes, path)
     metadata.setdefault("architecture", architecture)
-    if scopes := list(classifiers(shapes)):
+    if scopes := list(find_classifiers(shapes)):
         metadata["cls_scope"] = scope if scope in scopes else scopes[0]
     return Checkpoint(config, tensors, metadata, state if with_optimizer else {})
 
 
 def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write the directory ``path``; files of other purpose that it holds stay.
+    """Write the directory ``path``; files of other purpose in it stay.
 
     Returns:
-        the names that ``transformers`` has no place for, now in ``funnel_extra.safetensors``.
+        Names of the tensors that ``transformers`` has no place for; they are in
+        ``funnel_extra.safetensors``.
     """
     config, metadata = checkpoint.config, checkpoint.metadata
     architecture = _choose_architecture(checkpoint)
@@ -105,11 +109,13 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
     held = {part for entry in entries.values() for part in entry.parts}
     others = {name: values for name, values in checkpoint.tensors.items() if name not in held}
     others |= checkpoint.optimizer
+    # Weights of an earlier model here, in any form that weight_files would find.
     stale = (EXTRA, WEIGHTS + INDEX_SUFFIX, TORCH_WEIGHTS, TORCH_WEIGHTS + INDEX_SUFFIX)
+    # A README.md that a user wrote is kept.
     keep_card = (path / CARD).is_file() and not is_model_card(path / CARD)
     with staged(path, (*stale, _TOKENIZER_CONFIG)) as directory:
         packed = {name: entry.pack(checkpoint.tensors) for name, entry in entries.items()}
-        # transformers refuses a file that does not say which framework its layouts are for.
+        # transformers refuses a file without this metadata.
         write_safetensors(directory / WEIGHTS, packed, {"format": "pt"})
         if others:
             write_safetensors(directory / EXTRA, others)
@@ -125,11 +131,11 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
 def _shards(index: Path) -> list[Path]:
     mapping = read_json_object(index).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
-        raise CheckpointError(f"{index}: weight_map: should say which file each tensor is in")
+        raise CheckpointError(f"{index}: weight_map: should map each tensor to a file")
     names = sorted(set(mapping.values()))
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: names {name}, which is not beside it")
+            raise CheckpointError(f"{index}: names {name}, which is not in the same directory")
     return [index.parent / name for name in names]
 
 
@@ -142,7 +148,7 @@ def _read_weights(directory: Path) -> dict[str, np.ndarray]:
 
 
 def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """Our metadata as ``config.json`` and the files beside it tell it."""
+    """Return our metadata from ``config.json`` and the other files of the directory."""
     metadata = read_side_files(directory)
     ours = values.get(_METADATA_KEY, {})
     metadata |= dict(ours) if isinstance(ours, Mapping) else {}
@@ -161,8 +167,8 @@ def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]
     return metadata
 
 
-def _architecture_of(names: Collection[str], values: Mapping[str, Any]) -> str:
-    """Which of their classes has these weights; ``config.json`` decides where they do not."""
+def _infer_architecture(names: Collection[str], values: Mapping[str, Any]) -> str:
+    """Return their class for these weights; ``config.json`` decides where the weights do not."""
     stated = (values.get("architectures") or [None])[0]
     by_weight = {
         "discriminator_predictions.dense.weight": hf_names.PRETRAINING,
@@ -181,20 +187,21 @@ def _architecture_of(names: Collection[str], values: Mapping[str, Any]) -> str:
 
 
 def _drop_tied(theirs: dict[str, np.ndarray], table_name: str, path: Path) -> None:
-    """Forget a language model's output weights: they are its word table, or not this model."""
+    """Remove the output weights of a language model, which must equal the tied word table."""
     output, table = theirs.pop(_TIED, None), theirs.get(table_name)
     if output is not None and table is not None and not np.array_equal(output, table):
-        raise CheckpointError(f"{path}: {_TIED} differs from the word table, which it should share")
+        raise CheckpointError(f"{path}: {_TIED} differs from the word table it should be tied to")
 
 
 def _unpack(
     theirs: Mapping[str, np.ndarray],
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, HFTensor],
     config: ModelConfig,
     scope: str,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """Their weights under our names, after a check of every name and shape."""
+    """Return their weights under canonical names, after a check of every name and shape."""
+    # The number of labels follows from their bias, all other shapes from the config.
     wanted = {part for entry in entries.values() for part in entry.parts}
     parts: dict[str, Shape] = dict.fromkeys(wanted, ())
     for name in ("classifier.linear_out.bias", "classifier.bias"):
@@ -210,11 +217,11 @@ def _unpack(
 
 
 def _choose_architecture(checkpoint: Checkpoint) -> str:
-    """The class of ``transformers`` that computes the most of this checkpoint, and rightly."""
+    """Return the class of ``transformers`` that computes most of this checkpoint, correctly."""
     config, tensors = checkpoint.config, checkpoint.tensors
     full = config.decoder is None or any(name.startswith("model/decoder/") for name in tensors)
-    # Their port adds the skip connection even to a single block, and takes it from the hidden state
-    # numbered by the first block's parameters, whatever their repeats.
+    # Their decoder adds the skip connection even to a single block, and takes it from the hidden
+    # state with the index of the first block's number of parameter layers, ignoring repeats.
     full = full and len(config.blocks) > 1 and config.blocks[0].repeats == 1
     scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
     possible = [
@@ -226,7 +233,7 @@ def _choose_architecture(checkpoint: Checkpoint) -> str:
     requested = checkpoint.metadata.get("architecture")
     if requested in possible:
         return requested
-    # The list has the plain models first: any head beats them, a decoder beats none.
+    # ARCHITECTURES begins with the two models without a head, of which FULL comes last.
     wants_base = possible[-1] == hf_names.FULL and config.decoder is None
     return hf_names.BASE if wants_base else possible[-1]
 
@@ -237,13 +244,13 @@ def _has_head(architecture: str, scope: str, checkpoint: Checkpoint) -> bool:
     parts = [part for entry in names.values() for part in entry.parts]
     if not all(part in tensors for part in parts):
         return False
-    if architecture == hf_names.PRETRAINING:  # theirs follows the activation, ours is always gelu
+    if architecture == hf_names.PRETRAINING:  # theirs uses ff_activation, the original always gelu
         return checkpoint.config.ff_activation == "gelu"
     # Theirs has no dense layer before the output.
     return architecture != hf_names.MASKED_LM or "model/lm_proj/dense/kernel" not in tensors
 
 
-def _entries_for(checkpoint: Checkpoint, architecture: str) -> dict[str, Entry]:
+def _entries_for(checkpoint: Checkpoint, architecture: str) -> dict[str, HFTensor]:
     is_full = architecture not in hf_names.ENCODER_ONLY
     prefix = "" if architecture in (hf_names.BASE, hf_names.FULL) else "funnel."
     scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
@@ -273,14 +280,14 @@ def _config_json(checkpoint: Checkpoint, architecture: str) -> dict[str, Any]:
 
 
 def _default_labels(count: int) -> list[str]:
-    """The names that ``transformers`` gives to labels without one."""
+    """Return the names that ``transformers`` gives to unnamed labels."""
     return [f"LABEL_{index}" for index in range(count)]
 
 
 def _num_labels(checkpoint: Checkpoint, architecture: str) -> int:
-    """Outputs of a head whose ``config.json`` must say how many; 0 for the others."""
+    """Return the outputs of a head whose number ``config.json`` must give; 0 for other heads."""
     if architecture == hf_names.TOKEN:
-        return len(checkpoint.tensors["model/token_classification/logits/bias"])
+        return len(checkpoint.tensors[f"{TOKEN_LOGITS}/bias"])
     if architecture == hf_names.SEQUENCE:
         scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
         return len(checkpoint.tensors[f"model/{scope}/logit/bias"])
@@ -288,10 +295,10 @@ def _num_labels(checkpoint: Checkpoint, architecture: str) -> int:
 
 
 def _write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
-    """The vocabulary under the name that ``transformers`` looks for, and how to use it."""
-    is_word_piece = str(metadata.get("vocab_path", "")).endswith(".txt")
-    copy_vocabulary(metadata, directory, "vocab.txt" if is_word_piece else None)
-    if is_word_piece:
+    """Write the vocabulary under the name that ``transformers`` expects, and its settings."""
+    is_wordpiece = str(metadata.get("vocab_path", "")).endswith(".txt")
+    copy_vocabulary(metadata, directory, "vocab.txt" if is_wordpiece else None)
+    if is_wordpiece:
         values = {
             "tokenizer_class": "FunnelTokenizer",
             "do_lower_case": bool(metadata.get("uncased", True)),

@@ -1,7 +1,8 @@
-"""Hugging Face's names and layouts of a Funnel model's weights, beside the canonical ones.
+"""Mapping between Hugging Face's names and layouts of a Funnel model's weights and the canonical.
 
-Their q, k, v, output and feed-forward projections are ``torch.nn.Linear`` weights, [out, in] with
-heads flattened; ours are kernels ``x @ kernel`` with heads apart. All conversions here are views.
+In ``transformers``, q, k, v, output and feed-forward projections are ``torch.nn.Linear`` weights,
+[out, in] with heads flattened. Canonical kernels are applied as ``x @ kernel`` and keep heads
+apart: [D, N, d] and [N, d, D]. All conversions are views, except for stacking and negation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from funnel.checkpoints.names import (
+    BINARY_OUTPUT,
+    BINARY_PROJECTION,
+    END_LOGITS,
+    LM_BIAS,
+    RACE_LOGITS,
+    START_LOGITS,
     SUMMARY,
+    TOKEN_LOGITS,
     WORD_TABLE,
     Shape,
     decoder_layer,
@@ -25,13 +33,19 @@ PRETRAINING, MASKED_LM = "FunnelForPreTraining", "FunnelForMaskedLM"
 SEQUENCE, CHOICE = "FunnelForSequenceClassification", "FunnelForMultipleChoice"
 TOKEN, ANSWERING = "FunnelForTokenClassification", "FunnelForQuestionAnswering"
 ARCHITECTURES = (BASE, FULL, PRETRAINING, MASKED_LM, SEQUENCE, CHOICE, TOKEN, ANSWERING)
-# These two stand on the encoder alone, as do their counterparts here.
+# Architectures without a decoder.
 ENCODER_ONLY = (BASE, SEQUENCE, CHOICE)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a canonical array is stored: its shape there, and the way there and back."""
+    """How a canonical array is stored in their file.
+
+    Attributes:
+        shape: maps the canonical shape to theirs.
+        pack: maps the canonical array to theirs.
+        unpack: maps their array, and the canonical shape, to the canonical array.
+    """
 
     shape: Callable[[Shape], Shape]
     pack: Callable[[np.ndarray], np.ndarray]
@@ -39,7 +53,7 @@ class Layout:
 
 
 SAME = Layout(lambda shape: shape, lambda x: x, lambda x, shape: x)
-# [D, N, d] to [N*d, D], and any two-dimensional kernel
+# [D, N, d] to [N*d, D]; also any two-dimensional kernel
 INPUT_FIRST = Layout(
     lambda shape: (int(np.prod(shape[1:])), shape[0]),
     lambda x: x.reshape(x.shape[0], -1).T,
@@ -57,7 +71,8 @@ FLAT = Layout(
     lambda x: x.reshape(-1),
     lambda x, shape: x.reshape(shape),
 )
-# Their discriminator says "replaced" where ours says "original".
+# Their discriminator predicts "replaced" where the canonical one predicts "original", so the logit
+# has the opposite sign.
 NEGATED = Layout(lambda shape: shape, np.negative, lambda x, shape: np.negative(x))
 NEGATED_ROW = Layout(
     lambda shape: (1, *shape),
@@ -67,24 +82,24 @@ NEGATED_ROW = Layout(
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor of their file: the canonical variables it holds, stacked along its first axis."""
+class HFTensor:
+    """One tensor of their file: canonical variables ``parts``, stacked along the first axis."""
 
     parts: tuple[str, ...]
     layout: Layout = SAME
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
-        """Its shape, given those of the canonical variables."""
+        """Return its shape, given those of the canonical variables."""
         first, *rest = (self.layout.shape(shapes[part]) for part in self.parts)
         return (first[0] + sum(shape[0] for shape in rest), *first[1:])
 
     def pack(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Their array."""
+        """Return their array, given the canonical ones."""
         arrays = [self.layout.pack(tensors[part]) for part in self.parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def unpack(self, array: np.ndarray, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
-        """The canonical arrays in theirs; each part has the same share of the rows."""
+        """Split their array into the canonical ones, each with an equal share of the rows."""
         pieces = np.split(array, len(self.parts)) if len(self.parts) > 1 else [array]
         return {
             part: self.layout.unpack(piece, shapes[part])
@@ -119,12 +134,12 @@ _FFN = {
 }
 
 
-def core_names(config: ModelConfig, decoder: bool, prefix: str) -> dict[str, Entry]:
-    """Their names of the embedding, encoder and decoder. ``prefix``: "" or "funnel."."""
+def core_names(config: ModelConfig, decoder: bool, prefix: str) -> dict[str, HFTensor]:
+    """Map their names of embedding, encoder and decoder; ``prefix`` is "" or "funnel."."""
     names = {
-        "embeddings.word_embeddings.weight": Entry((WORD_TABLE,)),
-        "embeddings.layer_norm.weight": Entry(("model/input/layer_norm/gamma",)),
-        "embeddings.layer_norm.bias": Entry(("model/input/layer_norm/beta",)),
+        "embeddings.word_embeddings.weight": HFTensor((WORD_TABLE,)),
+        "embeddings.layer_norm.weight": HFTensor(("model/input/layer_norm/gamma",)),
+        "embeddings.layer_norm.bias": HFTensor(("model/input/layer_norm/beta",)),
     }
     index = 0
     for block, spec in enumerate(config.blocks):
@@ -136,42 +151,43 @@ def core_names(config: ModelConfig, decoder: bool, prefix: str) -> dict[str, Ent
     return {f"{prefix}{theirs}": entry for theirs, entry in names.items()}
 
 
-def head_names(architecture: str, cls_scope: str) -> dict[str, Entry]:
-    """Their names of an architecture's head, without the word table an LM head is tied to."""
+def head_names(architecture: str, cls_scope: str) -> dict[str, HFTensor]:
+    """Map their names of an architecture's head, without the word table that an LM head shares."""
     if architecture == PRETRAINING:
-        scope, theirs = "model/binary_proj/dense", "discriminator_predictions"
-        return _linear(f"{theirs}.dense", scope) | {
-            f"{theirs}.dense_prediction.weight": Entry(("model/binary_loss/weight",), NEGATED_ROW),
-            f"{theirs}.dense_prediction.bias": Entry(("model/binary_loss/bias",), NEGATED),
+        output = "discriminator_predictions.dense_prediction"
+        return _linear("discriminator_predictions.dense", BINARY_PROJECTION) | {
+            f"{output}.weight": HFTensor((f"{BINARY_OUTPUT}/weight",), NEGATED_ROW),
+            f"{output}.bias": HFTensor((f"{BINARY_OUTPUT}/bias",), NEGATED),
         }
     if architecture == MASKED_LM:
-        return {"lm_head.bias": Entry(("model/lm_loss/bias",))}
+        return {"lm_head.bias": HFTensor((LM_BIAS,))}
     if architecture in (SEQUENCE, CHOICE):
-        output = "model/race/logits" if architecture == CHOICE else f"model/{cls_scope}/logit"
+        output = RACE_LOGITS if architecture == CHOICE else f"model/{cls_scope}/logit"
         return _linear("classifier.linear_hidden", SUMMARY) | _linear(
             "classifier.linear_out", output
         )
     if architecture == TOKEN:
-        return _linear("classifier", "model/token_classification/logits")
+        return _linear("classifier", TOKEN_LOGITS)
     if architecture == ANSWERING:
-        return _linear("qa_outputs", "model/start_logits/dense", "model/end_logits/dense")
+        return _linear("qa_outputs", START_LOGITS, END_LOGITS)
     return {}
 
 
-def _layer_names(config: ModelConfig, theirs: str, ours: str) -> dict[str, Entry]:
+def _layer_names(config: ModelConfig, theirs: str, ours: str) -> dict[str, HFTensor]:
     names = {
-        f"{theirs}.attention.{name}": Entry((f"{ours}/rel_attn/{canonical}",), layout)
+        f"{theirs}.attention.{name}": HFTensor((f"{ours}/rel_attn/{canonical}",), layout)
         for name, (canonical, layout) in _ATTENTION.items()
         if config.rel_attn_type != "null" or name not in _RELATIVE_ONLY
     }
     return names | {
-        f"{theirs}.ffn.{name}": Entry((f"{ours}/ff/{canonical}",), layout)
+        f"{theirs}.ffn.{name}": HFTensor((f"{ours}/ff/{canonical}",), layout)
         for name, (canonical, layout) in _FFN.items()
     }
 
 
-def _linear(theirs: str, *scopes: str) -> dict[str, Entry]:
+def _linear(theirs: str, *scopes: str) -> dict[str, HFTensor]:
+    """Map their linear layer, whose outputs are those of ``scopes`` one after another."""
     return {
-        f"{theirs}.weight": Entry(tuple(f"{scope}/kernel" for scope in scopes), INPUT_FIRST),
-        f"{theirs}.bias": Entry(tuple(f"{scope}/bias" for scope in scopes)),
+        f"{theirs}.weight": HFTensor(tuple(f"{scope}/kernel" for scope in scopes), INPUT_FIRST),
+        f"{theirs}.bias": HFTensor(tuple(f"{scope}/bias" for scope in scopes)),
     }

@@ -1,4 +1,4 @@
-"""The README.md beside a saved model: what it is, how to load it, what to know before comparing."""
+"""The README.md of a saved model: sizes, how to load it, and differences from transformers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from funnel.checkpoints import hf_names
 from funnel.checkpoints.base import Checkpoint
-from funnel.config.hf_keys import expressible
+from funnel.utils.text import join_names
 
 _MARK = "library_name: funnel-transformer"
-_SHOWN = 12
+_SHOWN = 12  # names listed
 _AUTO_CLASSES = {
     hf_names.PRETRAINING: "AutoModelForPreTraining",
     hf_names.MASKED_LM: "AutoModelForMaskedLM",
@@ -22,15 +22,17 @@ _OUR_CLASSES = {hf_names.BASE: "FunnelEncoder"}
 
 
 def is_model_card(path: Path) -> bool:
-    """Whether the file is one of these cards, and so may be replaced."""
+    """Return whether the file is one of these cards, which a new one may replace."""
     return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def model_card(checkpoint: Checkpoint, architecture: str, extra: list[str]) -> str:
-    """The card of a directory in the Hugging Face layout, in Markdown.
+    """Return the card of a directory in the Hugging Face layout, in Markdown.
 
-    ``architecture`` is the class of ``transformers`` that its ``model.safetensors`` fits; ``extra``
-    the canonical names in ``funnel_extra.safetensors``.
+    Args:
+        checkpoint: the model.
+        architecture: class of ``transformers`` that loads ``model.safetensors``.
+        extra: canonical names in ``funnel_extra.safetensors``.
     """
     ours = checkpoint.metadata.get("architecture") or architecture
     parts = [
@@ -70,10 +72,10 @@ def _description(checkpoint: Checkpoint) -> str:
 
 
 def _transformers(checkpoint: Checkpoint, architecture: str) -> str:
-    if not expressible(checkpoint.config):
+    if not checkpoint.config.is_hf_compatible:
         return (
             "`transformers` cannot compute this configuration; the model type in `config.json` "
-            "makes it say so."
+            "makes it refuse to load it."
         )
     auto = _AUTO_CLASSES.get(architecture, "AutoModel")
     return (
@@ -84,9 +86,8 @@ def _transformers(checkpoint: Checkpoint, architecture: str) -> str:
 
 
 def _extra_note(extra: list[str]) -> str:
-    more = f" and {len(extra) - _SHOWN} more" if len(extra) > _SHOWN else ""
-    names = ", ".join(f"`{name}`" for name in extra[:_SHOWN])
+    names = join_names([f"`{name}`" for name in extra], _SHOWN)
     return (
         "`funnel_extra.safetensors` holds the weights that `transformers` has no place for: "
-        f"{names}{more}."
+        f"{names}."
     )

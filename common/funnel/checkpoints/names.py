@@ -1,8 +1,8 @@
-"""Which variables a model has: the canonical (TensorFlow) names, their shapes, the released names.
+"""Names and shapes of a model's variables: canonical (TensorFlow) and released PyTorch names.
 
-One place states every name. Canonical names are those of the original's TensorFlow checkpoints,
-with their shapes; a repeated layer is one set of variables, and the decoder's layers count on after
-the encoder's. :mod:`funnel.checkpoints.hf_names` has the third column, Hugging Face's.
+Canonical names and shapes are those of the original's TensorFlow checkpoints. A repeated layer is
+one set of variables, and the decoder's layer numbers continue those of the encoder.
+:mod:`funnel.checkpoints.hf_names` maps canonical names to Hugging Face's.
 """
 
 from __future__ import annotations
@@ -11,38 +11,47 @@ import re
 from collections.abc import Iterable, Mapping
 
 from funnel.config.heads import generator_config
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 
 Shape = tuple[int, ...]
 
 GLOBAL_STEP = "global_step"
 SLOTS = ("/adam_m", "/adam_v")
 DEFAULT_CLS_SCOPE = "classification"
-MAX_POSITIONS = 512  # rows of the absolute position table of rel_attn_type null
 WORD_TABLE = "model/input/word_embedding/lookup_table"
 SUMMARY = "model/sequnece_summary/summary"  # misspelled in every released checkpoint
+RACE_LOGITS = "model/race/logits"
+TOKEN_LOGITS = "model/token_classification/logits"
+START_LOGITS, END_LOGITS = "model/start_logits/dense", "model/end_logits/dense"
+BINARY_PROJECTION, BINARY_OUTPUT = "model/binary_proj/dense", "model/binary_loss"
+LM_BIAS = "model/lm_loss/bias"
 _CLASSIFIER = re.compile(r"model/([^/]+)/logit/(?:kernel|bias)")
 
-# A head is there if any variable starts with its prefix.
+# A checkpoint has a head if the name of any variable starts with the head's prefix.
 _HEAD_PREFIXES = {
     "summary": f"{SUMMARY}/",
     "mlm_projection": "model/lm_proj/",
     "mlm_bias": "model/lm_loss/",
     "discriminator": "model/binary_",
     "generator": "generator/",
-    "race": "model/race/logits/",
-    "token_classification": "model/token_classification/logits/",
+    "race": f"{RACE_LOGITS}/",
+    "token_classification": f"{TOKEN_LOGITS}/",
     "start_logits": "model/start_logits/",
-    "end_logits": "model/end_logits/dense/",
-    "conditional_end_logits": "model/end_logits/dense_",
+    "end_logits": f"{END_LOGITS}/",
+    "conditional_end_logits": f"{END_LOGITS}_",
     "answer_class": "model/answer_class/",
 }
-# Heads that are made of several of the above.
+# Heads composed of several of the above.
 _COMPOSED = {
     "mlm": ("mlm_projection", "mlm_bias"),
     "question_answering": ("start_logits", "end_logits"),
     "squad": ("start_logits", "conditional_end_logits"),
 }
+# Parts of the names of task heads: classifiers, the summary layer below them, RACE and SQuAD.
+_TASK_HEAD_PARTS = (
+    *("/logit/", "/logits/", "/sequnece_summary/"),
+    *("/start_logits/", "/end_logits/", "/answer_class/"),
+)
 
 
 def expected_shapes(
@@ -54,21 +63,26 @@ def expected_shapes(
     cls_scope: str = DEFAULT_CLS_SCOPE,
     generator: ModelConfig | None = None,
 ) -> dict[str, Shape]:
-    """Shape of every variable of a model, by canonical name.
+    """Return the shape of every variable of a model by canonical name.
 
-    ``heads``: any of summary, classification (``num_labels`` under ``cls_scope``), mlm,
-    discriminator, generator (with the sizes of ``generator``, by default
-    :func:`generator_config`), race, token_classification, start_logits, end_logits,
-    conditional_end_logits, answer_class, question_answering, squad, mlm_projection, mlm_bias.
+    Args:
+        config: sizes of the model.
+        decoder: include the decoder, if the config has one.
+        heads: any of summary, classification, mlm, discriminator, generator, race,
+            token_classification, start_logits, end_logits, conditional_end_logits, answer_class,
+            question_answering, squad, mlm_projection, mlm_bias.
+        num_labels: outputs of the classification heads.
+        cls_scope: SCOPE of ``model/SCOPE/logit``, the classification head.
+        generator: sizes of the generator, by default :func:`generator_config` of ``config``.
 
     Raises:
-        KeyError: a head of another name.
+        KeyError: an unknown head.
     """
     shapes = _input_shapes(config)
-    shapes |= _tower_shapes("model", config, decoder)
+    shapes |= _stack_shapes("model", config, decoder)
     for head in _decomposed(heads):
         if head == "classification":
-            shapes |= _dense(f"model/{cls_scope}/logit", config.d_model, num_labels)
+            shapes |= _linear(f"model/{cls_scope}/logit", config.d_model, num_labels)
         elif head == "generator":
             shapes |= _generator_shapes(generator or generator_config(config))
         else:
@@ -77,37 +91,40 @@ def expected_shapes(
 
 
 def shapes_for(config: ModelConfig, found: Mapping[str, Shape]) -> dict[str, Shape]:
-    """What a checkpoint should hold, going by the parts of which it has at least one variable.
+    """Return the shapes expected in a checkpoint with the variables ``found``.
 
-    The encoder is always expected; the decoder and heads only if something of them is there.
+    The encoder is always expected, the decoder and each head only if one of its variables exists.
     """
     decoder = any(name.startswith("model/decoder/") for name in found)
     heads = [
         head for head, prefix in _HEAD_PREFIXES.items() if any(n.startswith(prefix) for n in found)
     ]
-    generator = generator_of(config, found) if "generator" in heads else None
-    labels = (found.get("model/token_classification/logits/bias") or (2,))[-1]
+    generator = infer_generator(config, found) if "generator" in heads else None
+    labels = (found.get(f"{TOKEN_LOGITS}/bias") or (2,))[-1]
     expected = expected_shapes(
         config, decoder=decoder, heads=heads, num_labels=labels, generator=generator
     )
-    for scope, num_labels in classifiers(found).items():
-        expected |= _dense(f"model/{scope}/logit", config.d_model, num_labels)
+    for scope, num_labels in find_classifiers(found).items():
+        expected |= _linear(f"model/{scope}/logit", config.d_model, num_labels)
     return expected
 
 
-def classifiers(found: Mapping[str, Shape]) -> dict[str, int]:
-    """The scopes (``model/SCOPE/logit``) of classification heads, each with its labels."""
-    scopes = {}
+def find_classifiers(found: Mapping[str, Shape]) -> dict[str, int]:
+    """Return the number of labels of each classification head by SCOPE of ``model/SCOPE/logit``."""
+    scopes: dict[str, int] = {}
     for name, shape in found.items():
         if match := _CLASSIFIER.fullmatch(name):
-            # A name without a shape (yet) says nothing.
+            # A shape may be unknown yet: ().
             labels = shape[-1] if shape else 0
             scopes[match.group(1)] = max(labels, scopes.get(match.group(1), 0))
     return scopes
 
 
-def generator_of(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig:
-    """The generator's sizes as its first layer shows them: no config file names its width."""
+def infer_generator(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig:
+    """Return the generator's config, read off the shapes of its first layer.
+
+    No config file has its width.
+    """
     attention = found.get("generator/encoder/layer_0/rel_attn/q/kernel", ())
     inner = found.get("generator/encoder/layer_0/ff/layer_1/bias", ())
     if len(attention) != 3 or len(inner) != 1:
@@ -117,31 +134,37 @@ def generator_of(config: ModelConfig, found: Mapping[str, Shape]) -> ModelConfig
 
 
 def is_weight(name: str) -> bool:
-    """Whether a TensorFlow variable is a weight of the model, rather than state of its training."""
+    """Return whether a TensorFlow variable is a weight of the model and not training state."""
     return name.startswith(("model/", "generator/")) and not name.endswith(SLOTS)
 
 
 def is_optimizer_state(name: str) -> bool:
-    """Whether a TensorFlow variable is an Adam slot or the step counter."""
+    """Return whether a TensorFlow variable is an Adam slot or the step counter."""
     return name == GLOBAL_STEP or name.endswith(SLOTS)
 
 
+def is_task_head(name: str) -> bool:
+    """Return whether a variable belongs to the head of a fine-tuned task."""
+    return any(part in name for part in _TASK_HEAD_PARTS)
+
+
 def encoder_layer(index: int) -> str:
-    """Scope of the encoder's parameter layer ``index``."""
+    """Return the scope of the encoder's parameter layer ``index``."""
     return f"model/encoder/layer_{index}"
 
 
 def decoder_layer(config: ModelConfig, index: int) -> str:
-    """Scope of the decoder's parameter layer ``index``; the numbers go on after the encoder's."""
+    """Return the scope of the decoder's parameter layer ``index``, numbered after the encoder's."""
     return f"model/decoder/layer_{config.num_encoder_params + index}"
 
 
 def released_names(config: ModelConfig, cls_scope: str) -> dict[str, str]:
-    """Canonical name to the name in a released PyTorch file, for all that such a file holds."""
+    """Map canonical names to those of a released PyTorch file, for all that such a file holds."""
     names = {
         WORD_TABLE: "input_layer.0.lookup_table",
         "model/input/layer_norm/gamma": "input_layer.1.weight",
         "model/input/layer_norm/beta": "input_layer.1.bias",
+        # cls_head is a Sequential of linear, tanh, dropout, linear.
         f"{SUMMARY}/kernel": "cls_head.0.weight",
         f"{SUMMARY}/bias": "cls_head.0.bias",
         f"model/{cls_scope}/logit/kernel": "cls_head.3.weight",
@@ -156,6 +179,8 @@ def released_names(config: ModelConfig, cls_scope: str) -> dict[str, str]:
     return names
 
 
+# These layers are not nn.Linear: their weights have the layout of canonical kernels. The released
+# files therefore differ from the canonical form in names only.
 _RELEASED_ATTENTION = {
     "q/kernel": "q_head.weight",
     "k/kernel": "k_head.weight",
@@ -186,7 +211,7 @@ def _decomposed(heads: Iterable[str]) -> list[str]:
     return [part for head in heads for part in _COMPOSED.get(head, (head,))]
 
 
-def _dense(scope: str, size_in: int, size_out: int) -> dict[str, Shape]:
+def _linear(scope: str, size_in: int, size_out: int) -> dict[str, Shape]:
     return {f"{scope}/kernel": (size_in, size_out), f"{scope}/bias": (size_out,)}
 
 
@@ -197,18 +222,20 @@ def _norm(scope: str, size: int) -> dict[str, Shape]:
 def _input_shapes(config: ModelConfig) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {WORD_TABLE: (config.vocab_size, config.d_embed)}
     shapes |= _norm("model/input/layer_norm", config.d_embed)
+    # The baseline adds absolute positions and segments to the embedding, as BERT does.
     if config.rel_attn_type == "null":
-        tables = {"position": MAX_POSITIONS, "segment": 2}
+        tables = {"position": MAX_ABSOLUTE_POSITIONS, "segment": 2}
         for name, rows in tables.items():
             shapes[f"model/input/{name}_embedding/lookup_table"] = (rows, config.d_embed)
     return shapes
 
 
-def _tower_shapes(root: str, config: ModelConfig, decoder: bool) -> dict[str, Shape]:
-    """Encoder and decoder under ``root``: ``model``, or ``generator``, which has the same tree."""
+def _stack_shapes(root: str, config: ModelConfig, decoder: bool) -> dict[str, Shape]:
+    """Return the layers of encoder and decoder below ``root`` (``model`` or ``generator``)."""
     shapes: dict[str, Shape] = {}
+    # In the encoder's scope, although it is applied to the embedding.
     if config.d_embed != config.d_model:
-        shapes |= _dense(f"{root}/encoder/input_projection", config.d_embed, config.d_model)
+        shapes |= _linear(f"{root}/encoder/input_projection", config.d_embed, config.d_model)
     first = config.num_encoder_params
     scopes = [f"{root}/encoder/layer_{index}" for index in range(first)]
     if decoder:
@@ -219,11 +246,14 @@ def _tower_shapes(root: str, config: ModelConfig, decoder: bool) -> dict[str, Sh
 
 
 def _layer_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Return the variables of one layer: attention kernels keep the head axis apart, [D, N, d]."""
     width, inner, heads, size = config.d_model, config.d_inner, config.n_head, config.d_head
     shapes: dict[str, Shape] = {"rel_attn/q/kernel": (width, heads, size)}
     for name in ("k", "v"):
         shapes[f"rel_attn/{name}/kernel"] = (width, heads, size)
         shapes[f"rel_attn/{name}/bias"] = (heads, size)
+    # Query and distances have no biases: r_w_bias, r_r_bias and r_s_bias, added to the query in the
+    # content, position and segment scores, take their place.
     shapes |= {"rel_attn/o/kernel": (heads, size, width), "rel_attn/o/bias": (width,)}
     shapes["rel_attn/r_w_bias"] = (heads, size)
     if config.rel_attn_type != "null":
@@ -232,37 +262,38 @@ def _layer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["rel_attn/r/kernel"] = (width, heads, size)
         shapes["rel_attn/seg_embed"] = (2, heads, size)
     shapes |= _norm("rel_attn/layer_norm", width)
-    shapes |= _dense("ff/layer_1", width, inner) | _dense("ff/layer_2", inner, width)
+    shapes |= _linear("ff/layer_1", width, inner) | _linear("ff/layer_2", inner, width)
     return shapes | _norm("ff/layer_norm", width)
 
 
 def _head_shapes(config: ModelConfig, num_labels: int) -> dict[str, dict[str, Shape]]:
-    width = config.d_model
-    end, answer = "model/end_logits", "model/answer_class"
+    width, answer = config.d_model, "model/answer_class"
     return {
-        "summary": _dense(SUMMARY, width, width),
+        "summary": _linear(SUMMARY, width, width),
         "mlm_projection": _projection_shapes("model", config),
-        "mlm_bias": {"model/lm_loss/bias": (config.vocab_size,)},
-        "discriminator": _dense("model/binary_proj/dense", width, width)
-        | {"model/binary_loss/weight": (width,), "model/binary_loss/bias": (1,)},
-        "race": _dense("model/race/logits", width, 1),
-        "token_classification": _dense("model/token_classification/logits", width, num_labels),
-        "start_logits": _dense("model/start_logits/dense", width, 1),
-        "end_logits": _dense(f"{end}/dense", width, 1),
-        "conditional_end_logits": _dense(f"{end}/dense_0", 2 * width, width)
-        | _norm(f"{end}/layer_norm", width)
-        | _dense(f"{end}/dense_1", width, 1),
-        "answer_class": _dense(f"{answer}/dense_0", 2 * width, width)
+        "mlm_bias": {LM_BIAS: (config.vocab_size,)},
+        "discriminator": _linear(BINARY_PROJECTION, width, width)
+        | {f"{BINARY_OUTPUT}/weight": (width,), f"{BINARY_OUTPUT}/bias": (1,)},
+        "race": _linear(RACE_LOGITS, width, 1),
+        "token_classification": _linear(TOKEN_LOGITS, width, num_labels),
+        "start_logits": _linear(START_LOGITS, width, 1),
+        "end_logits": _linear(END_LOGITS, width, 1),
+        # Scores of ends given a start: a hidden layer on both states, [2 D] -> D -> 1.
+        "conditional_end_logits": _linear(f"{END_LOGITS}_0", 2 * width, width)
+        | _norm("model/end_logits/layer_norm", width)
+        | _linear(f"{END_LOGITS}_1", width, 1),
+        "answer_class": _linear(f"{answer}/dense_0", 2 * width, width)
         | {f"{answer}/dense_1/kernel": (width, 1)},
     }
 
 
 def _projection_shapes(root: str, config: ModelConfig) -> dict[str, Shape]:
-    dense = _dense(f"{root}/lm_proj/dense", config.d_model, config.d_embed)
-    return dense | _norm(f"{root}/lm_proj/layer_norm", config.d_embed)
+    linear = _linear(f"{root}/lm_proj/dense", config.d_model, config.d_embed)
+    return linear | _norm(f"{root}/lm_proj/layer_norm", config.d_embed)
 
 
 def _generator_shapes(generator: ModelConfig) -> dict[str, Shape]:
-    shapes = _tower_shapes("generator", generator, decoder=True)
+    """Return the generator's variables; it has no embedding table but uses the model's."""
+    shapes = _stack_shapes("generator", generator, decoder=True)
     shapes |= _projection_shapes("generator", generator)
     return shapes | {"generator/lm_loss/bias": (generator.vocab_size,)}

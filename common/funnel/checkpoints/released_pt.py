@@ -1,12 +1,11 @@
-"""The PyTorch files that were released with the paper: an encoder and, fine-tuned, a classifier.
+"""The PyTorch files released with the paper: an encoder and, if fine-tuned, a classifier.
 
-What has no name in that format (decoder, generator, other heads) and the settings that its config
-file lacks are kept in ``NAME.extra.safetensors`` beside ``NAME.pt``, under canonical names.
+Tensors without a name in that format (decoder, generator, other heads) and settings that its config
+file lacks are kept in ``NAME.extra.safetensors`` next to ``NAME.pt``, under canonical names.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +16,15 @@ from funnel.checkpoints.base import (
     Checkpoint,
     as_float32,
     check_shapes,
-    copy_vocabulary,
     encode_config,
     load_config,
     read_side_files,
-    write_labels,
+    write_side_files,
 )
 from funnel.checkpoints.names import (
     DEFAULT_CLS_SCOPE,
     Shape,
-    classifiers,
+    find_classifiers,
     is_optimizer_state,
     released_names,
     shapes_for,
@@ -45,7 +43,7 @@ _MARK = "input_layer.0.lookup_table"
 def load_pt(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Read a released file, one fine-tuned from it, or one that :func:`save_pt` wrote."""
+    """Load a released file, one fine-tuned from it, or one written by :func:`save_pt`."""
     tensors = load_torch_file(path)
     if _MARK not in tensors:
         first = ", ".join(list(tensors)[:3])
@@ -56,12 +54,12 @@ def load_pt(
     metadata = read_side_files(path.parent) | {"kind": "pt", "path": str(path)}
     scope = metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
     names = {theirs: ours for ours, theirs in released_names(config, scope).items()}
-    # Names of neither kind stay as they are, so that the check below reports them.
+    # Unknown names are kept, so that the check below reports them.
     found = {names.get(theirs, theirs): values for theirs, values in _in_kernel_layout(tensors)}
     found |= {name: values for name, values in extra.items() if not is_optimizer_state(name)}
     shapes = {name: values.shape for name, values in found.items()}
     check_shapes(shapes_for(config, shapes), shapes, path)
-    if scopes := list(classifiers(shapes)):
+    if scopes := list(find_classifiers(shapes)):
         metadata["cls_scope"] = scope if scope in scopes else scopes[0]
     weights = {name: as_float32(name, values, path) for name, values in found.items()}
     checkpoint = Checkpoint(config, weights, metadata)
@@ -73,10 +71,11 @@ def load_pt(
 def save_pt(checkpoint: Checkpoint, path: Path, config_path: str | Path | None = None) -> list[str]:
     """Write the file ``path``, or ``model.pt`` in the directory ``path``.
 
-    Its config (or at ``config_path``), labels and vocabulary go beside.
+    Labels and vocabulary are written to the same directory, and the config too unless
+    ``config_path`` is given.
 
     Returns:
-        the names that the format lacks, now in the extra file.
+        Names of the tensors that the format has no place for; they are in the extra file.
     """
     path = path if path.suffix in SUFFIXES else path / FILE
     config = checkpoint.config
@@ -87,13 +86,13 @@ def save_pt(checkpoint: Checkpoint, path: Path, config_path: str | Path | None =
     others |= checkpoint.optimizer
     extra_path = _extra_path(path)
     save_torch_file(path, {theirs: checkpoint.tensors[name] for name, theirs in held.items()})
+    # The config is in the extra file's metadata, so both are read from one place.
     if others or _loses_settings(config):
         write_safetensors(extra_path, others, {_CONFIG_KEY: encode_config(config)})
     else:
         extra_path.unlink(missing_ok=True)
     config.save_pytorch_net_config(config_path or path.parent / PYTORCH_NET_CONFIG)
-    write_labels(checkpoint.metadata, path.parent)
-    copy_vocabulary(checkpoint.metadata, path.parent)
+    write_side_files(checkpoint.metadata, path.parent)
     return sorted(others)
 
 
@@ -114,24 +113,27 @@ def _read_extra(path: Path) -> tuple[dict[str, np.ndarray], ModelConfig | None]:
 
 
 def _loses_settings(config: ModelConfig) -> bool:
-    """Whether the released config file would describe another model."""
+    """Return whether the released config file would describe another model."""
     reread = ModelConfig.from_dict(config.to_pytorch_net_config())
-    relative = {"rel_attn_type": "rel_shift"} if config.rel_attn_type == "factorized" else {}
-    return dataclasses.replace(config, **relative) != reread
+    if config.rel_attn_type == "factorized":  # computes the same as the default
+        config = config.replace(rel_attn_type="rel_shift")
+    return config != reread
 
 
 def _in_kernel_layout(tensors: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """Turn a classifier that was saved by ``nn.Linear``, [labels, D], into kernels, [D, labels].
+    """Transpose a classifier saved from ``nn.Linear``, [labels, D], to a kernel, [D, labels].
 
-    Its shape gives it away; the square layer before it must have been saved the same way.
+    Released files hold kernels; some fine-tuned ones hold ``nn.Linear`` weights. The shape of the
+    output layer tells them apart. The summary layer below it is square, so it is assumed to be
+    stored the same way.
     """
     weight, bias = tensors.get("cls_head.3.weight"), tensors.get("cls_head.3.bias")
     width: Shape = tensors[_MARK].shape[-1:]
-    transposed = (
+    is_transposed = (
         weight is not None
         and bias is not None
         and weight.shape == (*bias.shape, *width)
         and weight.shape[0] != weight.shape[-1]
     )
-    turn = ("cls_head.0.weight", "cls_head.3.weight") if transposed else ()
-    return [(name, values.T if name in turn else values) for name, values in tensors.items()]
+    transposed = ("cls_head.0.weight", "cls_head.3.weight") if is_transposed else ()
+    return [(name, values.T if name in transposed else values) for name, values in tensors.items()]

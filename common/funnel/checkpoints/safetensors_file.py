@@ -1,6 +1,7 @@
-"""safetensors files with what the format lacks: a checksum of every tensor, kept in its metadata.
+"""safetensors files with a CRC-32C of every tensor in their metadata.
 
-A file that carries checksums is verified on reading; others are read as they are.
+The format itself has no checksums. A file that has them is verified when read; files of other
+programs are read without verification.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _CHECKSUMS = "crc32c"  # metadata key: a JSON object of tensor names and hexadec
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of a file and its metadata; bfloat16, which numpy lacks, as float32.
+    """Return the tensors of a file and its metadata; bfloat16, which NumPy lacks, as float32.
 
     Raises:
-        CheckpointError: the file cannot be read, is no safetensors file or is damaged.
+        CheckpointError: the file cannot be read, is corrupt or no safetensors file.
     """
     try:
         with safe_open(path, "np") as file:
@@ -39,7 +40,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (SafetensorError, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged, truncated or no safetensors: {reason}") from None
+        raise CheckpointError(f"{path}: corrupt, truncated or no safetensors: {reason}") from None
     _verify(path, tensors, metadata.pop(_CHECKSUMS, None))
     return tensors, metadata
 
@@ -47,7 +48,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``tensors`` of any memory layout and text ``metadata``; whole or not at all."""
+    """Write ``tensors`` of any memory layout and text ``metadata`` atomically."""
     dense = {name: np.asarray(values, order="C") for name, values in tensors.items()}
     checksums = {name: _checksum(values) for name, values in dense.items()}
     notes = {**(metadata or {}), _CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
@@ -55,14 +56,14 @@ def write_safetensors(
         temporary.touch()
         usual_mode = temporary.stat().st_mode
         save_file(dense, temporary, notes)
-        temporary.chmod(usual_mode)  # the library leaves a file that only its owner can read
+        temporary.chmod(usual_mode)  # the library makes files that only their owner can read
         _sort_metadata(temporary)
 
 
 def _sort_metadata(path: Path) -> None:
-    """Give the header's metadata one order: the library writes them in a random one.
+    """Sort the metadata in the header, which the library writes in random order.
 
-    The same model then always makes the same bytes.
+    The same weights then always give the same bytes, so files of two runs can be compared.
     """
     with path.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -92,9 +93,9 @@ def _verify(path: Path, tensors: Mapping[str, np.ndarray], checksums: str | None
     try:
         expected = dict(json.loads(checksums))
     except (ValueError, TypeError):
-        raise CheckpointError(f"{path}: damaged: its checksums cannot be read") from None
+        raise CheckpointError(f"{path}: corrupt: its checksums cannot be read") from None
     if expected.keys() != tensors.keys():
-        raise CheckpointError(f"{path}: damaged: names of tensors and of checksums differ")
+        raise CheckpointError(f"{path}: corrupt: names of tensors and of checksums differ")
     for name, values in tensors.items():
         if expected[name] != _checksum(np.asarray(values, order="C")):
-            raise CheckpointError(f"{path}: damaged: the checksum of {name} does not match")
+            raise CheckpointError(f"{path}: corrupt: the checksum of {name} does not match")

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: names and shapes are the canonical ones, so nothing is converted."""
+"""TensorFlow checkpoints. Their names and shapes are the canonical ones, without conversion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from funnel.checkpoints.base import (
     Checkpoint,
     as_float32,
     check_shapes,
-    copy_vocabulary,
     load_config,
     read_side_files,
-    write_labels,
+    write_side_files,
 )
-from funnel.checkpoints.names import classifiers, is_optimizer_state, is_weight, shapes_for
+from funnel.checkpoints.names import find_classifiers, is_optimizer_state, is_weight, shapes_for
 from funnel.config.model import HF_CONFIG, NET_CONFIG
 from funnel.formats.tensor_bundle import OBJECT_GRAPH, TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
@@ -27,10 +26,10 @@ PREFIX = "model.ckpt"
 def load_tf(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Read the checkpoint that ``path`` means (see
-    :func:`funnel.formats.tensor_bundle.resolve_prefix`).
+    """Load a TensorFlow checkpoint.
 
-    Variables other than the model's (its training's input pipeline, say) are left aside.
+    ``path`` is resolved by :func:`funnel.formats.tensor_bundle.resolve_prefix`. Variables that are
+    not the model's (e.g. the state of an input pipeline) are ignored.
     """
     reader = TFCheckpoint(path)
     names = [name for name in reader if is_weight(name)]
@@ -45,7 +44,7 @@ def load_tf(
     shapes = {name: reader.entries[name].shape for name in names}
     check_shapes(shapes_for(config, shapes), shapes, reader.prefix)
     metadata = read_side_files(directory) | {"kind": "tf", "path": str(reader.prefix)}
-    scopes = list(classifiers(shapes))
+    scopes = list(find_classifiers(shapes))
     if scopes and metadata.get("cls_scope") not in scopes:
         metadata["cls_scope"] = scopes[0]
     checkpoint = Checkpoint(config, _read(reader, names), metadata)
@@ -56,23 +55,24 @@ def load_tf(
 
 
 def save_tf(checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write weights and optimizer state to the prefix ``path``, if it is named ``*.ckpt*``.
+    """Write weights and optimizer state, with ``net_config.json``, labels and vocabulary.
 
-    Any other ``path`` is a directory, where the prefix is ``model.ckpt``. ``net_config.json``, the
-    labels and the vocabulary go beside. The format holds everything: the list of what it does not
-    is empty.
+    ``path`` is the prefix if it is named ``*.ckpt*``, else the directory of the prefix
+    ``model.ckpt``.
+
+    Returns:
+        An empty list: the format has a place for every tensor.
     """
     prefix = path if path.suffix.startswith(".ckpt") else path / PREFIX
     directory = prefix.parent
     write_tf_checkpoint(prefix, {**checkpoint.tensors, **checkpoint.optimizer})
     checkpoint.config.save_net_config(directory / NET_CONFIG)
-    write_labels(checkpoint.metadata, directory)
-    copy_vocabulary(checkpoint.metadata, directory)
+    write_side_files(checkpoint.metadata, directory)
     return []
 
 
 def drop_pretraining(names: Mapping[str, np.ndarray]) -> list[str]:
-    """The names that fine-tuning needs: neither step, nor Adam slots, nor the generator."""
+    """Return the names that fine-tuning needs: without step, Adam slots and the generator."""
     return [
         name for name in names if not is_optimizer_state(name) and not name.startswith("generator/")
     ]

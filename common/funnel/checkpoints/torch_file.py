@@ -1,6 +1,6 @@
-"""PyTorch files (``torch.save``) as named numpy arrays, without running what a pickle asks for.
+"""PyTorch files (``torch.save``) as named NumPy arrays, without executing code in their pickles.
 
-PyTorch is imported here alone, inside the functions: only someone who has such a file needs it.
+PyTorch is imported inside the functions, so that it is needed only for files of this kind.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from funnel.utils.files import atomic_path
 if TYPE_CHECKING:
     from types import ModuleType
 
-_WRAPPER = "module."  # DataParallel and DistributedDataParallel put it before every name
+_WRAPPER = "module."  # prefix of all names under DataParallel and DistributedDataParallel
 
 
 class _InertOptimizer:
-    """Takes the place of an optimizer in a pickle: holds its state, does nothing."""
+    """Stands in for an optimizer in a pickle; it only holds the state."""
 
     def __setstate__(self, state: object) -> None:
         self.state = state
 
 
 def _plain_dict(*_: object) -> dict[Any, Any]:
-    """Takes the place of ``defaultdict``, which optimizers keep their state in."""
+    """Stand in for ``defaultdict``, the container of an optimizer's state."""
     return {}
 
 
 def load_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a saved state dict, or of the ``[state_dict, optimizer]`` list of fine-tuning.
+    """Load the tensors of a state dict, or of the ``[state_dict, optimizer]`` list of fine-tuning.
 
-    Half-precision tensors become float32; other types stay. Nothing but tensors, containers and
-    stand-ins for PyTorch's own optimizers is ever built from the file.
+    Half-precision tensors become float32; other types stay. Only tensors, containers and stand-ins
+    for PyTorch's optimizers are built from the file.
 
     Raises:
-        CheckpointError: PyTorch is not installed, or the file is damaged, asks for other objects,
-            or holds no named tensors.
+        CheckpointError: PyTorch is not installed, or the file is corrupt, holds other objects or
+            no named tensors.
     """
     torch = _import_torch(path)
     state = _load_safely(path, torch)
@@ -69,9 +69,9 @@ def load_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def save_torch_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write ``tensors`` as an ordered dict of float32 PyTorch tensors; whole or not at all."""
+    """Write ``tensors`` as an ordered dict of float32 PyTorch tensors, atomically."""
     torch = _import_torch(path)
-    # PyTorch wants arrays that it may write to; a view of a mapped file is not.
+    # from_numpy warns about read-only arrays, such as views of a memory-mapped file: copy those.
     state = OrderedDict(
         (name, torch.from_numpy(np.require(values, np.float32, ["C", "W"])))
         for name, values in tensors.items()
@@ -87,32 +87,32 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
         if is_zip:
             _verify_archive(path)
         with torch.serialization.safe_globals(stand_ins):
-            # Files of PyTorch before 1.6 are plain pickles, which cannot be mapped.
+            # Files of PyTorch before 1.6 are plain pickles, which cannot be memory-mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
-        # torch.load has no error class of its own: damage shows as any of a dozen.
+        # torch.load has no error class of its own: a corrupt file raises any of a dozen.
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path}: not tensors only: it asks for {found.group(1)}, which is not loaded for "
+                f"{path}: not tensors only: it refers to {found.group(1)}, which is not loaded for "
                 "safety; save the model's state_dict() instead"
             ) from None
         first_line = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: no PyTorch file, or damaged ({first_line})") from None
+        raise CheckpointError(f"{path}: no PyTorch file, or corrupt ({first_line})") from None
 
 
 def _verify_archive(path: Path) -> None:
-    """Check the archive's own checksums, which torch.load does not look at."""
+    """Check the archive's checksums, which torch.load ignores."""
     with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise CheckpointError(f"{path}: damaged: the checksum of {damaged} does not match")
+        if corrupt := archive.testzip():
+            raise CheckpointError(f"{path}: corrupt: the checksum of {corrupt} does not match")
 
 
 def _optimizer_stand_ins(torch: ModuleType) -> list[tuple[type, str]]:
-    """Every optimizer class of PyTorch by its full name, mapped to the inert one."""
+    """Map every optimizer class of PyTorch, by its full name, to the inert one."""
     classes = [value for value in vars(torch.optim).values() if isinstance(value, type)]
     return [
         (_InertOptimizer, f"{item.__module__}.{item.__qualname__}")

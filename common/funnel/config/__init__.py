@@ -1,1 +1,1 @@
-"""Model configuration, pooling geometry, and the settings of heads and optimizers."""
+"""Model configuration, pooling geometry, and the settings of heads, optimizers and programs."""

@@ -1,8 +1,8 @@
-"""Lengths and positions under pooling, as plain integers: one truth for both frameworks.
+"""Lengths and positions of pooled sequences as plain integers, shared by both backends.
 
-Positions within a block form an arithmetic progression (Dai et al. 2020, section 2.2 and
-appendix A.2): the block's geometry is its length, first position and stride. All functions use
-only ``+ - * //`` and comparisons, so symbolic lengths (``torch.export``) pass through.
+The positions of a block form an arithmetic progression (Dai et al. 2020, section 2.2 and
+appendix A.2), described by its length, first position and stride. All functions use only
+``+ - * //`` and comparisons, so that symbolic lengths (``torch.export``) can be passed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from funnel.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class BlockGeometry:
-    """Where the positions of one block lie in the original sequence.
+    """Positions of one block in terms of the input sequence.
 
     Attributes:
         length: number of positions.
-        start: position id of index 0. With a separate [CLS] it is ``1 - stride``, which makes
-            the progression regular; [CLS] takes no part in position scores.
-        stride: original positions between neighbours.
-        pooled: whether the sequence was pooled on entering this block.
+        start: position id of index 0. With a separate [CLS], index 1 has position id 1, so index 0
+            gets ``1 - stride`` to keep the progression regular.
+        stride: input positions between neighbours.
+        pooled: whether the sequence is pooled on entering this block.
     """
 
     length: int
@@ -32,11 +32,13 @@ class BlockGeometry:
 
 @dataclass(frozen=True)
 class RelativeRange:
-    """The distances that a layer's ``rel_shift`` table needs, in falling order.
+    """Relative distances that the ``rel_shift`` attention of a layer needs, in descending order.
 
-    Row t of the table holds distance ``first - step * t``. Query i and key j meet at row
-    ``j - ratio * i + offset``: flattening a [query, row] score buffer, skipping ``offset``
-    entries and cutting it into rows of ``count - ratio`` aligns all of them.
+    Row t of the table of distance embeddings is for distance ``first - step * t``. The distance of
+    query i and key j is in row ``j - ratio * i + offset``, where ``ratio`` is the query's stride
+    over the key's. The position scores are computed for all rows, [query, count]; moving one query
+    down moves the needed rows by ``ratio`` to the left. So the shift is a reshape: flatten the
+    scores, skip ``offset`` entries and view the rest as rows of ``count - ratio``.
     """
 
     first: int
@@ -47,24 +49,25 @@ class RelativeRange:
 
 
 def cut_length(length: int, config: ModelConfig) -> int:
-    """Positions that pooling looks at: ``truncate_seq`` drops the last one."""
+    """Return the number of positions that are pooled: ``truncate_seq`` drops the last one."""
     return length - 1 if config.separate_cls and config.truncate_seq else length
 
 
 def pooled_length(length: int, config: ModelConfig) -> int:
-    """Length after pooling ``length`` positions once; the last window may be short."""
-    # Written like the frameworks' own shape inference, so that symbolic lengths compare equal.
+    """Return the length after pooling once; the last window may be incomplete."""
+    # In the same form as the frameworks' shape inference, so that symbolic lengths compare equal.
     size, kept = config.pooling_size, cut_length(length, config)
+    # ceil(n / size) = (n - 1) // size + 1; a separate [CLS] is one position more on both sides.
     if config.separate_cls:
         return (kept - 2) // size + 2
     return (kept - 1) // size + 1
 
 
 def encoder_geometry(config: ModelConfig, length: int) -> tuple[BlockGeometry, ...]:
-    """The geometry of every block for an input of ``length`` tokens.
+    """Return the geometry of every block for an input of ``length`` tokens.
 
-    A block that is too short to pool (two positions with a separate [CLS], one without) keeps
-    the geometry of the block before.
+    A sequence too short to pool (two positions with a separate [CLS], one without) keeps the
+    geometry of the previous block.
     """
     smallest = 2 if config.separate_cls else 1
     geometry = [BlockGeometry(length, 0, 1)]
@@ -73,6 +76,7 @@ def encoder_geometry(config: ModelConfig, length: int) -> tuple[BlockGeometry, .
         if last.length <= smallest:
             geometry.append(BlockGeometry(last.length, last.start, last.stride))
             continue
+        # A pooled position is at the first position of its window. Index 1 keeps position id 1.
         stride = last.stride * config.pooling_size
         start = 1 - stride if config.separate_cls else 0
         geometry.append(BlockGeometry(pooled_length(last.length, config), start, stride, True))
@@ -80,11 +84,13 @@ def encoder_geometry(config: ModelConfig, length: int) -> tuple[BlockGeometry, .
 
 
 def relative_range(query: BlockGeometry, key: BlockGeometry) -> RelativeRange:
-    """The distances between the positions of ``query`` and those of ``key``.
+    """Return the distances between the positions of ``query`` and those of ``key``.
 
-    ``count`` is ``ratio * query.length + key.length`` (as the FLOPs formula counts): ``ratio``
-    more than there are distances, which lets the rows be cut without a copy.
+    ``count`` is ``ratio * query.length + key.length``, ``ratio`` more than there are distances:
+    with that padding the shifted rows are a view of the scores, without a copy.
     """
+    # In the first layer of a block a pooled query attends to unpooled keys: ratio is then the
+    # pooling size, else 1. Row 0 is for the largest distance, of the last query to the first key.
     ratio = query.stride // key.stride
     offset = ratio * (query.length - 1)
     return RelativeRange(
@@ -97,16 +103,17 @@ def relative_range(query: BlockGeometry, key: BlockGeometry) -> RelativeRange:
 
 
 def bucket_length(num_tokens: int, max_length: int, config: ModelConfig) -> int:
-    """The shortest padded length that computes the same as padding to ``max_length``.
+    """Return the shortest padded length with the same outputs as padding to ``max_length``.
 
-    A pooling window that mixes the last real tokens with padding must find as much padding as
-    it would in the longer sequence, and truncation must find only padding to drop.
+    A pooling window that mixes the last real tokens with padding must contain as much padding as
+    it would in the longer sequence, and truncation must drop nothing but padding.
     """
     size = config.upsample_factor
     separate = 1 if config.separate_cls else 0
+    # Complete windows of the last block, each upsample_factor tokens, after [CLS].
     windows = (num_tokens - separate + size - 1) // size
     length = separate + windows * size
     if config.separate_cls and config.truncate_seq:
-        # Every pooling drops one position of its input, which spans pooling_size ** block tokens.
+        # Each pooling drops one position of its input, which spans pooling_size ** block tokens.
         length += sum(config.pooling_size**block for block in range(len(config.blocks) - 1))
     return min(length, max_length)

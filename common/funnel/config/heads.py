@@ -1,4 +1,4 @@
-"""Settings of heads and of pretraining that are not part of the model configuration."""
+"""Settings of the question-answering head and of pretraining, shared by both backends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from funnel.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """The question-answering head: its outputs, its beam and its loss.
+    """Settings of the question-answering head: outputs, beam search and loss.
 
-    Ends that depend on the start see the gold start in training. Without an answer class, "no
-    answer" is scored by the start score at [CLS].
+    With ``conditional_end``, ends are scored given the start (the gold start in training). Without
+    an answer class, answerability is the start score of [CLS].
     """
 
     conditional_end: bool = setting(True, "ends depend on the start", negatable=True)
@@ -29,11 +29,11 @@ class AnswerConfig:
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Settings of the pretraining objective.
+    """Settings of masked-language-model and ELECTRA pretraining.
 
-    ``hide_masked`` concerns MLM only; ELECTRA always shows [MASK]. ``width_shrink`` is the width
-    (d_model, d_inner, n_head) of a new generator relative to the model; a generator loaded from a
-    checkpoint keeps its own.
+    ``hide_masked`` concerns MLM only; ELECTRA always attends to [MASK]. ``width_shrink`` is the
+    width (d_model, d_inner, n_head) of a new generator relative to the model; a generator loaded
+    from a checkpoint keeps its own.
     """
 
     hide_masked: bool = setting(
@@ -64,7 +64,11 @@ class PretrainingConfig:
 def generator_config(
     config: ModelConfig, width_shrink: float = PretrainingConfig.width_shrink
 ) -> ModelConfig:
-    """Return the generator for ``config``: as deep, ``width_shrink`` as wide (section 3.1)."""
+    """Return the configuration of ELECTRA's generator for ``config``.
+
+    It is as deep as the discriminator and ``width_shrink`` as wide (section 3.1). Head size and
+    embedding size stay: both models share the embedding table.
+    """
     return config.replace(
         d_model=int(config.d_model * width_shrink),
         d_inner=int(config.d_inner * width_shrink),

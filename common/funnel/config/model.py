@@ -1,29 +1,29 @@
-"""The model configuration: one frozen object, read from and written to every format's file.
+"""The model configuration: one frozen dataclass, converted from and to every config file format.
 
 ``net_config.json`` (TensorFlow), ``net_config.pytorch.json`` (the released PyTorch files) and
-``config.json`` (the Hugging Face layout) all become a :class:`ModelConfig`. Nothing here knows a
-framework.
+``config.json`` (Hugging Face's ``FunnelConfig``) are all read as a :class:`ModelConfig`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_write_json
+from funnel.utils.json_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
 NET_CONFIG = "net_config.json"
 PYTORCH_NET_CONFIG = "net_config.pytorch.json"
 HF_CONFIG = "config.json"
+MAX_ABSOLUTE_POSITIONS = 512  # rows of the position table of rel_attn_type null, as in BERT
 
 _CHOICES = {
     "ff_activation": ("gelu", "relu", "tanh"),
@@ -34,32 +34,56 @@ _CHOICES = {
 _SIZES = ("vocab_size", "d_model", "d_embed", "n_head", "d_head", "d_inner", "pooling_size")
 _PROBABILITIES = ("dropout", "dropatt", "dropact")
 _SWITCHES = ("pool_q_only", "separate_cls", "truncate_seq")
-# The keys of net_config.pytorch.json; every format must have them, all others have a default.
+_POSITIVE = ("init_std", "init_range", "layer_norm_eps")
+# The keys of net_config.pytorch.json. Every file must have them; all others have a default.
 _REQUIRED = (
     *("vocab_size", "d_embed", "d_model", "n_head", "d_head", "d_inner"),
     *("dropout", "dropatt", "dropact", "block_size"),
     *("pooling_type", "pooling_size", "separate_cls", "pool_q_only"),
 )
-# Run-time switches: no key of net_config.json, yet kept in config.json.
+# Set by flags in the original, so net_config.json has no keys for them; config.json does.
 _RUN_TIME = ("truncate_seq", "layer_norm_eps")
 _DEPTH = re.compile(r"[1-9]\d*(x[1-9]\d*)?")
+
+_HF_MODEL_TYPE = "funnel"
+# Written for architectures that transformers cannot compute: an unknown model_type makes it refuse
+# the directory, where "funnel" would make it compute something else.
+_HF_EXTENDED_MODEL_TYPE = "funnel-extended"
+_HF_SAME = (
+    *("vocab_size", "d_model", "n_head", "d_head", "d_inner", "layer_norm_eps"),
+    *("pooling_type", "pool_q_only", "separate_cls", "truncate_seq"),
+)
+_HF_RENAMED = {
+    "dropout": "hidden_dropout",
+    "dropatt": "attention_dropout",
+    "dropact": "activation_dropout",
+}
+_HF_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "tanh": "tanh"}
+_HF_ATTENTION = {"rel_shift": "relative_shift", "factorized": "factorized", "null": "null"}
+# FunnelConfig has no keys for these settings; config.json has them in an object of this name.
+_HF_EXTRA_KEY = "funnel"
+_HF_EXTRA = ("d_embed", "decoder_size", "pooling_size", "init", "init_std", "init_range")
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """``PxR``: ``params`` sets of weights, each applied ``repeats`` times in a row."""
+    """``PxR``: ``params`` layers with weights of their own, each applied ``repeats`` times."""
 
     params: int
     repeats: int = 1
 
     @property
     def layers(self) -> int:
-        """Executed layers."""
+        """Number of executed layers."""
         return self.params * self.repeats
 
 
 def parse_depth(text: str, key: str) -> BlockSpec:
-    """``"6"`` or ``"3x2"`` as a :class:`BlockSpec`; ``key`` names the culprit in the error."""
+    """Parse ``"6"`` or ``"3x2"``.
+
+    Raises:
+        ConfigError: it is neither; the message names ``key``.
+    """
     if not _DEPTH.fullmatch(text):
         raise ConfigError(f"{key}: {text!r} is no depth; write P or PxR, e.g. 6 or 3x2")
     params, _, repeats = text.partition("x")
@@ -70,11 +94,20 @@ def parse_depth(text: str, key: str) -> BlockSpec:
 class ModelConfig:
     """Sizes and switches of a Funnel-Transformer (Dai et al. 2020, section 2 and appendix A).
 
-    ``block_size`` is the encoder's layout (``"6_3x2_3x2"``: blocks joined by ``_``, each ``P`` or
-    ``PxR``), ``decoder_size`` the decoder's (``"0"``: none). ``rel_attn_type`` chooses how the
-    relative attention is computed, not what: ``factorized`` and ``rel_shift`` agree; ``null`` is
-    the Transformer baseline with absolute positions. ``truncate_seq`` drops the last position
-    before pooling, so that a power of two stays one.
+    Attributes:
+        block_size: layout of the encoder: blocks joined by ``_``, each ``P`` or ``PxR`` as in
+            :class:`BlockSpec` (``"6_3x2_3x2"``).
+        decoder_size: layout of the decoder, ``"0"`` without one.
+        pool_q_only: the first layer of a block pools its query, but not key and value.
+        separate_cls: [CLS] is kept out of the pooling windows.
+        rel_attn_type: ``factorized`` and ``rel_shift`` compute the same relative attention in two
+            ways; ``null`` is the Transformer baseline with absolute positions.
+        init_std, init_range: standard deviation of normal, bound of uniform initialization.
+        truncate_seq: with ``separate_cls``, drop the last position before pooling, which keeps
+            lengths powers of two.
+
+    Raises:
+        ConfigError: a value of the wrong type or range, or values that contradict each other.
     """
 
     vocab_size: int
@@ -107,7 +140,7 @@ class ModelConfig:
             self._check(key, float, lambda v: 0 <= v < 1, "a number from 0 up to, not with, 1")
         for key in _SWITCHES:
             self._check(key, bool, lambda v: True, "true or false")
-        for key in ("init_std", "init_range", "layer_norm_eps"):
+        for key in _POSITIVE:
             self._check(key, float, lambda v: v > 0, "a positive number")
         for key, choices in _CHOICES.items():
             self._check(key, str, choices.__contains__, "one of " + ", ".join(choices))
@@ -115,14 +148,14 @@ class ModelConfig:
             self._check(key, str, bool, "a depth such as 6_3x2_3x2")
         self._check_consistency()
 
-    def _check(self, key: str, kind: type, valid: Any, wanted: str) -> None:
+    def _check(self, key: str, kind: type, is_valid: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, key)
-        # bool is an int to Python, and an int is a fine float; a config file means neither.
+        # In Python a bool is an int, and JSON writes 1.0 as 1: refuse the first, accept the second.
+        if kind is float and type(value) is int:
+            value = float(value)
+            object.__setattr__(self, key, value)
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            fits = True
-            object.__setattr__(self, key, float(value))
-        if not fits or not valid(value):
+        if not fits or not is_valid(value):
             raise ConfigError(f"{key}: {value!r} should be {wanted}")
 
     def _check_consistency(self) -> None:
@@ -162,41 +195,71 @@ class ModelConfig:
 
     @property
     def upsample_factor(self) -> int:
-        """Original positions per position of the last block (separate [CLS] apart)."""
+        """Input positions per position of the last block (separate [CLS] apart)."""
         return self.pooling_size ** (len(self.blocks) - 1)
 
+    @property
+    def is_hf_compatible(self) -> bool:
+        """Whether the Funnel classes of ``transformers`` can compute this architecture."""
+        return (
+            self.rel_attn_type != "null"
+            and self.d_embed == self.d_model
+            and self.pooling_size == 2
+            and (self.decoder is None or self.decoder.repeats == 1)
+        )
+
     def replace(self, **changes: Any) -> ModelConfig:
-        """A copy with ``changes``; an unknown key is a :class:`ConfigError`."""
+        """Return a copy with ``changes``.
+
+        Raises:
+            ConfigError: an unknown setting or a wrong value.
+        """
         unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(self)})
         if unknown:
             raise ConfigError(f"unknown model setting {', '.join(unknown)}")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting by name."""
+        """Return every setting by name."""
         return dataclasses.asdict(self)
 
     def to_net_config(self) -> dict[str, Any]:
-        """The content of ``net_config.json``: all settings but the run-time switches."""
+        """Return the content of ``net_config.json``: all settings but the run-time switches."""
         return {key: value for key, value in self.to_dict().items() if key not in _RUN_TIME}
 
     def to_pytorch_net_config(self) -> dict[str, Any]:
-        """The content of ``net_config.pytorch.json``: the encoder's settings alone."""
+        """Return the content of ``net_config.pytorch.json``: the encoder's settings only."""
         return {key: getattr(self, key) for key in _REQUIRED}
 
     def to_hf(self) -> dict[str, Any]:
-        """The keys of Hugging Face's ``FunnelConfig``, and under ``funnel`` what it lacks."""
-        from funnel.config.hf_keys import to_hf
+        """Return ``config.json`` without the keys that depend on a head.
 
-        return to_hf(self)
+        Settings that ``FunnelConfig`` has no key for are in an object of their own.
+        """
+        values: dict[str, Any] = {
+            "model_type": _HF_MODEL_TYPE if self.is_hf_compatible else _HF_EXTENDED_MODEL_TYPE,
+            "block_sizes": [block.params for block in self.blocks],
+            "block_repeats": [block.repeats for block in self.blocks],
+            "num_decoder_layers": self.num_decoder_params,
+            "hidden_act": _HF_ACTIVATIONS[self.ff_activation],
+            "attention_type": _HF_ATTENTION[self.rel_attn_type],
+        }
+        values |= {key: getattr(self, key) for key in _HF_SAME}
+        values |= {theirs: getattr(self, ours) for ours, theirs in _HF_RENAMED.items()}
+        values["initializer_range"] = self.init_range
+        values["initializer_std"] = self.init_std
+        values[_HF_EXTRA_KEY] = {key: getattr(self, key) for key in _HF_EXTRA}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "model config") -> ModelConfig:
-        """Settings by name, as ``net_config.json`` has them.
+        """Build a config from settings by name, as in ``net_config.json``.
 
-        Unknown keys are reported and ignored; a missing or wrong one is a :class:`ConfigError`
-        that names ``source`` and the key. Without ``decoder_size`` there is no decoder: that is
-        what the released PyTorch files hold.
+        Unknown keys are logged and ignored. Without ``decoder_size`` there is no decoder, as in
+        the released PyTorch files.
+
+        Raises:
+            ConfigError: a key is missing or its value is wrong; the message starts with ``source``.
         """
         missing = [key for key in _REQUIRED if key not in values]
         if missing:
@@ -212,16 +275,18 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], source: str = HF_CONFIG) -> ModelConfig:
-        """The config that a Hugging Face ``config.json`` of a Funnel model describes."""
-        from funnel.config.hf_keys import from_hf
+        """Build a config from the content of a Hugging Face ``config.json`` of a Funnel model.
 
-        return cls.from_dict(from_hf(values, source), source)
+        Raises:
+            ConfigError: it is the config of another model, or not computable by this one.
+        """
+        return cls.from_dict(_settings_from_hf(values, source), source)
 
     @classmethod
     def load(cls, path: str | Path) -> ModelConfig:
-        """Read any of the three files, or the directory that holds one.
+        """Read any of the three files, or the first that a directory holds.
 
-        In a directory ``config.json`` comes first (it knows the run-time switches too), then
+        In a directory ``config.json`` comes first, since it has the run-time switches, then
         ``net_config.json``, then ``net_config.pytorch.json``.
         """
         path = find_config(Path(path))
@@ -240,25 +305,58 @@ class ModelConfig:
 
 
 def find_config(path: Path) -> Path:
-    """``path`` itself if it is a file, else the config file in that directory."""
+    """Return ``path`` if it is a file, else the config file in that directory.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if path.is_file():
         return path
     names = (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG)
     for name in names:
         if (path / name).is_file():
             return path / name
-    what = f"holds none of {', '.join(names)}" if path.is_dir() else "does not exist"
-    raise ConfigError(f"model config {path} {what}")
+    problem = f"holds none of {', '.join(names)}" if path.is_dir() else "does not exist"
+    raise ConfigError(f"model config {path} {problem}")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; anything else is a :class:`ConfigError` naming file and line."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: should hold a JSON object of settings")
-    return values
+def _settings_from_hf(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Translate ``FunnelConfig`` keys; keys of other purpose (labels, versions) are left out."""
+    if values.get("model_type") not in (_HF_MODEL_TYPE, _HF_EXTENDED_MODEL_TYPE):
+        raise ConfigError(
+            f"{source}: model_type {values.get('model_type')!r} should be {_HF_MODEL_TYPE!r}"
+        )
+    settings = {key: values[key] for key in _HF_SAME if key in values}
+    settings |= {ours: values[theirs] for ours, theirs in _HF_RENAMED.items() if theirs in values}
+    settings["block_size"] = _block_size_from_hf(values, source)
+    settings["decoder_size"] = str(values.get("num_decoder_layers", 2))
+    settings["pooling_size"] = 2
+    settings["d_embed"] = values.get("d_model")
+    settings["ff_activation"] = _choice_from_hf(
+        _HF_ACTIVATIONS, "hidden_act", values.get("hidden_act") or "gelu_new", source
+    )
+    settings["rel_attn_type"] = _choice_from_hf(
+        _HF_ATTENTION, "attention_type", values.get("attention_type") or "relative_shift", source
+    )
+    extra = values.get(_HF_EXTRA_KEY, {})
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"{source}: {_HF_EXTRA_KEY}: should be an object of settings")
+    return settings | dict(extra)
+
+
+def _block_size_from_hf(values: Mapping[str, Any], source: str) -> str:
+    sizes = values.get("block_sizes")
+    if not isinstance(sizes, list) or not sizes:
+        raise ConfigError(f"{source}: block_sizes: {sizes!r} should be a list of depths")
+    repeats = values.get("block_repeats") or [1] * len(sizes)
+    if not isinstance(repeats, list) or len(repeats) != len(sizes):
+        raise ConfigError(f"{source}: block_repeats: {repeats!r} should have {len(sizes)} entries")
+    pairs = zip(sizes, repeats, strict=True)
+    return "_".join(str(size) if times == 1 else f"{size}x{times}" for size, times in pairs)
+
+
+def _choice_from_hf(choices: Mapping[str, str], key: str, value: Any, source: str) -> str:
+    for ours, theirs in choices.items():
+        if theirs == value:
+            return ours
+    raise ConfigError(f"{source}: {key}: {value!r} should be one of {', '.join(choices.values())}")

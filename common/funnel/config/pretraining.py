@@ -39,7 +39,7 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class StreamConfig:
+class DatasetConfig:
     """Order of the records.
 
     Without ``shuffle`` the files are read in their order, in every epoch. ``interleave`` is the

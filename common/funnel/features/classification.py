@@ -21,9 +21,8 @@ import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_path, atomic_write_json, sha256_file
+from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def _hash_data(files: Sequence[Path]) -> str:
     for file in files:
         # A single file is identified by its content alone, so it can be moved or renamed.
         name = "" if len(files) == 1 else f"{file.parent.name}/{file.name}"
-        with read_errors_named(file):
+        with name_read_errors(file):
             digest.update(f"{name}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

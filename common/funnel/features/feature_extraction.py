@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import trange
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.names import SUMMARY
+from funnel.checkpoints.names import BINARY_OUTPUT, SUMMARY
 from funnel.features.classification import encode_examples, pad_batch
 from funnel.tasks import Example
 from funnel.tokenization import Tokenizer, get_tokenizer
@@ -70,7 +70,7 @@ def detect_parts(checkpoint: Checkpoint) -> ModelParts:
     # Without decoder layers, several blocks still have the up-sampled residual sum.
     only_sum = config.decoder is None and len(config.blocks) > 1
     summary = f"{SUMMARY}/kernel" in tensors
-    return ModelParts(layers or only_sum, summary, "model/binary_loss/weight" in tensors)
+    return ModelParts(layers or only_sum, summary, f"{BINARY_OUTPUT}/weight" in tensors)
 
 
 def config_changes(

@@ -20,8 +20,7 @@ from funnel.config.inputs import SegmentIds
 from funnel.features.pair_sequences import PairSequences
 from funnel.features.squad import EncodedParagraphs, SquadWindows, WindowConfig, build_windows
 from funnel.tasks.squad import SquadData, read_squad
-from funnel.tasks.tables import read_errors_named
-from funnel.utils.files import atomic_path, sha256_file
+from funnel.utils.files import atomic_path, name_read_errors, sha256_file
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -64,7 +63,7 @@ class SquadSource:
 
     def key(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return everything that determines the windows, as JSON values."""
-        with read_errors_named(Path(self.path)):
+        with name_read_errors(Path(self.path)):
             content = sha256_file(self.path)
         return {
             "task": "squad",

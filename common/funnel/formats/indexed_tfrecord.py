@@ -1,4 +1,4 @@
-"""TFRecord files read in any order, by the number of the record."""
+"""TFRecord files with random access by the number of the record."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import numpy as np
 
 from funnel.formats.crc32c import masked_crc32c
 from funnel.formats.tfrecord import read_records
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
+from funnel.utils.files import name_read_errors
 
 _HEADER = struct.Struct("<QI")  # length of the data, its checksum
-_FRAME = _HEADER.size + 4  # bytes of a record beside its data
+_FRAME = _HEADER.size + 4  # bytes of a record in addition to its data
 _BUFFER = 1 << 20
 _LOST = -1  # offset of a record that cannot be found
 
 
 def count_records(path: str | os.PathLike[str]) -> int:
-    """The number of records of a file, without reading their data.
+    """Return the number of records of a file, without reading their data.
 
     Raises:
-        DataError: the file cannot be read or is damaged.
+        DataError: the file cannot be read or is corrupt.
     """
-    offsets = _walk(Path(path))
+    offsets = _find_offsets(Path(path))
     return len(offsets) if offsets is not None else sum(1 for _ in read_records(path))
 
 
 class IndexedRecords:
-    """One file; 8 bytes of memory a record.
+    """Random access to the records of one file, with 8 bytes of memory per record.
 
-    Where every record starts is found once, from the lengths that stand before each. Nothing is
-    read concurrently with anyone's file position, so processes made by a fork may share this.
+    Opening finds the offset of every record by following the lengths. Reads are positional
+    (``pread``) and share no file position, so forked processes may use the same object.
     """
 
     def __init__(
@@ -46,54 +46,54 @@ class IndexedRecords:
 
         Args:
             path: the file.
-            num_example: how many records it should hold.
-            skip_corrupt: that record lengths are damaged is no error: only asking for a record
-                which therefore cannot be found is one.
+            num_example: number of records it should hold.
+            skip_corrupt: accept corrupt record lengths; an error is raised only on access to a
+                record that cannot be found because of them.
 
         Raises:
-            DataError: the file cannot be read, holds another number of records, or damaged
-                lengths; names the file and the record.
+            DataError: the file cannot be read, holds another number of records, or corrupt
+                lengths; the message names the file and the record.
         """
         self._path = Path(path)
-        offsets = _walk(self._path)
+        offsets = _find_offsets(self._path)
         if offsets is None:
-            offsets = _search(self._path, num_example, skip_corrupt)
+            offsets = _search_offsets(self._path, num_example, skip_corrupt)
         if len(offsets) != num_example:
             raise DataError(
-                f"{path}: it holds {len(offsets)} records, its description says {num_example}; "
-                "write it again"
+                f"{path}: holds {len(offsets)} records, but {num_example} according to its "
+                "description; write it again"
             )
         self._offsets = offsets
-        with read_errors_named(self._path):
+        with name_read_errors(self._path):
             self._handle = os.open(self._path, os.O_RDONLY)
         self._close = weakref.finalize(self, os.close, self._handle)
 
     def close(self) -> None:
-        """Close the file; it also is when nothing refers to this any more."""
+        """Close the file, which garbage collection does too."""
         self._close()
 
     def read(self, index: int) -> bytes:
-        """The data of record ``index``, checked.
+        """Return the data of record ``index``, its checksums verified.
 
         Raises:
-            DataError: the record is damaged; names the file and the record.
+            DataError: the record is corrupt; the message names the file and the record.
         """
         offset = int(self._offsets[index])
         if offset == _LOST:
-            raise DataError(f"{self._path}, record {index}: lost among damaged ones")
-        with read_errors_named(self._path):
+            raise DataError(f"{self._path}, record {index}: lost among corrupt ones")
+        with name_read_errors(self._path):
             header = os.pread(self._handle, _HEADER.size, offset)
             if header[8:] == _checksum(header[:8]):
                 length = _HEADER.unpack(header)[0]
                 data = os.pread(self._handle, length + 4, offset + _HEADER.size)
                 if data[length:] == _checksum(data[:length]):
                     return data[:length]
-        # Only for the words of the error.
+        # Raises the error with the reason.
         return next(read_records(self._path, index, offset)).data
 
 
 class OpenFiles:
-    """The files in use last; opening one more closes the one that was not used for longest."""
+    """Least-recently-used cache of at most ``limit`` open files."""
 
     def __init__(self, limit: int, skip_corrupt: bool = False) -> None:
         self._limit, self._skip_corrupt = limit, skip_corrupt
@@ -103,11 +103,11 @@ class OpenFiles:
         return len(self._files)
 
     def __reduce__(self) -> tuple[type[OpenFiles], tuple[int, bool]]:
-        # Another process opens its own: a file's handle means nothing there.
+        # Pickled without the files: another process opens its own.
         return OpenFiles, (self._limit, self._skip_corrupt)
 
     def get(self, path: Path, num_example: int) -> IndexedRecords:
-        """The file, opened if it is not. See :class:`IndexedRecords`."""
+        """Return the file, opened if it is not. See :class:`IndexedRecords`."""
         if path not in self._files:
             while len(self._files) >= self._limit:
                 self._files.popitem(last=False)[1].close()
@@ -120,30 +120,30 @@ def _checksum(data: bytes) -> bytes:
     return masked_crc32c(data).to_bytes(4, "little")
 
 
-def _walk(path: Path) -> np.ndarray | None:
-    """Where every record starts, int64 [n]; None if the lengths do not lead to the file's end.
+def _find_offsets(path: Path) -> np.ndarray | None:
+    """Return the offset of every record, int64 [n]; None if the lengths miss the file's end.
 
-    Lengths are believed here: a damaged one leads elsewhere, and checking all takes ten times as
-    long. They are checked when the record is read.
+    Their checksums are verified when a record is read: verifying all here takes ten times as long,
+    and the sum of wrong lengths practically never matches the size of the file.
     """
     offsets = array("q")
     position = 0
-    with read_errors_named(path), open(path, "rb", buffering=_BUFFER) as stream:
+    with name_read_errors(path), open(path, "rb", buffering=_BUFFER) as stream:
         size = os.fstat(stream.fileno()).st_size
         while position + _FRAME <= size:
             offsets.append(position)
             length = int.from_bytes(stream.read(8), "little")
             position += _FRAME + length
-            if position <= size:
+            if position <= size:  # a corrupt length may be beyond what seek accepts
                 stream.seek(position)
     return np.frombuffer(offsets, np.int64) if position == size and offsets else None
 
 
-def _search(path: Path, num_example: int, skip_corrupt: bool) -> np.ndarray:
-    """As :func:`_walk`, for a file with damaged lengths: what lies behind one may be lost."""
+def _search_offsets(path: Path, num_example: int, skip_corrupt: bool) -> np.ndarray:
+    """Return the offsets in a file with corrupt lengths, -1 for a record that is lost."""
     offsets = np.full(num_example, _LOST, np.int64)
     errors: list[DataError] = []
-    for record in read_records(path, on_damage=errors.append if skip_corrupt else None):
+    for record in read_records(path, on_error=errors.append if skip_corrupt else None):
         if record.index >= num_example:
             break
         offsets[record.index] = record.offset

@@ -1,8 +1,15 @@
-"""The parts of the protocol-buffer wire format that checkpoint files use, read and written by hand.
+"""The parts of the protocol-buffer wire format that TensorFlow's files use.
 
-A message is a run of fields, each a key (field number and wire type) and a value. Five wire types
-exist; the two "group" types were withdrawn and are refused like any other damage. See
-https://protobuf.dev/programming-guides/encoding/.
+A message is a sequence of fields. Each begins with a key, the varint ``number << 3 | wire type``:
+
+    0  varint   integers and booleans, 7 bits a byte, least significant group first; the top bit of
+                a byte is set if another follows
+    1  fixed64  8 bytes, little endian
+    2  bytes    a varint length, then strings, bytes, sub-messages or packed lists of numbers
+    5  fixed32  4 bytes, little endian
+
+The "group" types 3 and 4 are obsolete and treated as corrupt. Fields may come in any order, and
+proto3 omits those that are zero. See https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -14,13 +21,13 @@ _UINT64 = 1 << 64
 
 
 class WireError(ValueError):
-    """Bytes that are no message; the caller knows which file to name."""
+    """Bytes that are no valid message; the caller adds the name of the file."""
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The unsigned number at ``position`` (7 bits a byte, low first) and where the next one is."""
+    """Return the unsigned varint at ``position`` and the position after it."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 70, 7):  # 64 bits take at most ten groups
         if position >= len(data):
             raise WireError("ends inside a number")
         byte = data[position]
@@ -34,8 +41,8 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def varint(value: int) -> bytes:
-    """A whole number in 7-bit groups; a negative one as its 64-bit two's complement."""
-    value %= _UINT64
+    """Encode an integer; a negative one as its 64-bit two's complement, in ten bytes."""
+    value %= _UINT64  # Python's modulo gives the two's complement of a negative number
     groups = bytearray()
     while value >= 0x80:
         groups.append(value & 0x7F | 0x80)
@@ -45,10 +52,12 @@ def varint(value: int) -> bytes:
 
 
 def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """Every field of a message as (number, wire type, value); fixed and varint values as int.
+    """Yield every field of a message as (number, wire type, value).
+
+    Values are ``bytes`` for the wire type BYTES and unsigned integers for the others.
 
     Raises:
-        WireError: the bytes are no message.
+        WireError: the bytes are no valid message.
     """
     position = 0
     while position < len(message):
@@ -66,6 +75,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
             size = 8 if kind == FIXED64 else 4
         else:
             raise WireError(f"holds a field of wire type {kind}")
+        # A slice beyond the end would be shorter without an error.
         if size > len(message) - position:
             raise WireError("ends inside a field")
         raw = message[position : position + size]
@@ -73,21 +83,28 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         yield number, kind, raw if kind == BYTES else int.from_bytes(raw, "little")
 
 
+def read_submessages(message: bytes, number: int) -> Iterator[bytes]:
+    """Yield the sub-messages (or strings) of a message under a field number."""
+    for found, _, value in read_fields(message):
+        if found == number and isinstance(value, bytes):
+            yield value
+
+
 def signed(value: int) -> int:
-    """A varint read as int64, which is how protocol buffers write negative int32 and int64."""
+    """Reinterpret an unsigned varint as int64."""
     return value - _UINT64 if value >= _UINT64 // 2 else value
 
 
 def varint_field(number: int, value: int) -> bytes:
-    """An integer field, left out when zero as proto3 does."""
+    """Encode an integer field; empty if zero, as proto3 does."""
     return varint(number << 3 | VARINT) + varint(value) if value else b""
 
 
 def bytes_field(number: int, value: bytes) -> bytes:
-    """A string, bytes or sub-message field, written even when empty."""
+    """Encode a string, bytes or sub-message field, even if empty."""
     return varint(number << 3 | BYTES) + varint(len(value)) + value
 
 
 def fixed32_field(number: int, value: int) -> bytes:
-    """A four-byte field, left out when zero as proto3 does."""
+    """Encode a four-byte field; empty if zero, as proto3 does."""
     return varint(number << 3 | FIXED32) + value.to_bytes(4, "little") if value else b""

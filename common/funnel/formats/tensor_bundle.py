@@ -1,9 +1,20 @@
-"""TensorFlow checkpoints (tensor bundle, "V2") without TensorFlow: read lazily, written whole.
+"""TensorFlow checkpoints (tensor bundles, "V2"), read and written without TensorFlow.
 
-A checkpoint is a prefix, say ``model.ckpt``: ``model.ckpt.index`` is a sorted table from tensor
-name to dtype, shape, place and checksum, ``model.ckpt.data-00000-of-00001`` (or more shards) the
-raw little-endian numbers. A file named ``checkpoint`` in the directory names the newest prefix.
-The messages are ``tensor_bundle.proto`` and ``tensor_shape.proto`` of TensorFlow.
+A checkpoint is named by a prefix, e.g. ``model.ckpt``, and consists of
+
+    model.ckpt.index                 a sorted table (:mod:`funnel.formats.sstable`) of messages: a
+                                     BundleHeaderProto under the empty key, which sorts first, and a
+                                     BundleEntryProto under the name of each tensor
+    model.ckpt.data-00000-of-00001   the tensors' numbers, little endian in row-major order, one
+                                     tensor after another; large models have several such shards
+    checkpoint                       text protobuf with the newest prefix and all others
+
+    BundleHeaderProto   1 num_shards, 2 endianness (0: little), 3 version {1 producer}
+    BundleEntryProto    1 dtype, 2 shape {2 dim {1 size}}, 3 shard_id, 4 offset, 5 size (bytes),
+                        6 crc32c (masked, fixed32), 7 slices (of a partitioned variable)
+
+The numbers are field numbers of ``tensor_bundle.proto`` and ``tensor_shape.proto``. The data files
+have no structure of their own and no padding, so a tensor's bytes may be unaligned.
 """
 
 from __future__ import annotations
@@ -19,12 +30,12 @@ from funnel.formats import protobuf_wire as wire
 from funnel.formats.crc32c import masked_crc32c
 from funnel.formats.sstable import read_table, table_bytes
 from funnel.utils.errors import CheckpointError
-from funnel.utils.files import atomic_path, atomic_write_text
+from funnel.utils.files import atomic_path, atomic_write_text, name_read_errors
 
 STATE_FILE = "checkpoint"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # marks TensorFlow 2's object-based checkpoints
 _BFLOAT16 = 14
-# types.proto: the number of a type, its name and what numpy calls it
+# DataType of types.proto: number, name, and NumPy's name of its little-endian form
 _DTYPES = {
     1: ("float32", "<f4"),
     2: ("float64", "<f8"),
@@ -41,12 +52,12 @@ _DTYPES = {
     23: ("uint64", "<u8"),
 }
 _CODES = {name: code for code, (name, _) in _DTYPES.items()}
-_SLICE_KEY = b"\0"  # keys of the parts of partitioned variables start with it
+_SLICE_KEY = b"\0"  # first byte of the keys of slices, the parts of partitioned variables
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: ``size`` bytes at ``offset`` of data file number ``shard``."""
+    """Location and type of a tensor: ``size`` bytes at ``offset`` of data file ``shard``."""
 
     dtype: int = 0
     shape: tuple[int, ...] = ()
@@ -58,19 +69,19 @@ class TensorEntry:
 
     @property
     def dtype_name(self) -> str:
-        """TensorFlow's name of the type; a number if it is none of the numeric ones."""
+        """TensorFlow's name of the type; its number if it is not a numeric type."""
         return _DTYPES[self.dtype][0] if self.dtype in _DTYPES else f"type {self.dtype}"
 
 
 class TFCheckpoint(Mapping[str, np.ndarray]):
     """A checkpoint opened for reading: a mapping from tensor name to array.
 
-    Opening reads the index alone. Each look-up maps the tensor's bytes, verifies their checksum and
-    returns a read-only view of the file (bfloat16, which numpy lacks, becomes float32).
+    Opening reads the index only. Each access verifies the tensor's checksum and returns a read-only
+    view of the memory-mapped data file (bfloat16, which NumPy lacks, becomes float32).
 
     Raises:
-        CheckpointError: a file is missing, truncated, damaged or of another kind; a tensor has a
-            type that is not numeric or is cut into partitions.
+        CheckpointError: a file is missing, truncated, corrupt or of another kind; on access also
+            if the tensor is not numeric or is partitioned.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -82,6 +93,7 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
             self.entries = {
                 key.decode("utf-8"): _parse_entry(value)
                 for key, value in table.items()
+                # Slices are skipped: the full tensor's own entry marks it as partitioned.
                 if not key.startswith(_SLICE_KEY)
             }
         except (wire.WireError, UnicodeDecodeError) as error:
@@ -108,45 +120,45 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
             )
         if entry.dtype not in _DTYPES:
             raise CheckpointError(f"{self.prefix}: {name} holds no numbers ({entry.dtype_name})")
+        # One byte array per file: slices and views of it copy nothing.
         raw = self._shard(entry.shard)[entry.offset : entry.offset + entry.size]
         if masked_crc32c(raw) != entry.crc:
             raise CheckpointError(
-                f"{self._shard_path(entry.shard)}: damaged: the checksum of {name} does not match"
+                f"{self._shard_path(entry.shard)}: corrupt: the checksum of {name} does not match"
             )
         values = raw.view(_DTYPES[entry.dtype][1]).reshape(entry.shape)
         if entry.dtype == _BFLOAT16:
             return bfloat16_to_float32(values)
+        # The file has no padding, and unaligned arrays are slow or refused elsewhere.
         return values if values.flags.aligned else values.copy()
 
     def _shard_path(self, shard: int) -> Path:
         return Path(f"{self.prefix}.data-{shard:05d}-of-{self._num_shards:05d}")
 
     def _shard(self, shard: int) -> np.ndarray:
-        """The bytes of a data file, mapped on first use."""
+        """Return the bytes of a data file, memory-mapped on first use."""
         if shard not in self._shards:
             path = self._shard_path(shard)
-            try:
-                empty = path.stat().st_size == 0
-                data = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
-            except OSError as error:
-                reason = error.strerror or error
-                raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+            with name_read_errors(path, CheckpointError):
+                is_empty = path.stat().st_size == 0  # which mmap refuses
+                data = np.empty(0, np.uint8) if is_empty else np.memmap(path, np.uint8, "r")
             self._shards[shard] = data.view(np.ndarray)
         return self._shards[shard]
 
     def _check_place(self, name: str, entry: TensorEntry) -> None:
-        """Refuse an entry that does not fit its data file, before anyone relies on it."""
+        """Refuse an entry that does not fit its data file."""
         if entry.is_partitioned:
             return
         if not 0 <= entry.shard < self._num_shards or entry.offset < 0 or entry.size < 0:
-            raise CheckpointError(f"{self.index_path}: damaged: {name} lies in no data file")
+            raise CheckpointError(f"{self.index_path}: corrupt: {name} is in no data file")
         if entry.dtype in _DTYPES:
+            # Python integers: a corrupt shape must not overflow to the right size.
             wanted = np.dtype(_DTYPES[entry.dtype][1]).itemsize
             for size in entry.shape:
                 wanted *= size
             if wanted != entry.size or min(entry.shape, default=0) < 0:
                 raise CheckpointError(
-                    f"{self.index_path}: damaged: {name} {list(entry.shape)} of {entry.dtype_name} "
+                    f"{self.index_path}: corrupt: {name} {list(entry.shape)} of {entry.dtype_name} "
                     f"cannot take {entry.size} bytes"
                 )
         length = len(self._shard(entry.shard))
@@ -160,24 +172,26 @@ class TFCheckpoint(Mapping[str, np.ndarray]):
 def write_tf_checkpoint(
     prefix: str | Path, tensors: Mapping[str, np.ndarray], *, update_state: bool = True
 ) -> None:
-    """Write ``tensors`` as ``prefix.index`` and one data file, as TensorFlow's Saver would.
+    """Write ``tensors`` as ``prefix.index`` and one data file, as TensorFlow's Saver does.
 
-    Both files are complete on disk before either takes its name. ``update_state`` also names the
-    prefix in the directory's ``checkpoint`` file, where TensorFlow looks for the newest one.
+    Both files are complete on disk before either is renamed. ``update_state`` also enters the
+    prefix in the directory's ``checkpoint`` file, from which TensorFlow takes the newest one.
 
     Raises:
-        CheckpointError: a tensor of a type that the format lacks.
+        CheckpointError: a tensor has a type that the format lacks.
         FunnelError: the files cannot be written.
     """
     prefix = Path(prefix)
     table = {b"": _header(num_shards=1)}
     data_path = Path(f"{prefix}.data-00000-of-00001")
-    # The inner rename comes first: never a new index over old data.
+    # The inner context ends first, so data is renamed before the index: an index always finds data
+    # at least as new as itself.
     with atomic_path(f"{prefix}.index") as index, atomic_path(data_path) as data:
         with data.open("wb") as stream:
             offset = 0
+            # The table needs ascending keys; the data is in the same order.
             for name in sorted(tensors, key=str.encode):
-                # ascontiguousarray turns a scalar into [1]; its shape is restored below.
+                # ascontiguousarray turns a scalar into [1]; the entry keeps the original shape.
                 values = np.ascontiguousarray(_little_endian(tensors[name]))
                 entry = TensorEntry(
                     dtype=_dtype_code(name, values),
@@ -186,7 +200,7 @@ def write_tf_checkpoint(
                     size=values.nbytes,
                     crc=masked_crc32c(values),
                 )
-                stream.write(memoryview(values).cast("B") if values.nbytes else b"")
+                stream.write(values.data)
                 table[name.encode()] = _encode_entry(entry)
                 offset += values.nbytes
         index.write_bytes(table_bytes(table.items()))
@@ -195,10 +209,11 @@ def write_tf_checkpoint(
 
 
 def resolve_prefix(path: str | Path) -> Path:
-    """The checkpoint prefix that ``path`` means.
+    """Return the prefix of the checkpoint at ``path``.
 
-    ``path`` may be the prefix, one of its files, a directory (its ``checkpoint`` file names the
-    newest prefix; one without it must hold a single checkpoint) or ``DIRECTORY/latest``.
+    ``path`` may be the prefix, one of its files, a directory (for the newest prefix in its
+    ``checkpoint`` file; without that file it must hold a single checkpoint) or
+    ``DIRECTORY/latest``.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -218,7 +233,7 @@ def _newest_prefix(directory: Path) -> Path:
     state = directory / STATE_FILE
     if state.is_file():
         newest = _read_state(state)[0]
-        # A directory that was moved still names where it stood.
+        # After the directory was moved, absolute paths in its state file are out of date.
         for prefix in (directory / newest, directory / Path(newest).name):
             if Path(f"{prefix}.index").is_file():
                 return prefix
@@ -233,12 +248,12 @@ def _newest_prefix(directory: Path) -> Path:
 
 
 def write_state(prefix: Path) -> None:
-    """Name ``prefix`` as the newest checkpoint in its directory's ``checkpoint`` file."""
+    """Enter ``prefix`` as the newest checkpoint in the directory's ``checkpoint`` file."""
     state = prefix.parent / STATE_FILE
     try:
         earlier = _read_state(state)[1] if state.is_file() else []
     except CheckpointError:
-        earlier = []  # an unreadable list is replaced by one that names what was just written
+        earlier = []  # an unreadable file is replaced
     paths = [path for path in earlier if path != prefix.name] + [prefix.name]
     quoted = [path.replace("\\", "\\\\").replace('"', '\\"') for path in paths]
     lines = [f'model_checkpoint_path: "{quoted[-1]}"']
@@ -247,11 +262,9 @@ def write_state(prefix: Path) -> None:
 
 
 def _read_state(state: Path) -> tuple[str, list[str]]:
-    """The newest prefix and all prefixes that a ``checkpoint`` file names."""
-    try:
-        text = state.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{state}: cannot be read ({error})") from None
+    """Return the newest prefix and all prefixes in a ``checkpoint`` file."""
+    with name_read_errors(state, CheckpointError):
+        text = state.read_bytes().decode("utf-8", "replace")
     pattern = r'^(all_model_checkpoint_paths|model_checkpoint_path):\s*"((?:[^"\\]|\\.)*)"'
     found = re.findall(pattern, text, re.MULTILINE)
     newest = [_unquote(path) for key, path in found if key == "model_checkpoint_path"]
@@ -261,17 +274,17 @@ def _read_state(state: Path) -> tuple[str, list[str]]:
 
 
 def _unquote(text: str) -> str:
-    """Undo protocol-buffer text escapes: a backslash before a sign or three octal digits."""
+    """Undo protocol-buffer text escapes: a backslash before a character or three octal digits."""
+    return re.sub(rb"\\([0-7]{3}|.)", _unescape, text.encode()).decode("utf-8", "replace")
 
-    def plain(match: re.Match[bytes]) -> bytes:
-        code = match.group(1)
-        return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
 
-    return re.sub(rb"\\([0-7]{3}|.)", plain, text.encode()).decode("utf-8", "replace")
+def _unescape(match: re.Match[bytes]) -> bytes:
+    code = match.group(1)
+    return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 numbers, given as uint16 of the same shape, in float32: the upper half of it."""
+    """Convert bfloat16 numbers, given as uint16: they are the upper halves of float32 numbers."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -286,17 +299,17 @@ def _dtype_code(name: str, values: np.ndarray) -> int:
 
 
 def _header(num_shards: int) -> bytes:
-    version = wire.varint_field(1, 1)
+    version = wire.varint_field(1, 1)  # producer 1, the only version of the format
     return wire.varint_field(1, num_shards) + wire.bytes_field(3, version)
 
 
 def _parse_header(message: bytes | None) -> int:
-    """The number of data files."""
+    """Return the number of data files."""
     if message is None:
         raise wire.WireError("has no header")
     num_shards = 0
-    for number, kind, value in wire.read_fields(message):
-        if number == 1 and kind == wire.VARINT:
+    for number, _, value in wire.read_fields(message):
+        if number == 1 and isinstance(value, int):
             num_shards = value
         if number == 2 and value != 0:
             raise wire.WireError("was written on a big-endian machine, which is not supported")
@@ -321,20 +334,20 @@ def _parse_entry(message: bytes) -> TensorEntry:
     values: dict[str, int] = {}
     shape: tuple[int, ...] = ()
     is_partitioned = False
-    for number, kind, value in wire.read_fields(message):
+    for number, _, value in wire.read_fields(message):
         if number in numbers and isinstance(value, int):
             values[numbers[number]] = wire.signed(value)
-        elif number == 2 and kind == wire.BYTES:
-            shape = _parse_shape(value)
+        elif number == 2 and isinstance(value, bytes):
+            shape = tuple(map(_parse_dimension, wire.read_submessages(value, 2)))
         elif number == 7:
             is_partitioned = True
     return TensorEntry(shape=shape, is_partitioned=is_partitioned, **values)
 
 
-def _parse_shape(message: bytes) -> tuple[int, ...]:
-    sizes = []
-    for number, kind, value in wire.read_fields(message):
-        if number == 2 and kind == wire.BYTES:
-            fields = wire.read_fields(value)
-            sizes.append(sum(wire.signed(size) for at, _, size in fields if at == 1))
-    return tuple(sizes)
+def _parse_dimension(message: bytes) -> int:
+    """Return the size in a TensorShapeProto.Dim message; 0 if it is omitted."""
+    size = 0
+    for number, _, value in wire.read_fields(message):
+        if number == 1 and isinstance(value, int):
+            size = wire.signed(value)
+    return size

@@ -1,9 +1,20 @@
 """TFRecord files and the ``tf.train.Example`` messages in them, without TensorFlow.
 
-A file is one record after another: length (8 bytes, little endian), checksum of the length (4),
-data, checksum of the data (4). Checksums are masked CRC-32C; see
-https://www.tensorflow.org/tutorials/load_data/tfrecord. An Example maps names to lists of integers,
-floats or byte strings.
+A file is a sequence of records without header or index:
+
+    length            uint64, little endian
+    checksum          masked CRC-32C of the length, uint32
+    data              ``length`` bytes
+    checksum          masked CRC-32C of the data, uint32
+
+The length has a checksum of its own because a wrong one loses the position of all later records.
+See https://www.tensorflow.org/tutorials/load_data/tfrecord.
+
+An Example maps names to lists of integers, floats or byte strings:
+
+    Example    1 Features            Features   1 entry of the map, repeated
+    entry      1 name, 2 Feature     Feature    1 BytesList, 2 FloatList or 3 Int64List
+    each list  1 value, repeated; numbers packed as one field or one field each
 """
 
 from __future__ import annotations
@@ -11,28 +22,35 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from funnel.formats import protobuf_wire as wire
 from funnel.formats.crc32c import masked_crc32c
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
-from funnel.utils.files import atomic_path
+from funnel.utils.files import atomic_path, name_read_errors
 
 _HEADER = struct.Struct("<QI")  # length, its checksum
-_FRAME = _HEADER.size + 4  # bytes of a record beside its data
+_FRAME = _HEADER.size + 4  # bytes of a record in addition to its data
 _BUFFER = 1 << 20
-_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # the kinds of a Feature, by field number
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # field numbers of a Feature
 
 Values = np.ndarray | Sequence[bytes]
-OnDamage = Callable[[DataError], None]
+ErrorHandler = Callable[[DataError], None]
 
 
-class Record(NamedTuple):
-    """A record: its number in the file (from 0), the byte it starts at, and its data."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record.
+
+    Attributes:
+        index: its number in the file, from 0.
+        offset: the byte at which it starts.
+        data: its content.
+    """
 
     index: int
     offset: int
@@ -40,12 +58,12 @@ class Record(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The byte at which the next record starts: with ``index + 1``, where to resume."""
+        """The byte at which the next record starts."""
         return self.offset + _FRAME + len(self.data)
 
 
-class _DamageError(Exception):
-    """What is wrong with a record, and where the next one starts (None: unknown)."""
+class _CorruptRecordError(Exception):
+    """A corrupt record; ``following`` is the offset of the next one, None if unknown."""
 
     def __init__(self, reason: str, following: int | None) -> None:
         super().__init__(reason)
@@ -53,7 +71,7 @@ class _DamageError(Exception):
 
 
 def write_records(path: str | os.PathLike[str], records: Iterable[bytes]) -> int:
-    """Write a file of records, atomically, as they come. Returns their number.
+    """Write a file of records atomically and return their number.
 
     Raises:
         FunnelError: the file cannot be written.
@@ -63,7 +81,7 @@ def write_records(path: str | os.PathLike[str], records: Iterable[bytes]) -> int
 
 
 def write_records_to(stream: BinaryIO, records: Iterable[bytes]) -> int:
-    """Write records to an open binary file as they come. Returns their number."""
+    """Write records to an open binary file and return their number."""
     count = 0
     for data in records:
         length = len(data).to_bytes(8, "little")
@@ -77,25 +95,25 @@ def read_records(
     path: str | os.PathLike[str],
     start: int = 0,
     offset: int | None = None,
-    on_damage: OnDamage | None = None,
+    on_error: ErrorHandler | None = None,
 ) -> Iterator[Record]:
-    """Yield the records of a file one by one; only one is held in memory.
+    """Yield the records of a file; one at a time is held in memory.
 
     Args:
         path: the file.
         start: number of the first record to yield.
-        offset: the byte at which record ``start`` begins (``Record.end`` of the one before), where
-            it is known. None walks there from record to record without reading their data.
-        on_damage: called with the error of a damaged record, which is then skipped; where even its
-            length is lost, reading goes on at the next place with a valid one, and what lies
-            between counts as one record. None raises the error.
+        offset: the byte at which record ``start`` begins (``Record.end`` of the one before), if
+            known. None finds it from record to record without reading their data.
+        on_error: called with the error of a corrupt record, which is then skipped. If its length is
+            corrupt too, reading continues at the next offset with a valid length, and everything
+            in between counts as one record. None raises the error.
 
     Raises:
-        DataError: the file cannot be read, ends before ``start``, or holds a damaged record; the
+        DataError: the file cannot be read, ends before ``start``, or holds a corrupt record; the
             message names the file and the number of the record.
     """
     path = Path(path)
-    with read_errors_named(path), open(path, "rb", buffering=_BUFFER) as stream:
+    with name_read_errors(path), open(path, "rb", buffering=_BUFFER) as stream:
         size = os.fstat(stream.fileno()).st_size
         index, position = (0, 0) if offset is None else (start, offset)
         stream.seek(position)
@@ -105,13 +123,14 @@ def read_records(
                 length = _read_length(stream, size - position)
                 following = position + _FRAME + length
                 if index < start:
-                    stream.seek(following)
+                    stream.seek(following)  # data that is skipped is not verified
                 else:
                     record = Record(index, position, _read_data(stream, length, following))
-            except _DamageError as damage:
-                _report(_damaged(path, index, position, damage), on_damage)
-                known = damage.following
-                following = _next_header(stream, position + 1, size) if known is None else known
+            except _CorruptRecordError as corrupt:
+                reason = f"{path}, record {index} (byte {position}): corrupt: {corrupt}"
+                _report(DataError(reason), on_error)
+                known = corrupt.following
+                following = _find_header(stream, position + 1, size) if known is None else known
                 stream.seek(following)
             if record is not None:
                 yield record
@@ -127,25 +146,26 @@ def read_examples(
     names: Collection[str] | None = None,
     start: int = 0,
     offset: int | None = None,
-    on_damage: OnDamage | None = None,
+    on_error: ErrorHandler | None = None,
 ) -> Iterator[tuple[Record, dict[str, np.ndarray]]]:
-    """Yield every record of :func:`read_records` with its features, as :func:`decode_example`.
+    """Yield the records of :func:`read_records` with their features (:func:`decode_example`).
 
     Args:
-        names: the features wanted, all of which must be there; the others are not decoded.
+        path, start, offset, on_error: as in :func:`read_records`.
+        names: features to decode, all of which a record must have. None decodes all it has.
 
     Raises:
-        DataError: as there; also if a record is no Example or lacks a feature of ``names``.
+        DataError: as :func:`read_records`; also if a record is no Example or lacks a feature.
     """
-    for record in read_records(path, start, offset, on_damage):
+    for record in read_records(path, start, offset, on_error):
         try:
             features = decode_example(record.data, names)
             if missing := sorted(set(names or ()) - features.keys()):
                 raise wire.WireError(f"has no feature {missing[0]!r}")
         except wire.WireError as error:
             problem = f"no Example of the wanted features: it {error}"
-            damage = DataError(f"{path}, record {record.index} (byte {record.offset}): {problem}")
-            _report(damage, on_damage)
+            where = f"{path}, record {record.index} (byte {record.offset})"
+            _report(DataError(f"{where}: {problem}"), on_error)
             continue
         yield record, features
 
@@ -154,15 +174,15 @@ def encode_example(features: Mapping[str, Values]) -> bytes:
     """Return a serialized ``tf.train.Example``; equal features give equal bytes.
 
     Args:
-        features: name -> values, flattened: an integer or boolean array becomes an int64 list, a
-            floating one a float32 list, a sequence of ``bytes`` a bytes list.
+        features: name -> values. Arrays are flattened: integers and booleans become an int64 list,
+            floating-point numbers a float32 list; a sequence of ``bytes`` becomes a bytes list.
 
     Raises:
-        TypeError: values of another kind.
+        TypeError: values of another type.
     """
     entries = [
         wire.bytes_field(1, wire.bytes_field(1, name.encode()) + wire.bytes_field(2, feature))
-        for name, feature in sorted((name, _encode(v)) for name, v in features.items())
+        for name, feature in sorted((n, _encode_feature(v)) for n, v in features.items())
     ]
     return wire.bytes_field(1, b"".join(entries))
 
@@ -171,38 +191,39 @@ def decode_example(data: bytes, names: Collection[str] | None = None) -> dict[st
     """Return the features of a serialized ``tf.train.Example`` as arrays of one dimension.
 
     Args:
-        names: the features to decode; None decodes all.
+        names: features to decode; None decodes all.
 
     Returns:
-        name -> int64, float32 or object (``bytes``) array. A feature without a list is left out.
+        name -> int64, float32 or object (``bytes``) array. Features without a list are omitted.
 
     Raises:
         WireError: the bytes are no Example.
     """
     found: dict[str, np.ndarray] = {}
-    # A message that comes in several parts is the same as their bytes joined.
-    for entry in _submessages(b"".join(_submessages(data, 1)), 1):
-        name = b"".join(_submessages(entry, 1)).decode("utf-8", "replace")
+    # Protocol buffers define a sub-message given in several fields as the concatenation of them.
+    for entry in wire.read_submessages(b"".join(wire.read_submessages(data, 1)), 1):
+        name = b"".join(wire.read_submessages(entry, 1)).decode("utf-8", "replace")
         if names is None or name in names:
-            values = _decode(b"".join(_submessages(entry, 2)))
+            values = _decode_feature(b"".join(wire.read_submessages(entry, 2)))
             if values is not None:
                 found[name] = values
     return found
 
 
 def encode_varints(values: np.ndarray) -> bytes:
-    """Return integers as varints one after another, as a packed int64 list holds them."""
+    """Return integers as a packed int64 list: their varints one after another."""
     numbers = values.astype(np.int64, copy=False).ravel().view(np.uint64)
     largest = int(numbers.max(initial=0))
     if largest < 0x80:
         return numbers.astype(np.uint8).tobytes()
     width = -(-largest.bit_length() // 7)
-    # One row per number: what is left of it at each of its groups of seven bits, low first.
+    # One row per number, one column per group of seven bits, low first: the number shifted so far
+    # that the group is in its low bits. A group is written if it or a higher one is not zero.
     rest = numbers[:, None] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
     needed = rest != 0
     needed[:, 0] = True
     encoded = rest.astype(np.uint8) & 0x7F
-    encoded[:, :-1] |= needed[:, 1:].astype(np.uint8) << 7  # the mark that another group follows
+    encoded[:, :-1] |= needed[:, 1:].astype(np.uint8) << 7  # another group follows
     return encoded[needed].tobytes()
 
 
@@ -213,6 +234,7 @@ def decode_varints(data: bytes) -> np.ndarray:
         WireError: the bytes end inside a number, or one has more than 64 bits.
     """
     octets = np.frombuffer(data, np.uint8)
+    # The top bit of each byte is clear in the last byte of a number. Token ids are often below 128.
     is_last = octets < 0x80
     if is_last.all():
         return octets.astype(np.int64)
@@ -221,10 +243,11 @@ def decode_varints(data: bytes) -> np.ndarray:
     last = np.flatnonzero(is_last)
     first = np.zeros_like(last)
     first[1:] = last[:-1] + 1
+    # 64 bits take ten bytes, of which the last has one bit.
     width = int((last - first).max()) + 1
     if width > 10 or (width == 10 and (octets[last[last - first == 9]] > 1).any()):
         raise wire.WireError("holds a number of more than 64 bits")
-    # Each byte's place in its number, from the distance to where the number starts.
+    # Shift each byte's seven bits to their place in the number, then sum the bytes of each number.
     place = np.arange(len(octets)) - np.repeat(first, last - first + 1)
     bits = (octets & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
     return np.add.reduceat(bits, first).view(np.int64)
@@ -235,32 +258,34 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _read_length(stream: BinaryIO, left: int) -> int:
-    """The length of the data of the record that starts here, ``left`` bytes before the end."""
+    """Read the header of a record ``left`` bytes before the end; return the length of its data."""
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
-        raise _DamageError("the file ends inside it", None)
+        raise _CorruptRecordError("the file ends inside it", None)
     length, checksum = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != checksum:
-        raise _DamageError("the checksum of its length does not match", None)
+        raise _CorruptRecordError("the checksum of its length does not match", None)
+    # Before anything of this length is allocated: a right checksum does not make it plausible.
     if length > left - _FRAME:
-        raise _DamageError(f"the file ends inside its {length} bytes", None)
+        raise _CorruptRecordError(f"the file ends inside its {length} bytes", None)
     return length
 
 
 def _read_data(stream: BinaryIO, length: int, following: int) -> bytes:
+    """Read the data of a record and verify it; ``following`` is where the next record starts."""
     raw = stream.read(length + 4)
     if len(raw) < length + 4:
-        raise _DamageError(f"the file ends inside its {length} bytes", None)
+        raise _CorruptRecordError(f"the file ends inside its {length} bytes", None)
     if _checksum(raw[:length]) != raw[length:]:
-        raise _DamageError("the checksum of its data does not match", following)
+        raise _CorruptRecordError("the checksum of its data does not match", following)
     return raw[:length]
 
 
-def _next_header(stream: BinaryIO, position: int, size: int) -> int:
-    """The first byte from ``position`` on at which a record can start; ``size`` if there is none.
+def _find_header(stream: BinaryIO, position: int, size: int) -> int:
+    """Return the first offset from ``position`` on with a valid header; ``size`` without one.
 
-    A place is taken for a start if its length fits the file and the checksum of it matches, which
-    happens by chance once in four billion.
+    A header is valid if its length fits the file and has the right checksum, which happens by
+    chance once in four billion.
     """
     while position + _FRAME <= size:
         stream.seek(position)
@@ -271,22 +296,18 @@ def _next_header(stream: BinaryIO, position: int, size: int) -> int:
             fits = length <= size - position - at - _FRAME
             if fits and masked_crc32c(window[at : at + 8]) == checksum:
                 return position + at
-        position += max(1, starts)
+        position += max(1, starts)  # the next window overlaps by a header less one byte
     return size
 
 
-def _damaged(path: Path, index: int, position: int, damage: _DamageError) -> DataError:
-    return DataError(f"{path}, record {index} (byte {position}): damaged: {damage}")
-
-
-def _report(error: DataError, on_damage: OnDamage | None) -> None:
-    if on_damage is None:
+def _report(error: DataError, on_error: ErrorHandler | None) -> None:
+    if on_error is None:
         raise error
-    on_damage(error)
+    on_error(error)
 
 
-def _encode(values: Values) -> bytes:
-    """A Feature message."""
+def _encode_feature(values: Values) -> bytes:
+    """Return a Feature message."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iub":
         kind, content = _INT64_LIST, wire.bytes_field(1, encode_varints(values))
     elif isinstance(values, np.ndarray) and values.dtype.kind == "f":
@@ -298,47 +319,45 @@ def _encode(values: Values) -> bytes:
     return wire.bytes_field(kind, content)
 
 
-def _decode(feature: bytes) -> np.ndarray | None:
-    """The list of a Feature message; None where it has none."""
+def _decode_feature(feature: bytes) -> np.ndarray | None:
+    """Return the list of a Feature message; None if it has none."""
     chosen, content = 0, b""
-    for number, kind, value in wire.read_fields(feature):
-        if kind == wire.BYTES and number in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST):
+    for number, _, value in wire.read_fields(feature):
+        if isinstance(value, bytes) and number in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST):
+            # The lists are alternatives: the last kind counts, in as many parts as it comes.
             content = content + value if number == chosen else value
             chosen = number
     if chosen == _INT64_LIST:
-        return _joined([decode_varints(raw) for raw in _packed(content, wire.VARINT)], np.int64)
+        return _joined([decode_varints(raw) for raw in _packed_parts(content)], np.int64)
     if chosen == _FLOAT_LIST:
-        return _joined([_floats(raw) for raw in _packed(content, wire.FIXED32)], np.float32)
+        return _joined([_decode_floats(raw) for raw in _packed_parts(content)], np.float32)
     if chosen == _BYTES_LIST:
-        strings = list(_submessages(content, 1))
+        strings = list(wire.read_submessages(content, 1))
         array = np.empty(len(strings), object)
         array[:] = strings
         return array
     return None
 
 
-def _packed(content: bytes, single: int) -> Iterator[bytes]:
-    """The numbers of a list as packed bytes; writers may also give them one by one, unpacked."""
+def _packed_parts(content: bytes) -> Iterator[bytes]:
+    """Yield the numbers of a list as packed bytes; a number in a field of its own is packed."""
     for number, kind, value in wire.read_fields(content):
-        if number == 1 and kind == wire.BYTES:
+        if number != 1:
+            continue
+        if isinstance(value, bytes):
             yield value
-        elif number == 1 and kind == single:
-            yield wire.varint(value) if kind == wire.VARINT else value.to_bytes(4, "little")
+        elif kind == wire.VARINT:
+            yield wire.varint(value)
+        elif kind == wire.FIXED32:
+            yield value.to_bytes(4, "little")
 
 
-def _floats(packed: bytes) -> np.ndarray:
+def _decode_floats(packed: bytes) -> np.ndarray:
     if len(packed) % 4:
         raise wire.WireError("ends inside a float")
     return np.frombuffer(packed, "<f4")
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    # Always a copy, which can be written to: frombuffer gives views of immutable bytes.
+    # Always a copy, which is writable: frombuffer returns read-only views.
     return np.concatenate(parts, dtype=dtype) if parts else np.zeros(0, dtype)
-
-
-def _submessages(message: bytes, number: int) -> Iterator[bytes]:
-    """The sub-messages (or strings) that a message holds under a field number."""
-    for found, kind, value in wire.read_fields(message):
-        if found == number and kind == wire.BYTES:
-            yield value

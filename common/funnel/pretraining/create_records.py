@@ -1,10 +1,10 @@
-"""Raw text -> pretraining examples in TFRecord files, which both trees read.
+"""Create pretraining records (TFRecord files for both backends) from raw text.
 
-Text files hold one sentence per line; an empty line or the end of a file ends a document. A task
-takes every ``num_task``-th file, joins its documents in random order and cuts them into examples
-``[CLS] A [SEP] B [SEP]`` of exactly ``seq_len`` tokens, where B follows A (label 1) or comes from a
-random place (label 0), as in the pretraining data of XLNet (Yang et al. 2019), whose recipe
-Funnel-Transformer follows (Dai et al. 2020). Seed and input decide every byte.
+Text files contain one sentence per line; an empty line or the end of the file ends a document. A
+task takes every ``num_task``-th file, concatenates its documents in random order and cuts them into
+examples ``[CLS] A [SEP] B [SEP]`` of exactly ``seq_len`` tokens, where B follows A (label 1) or
+comes from a random place (label 0), as in the pretraining data of XLNet (Yang et al. 2019), whose
+recipe Funnel-Transformer follows (Dai et al. 2020). The output is a function of seed and input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from funnel.utils.processes import run_in_processes
 
 logger = logging.getLogger(__name__)
 
-_SENTENCES = 4096  # tokenized at once: bounds the memory held in Python lists
+_SENTENCES = 4096  # tokenized together: bounds the memory of Python lists
 _META_NAME = re.compile(
     r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
     r"\.json-(?P<task>\d{5,})-of-(?P<tasks>\d{5,})"
@@ -43,14 +43,14 @@ _META_NAME = re.compile(
 
 @dataclass(frozen=True)
 class RecordSet:
-    """A set of record files; the names say what is in them.
+    """A set of record files and the naming scheme of its files.
 
     Attributes:
         split: ``train``, ``dev`` or ``test``.
-        pass_id: number of the pass; another one pairs the same text anew.
+        pass_id: number of the pass; every pass pairs the same text differently.
         seq_len: tokens per example.
         uncased: whether the tokenizer lower-cased the text.
-        num_task: number of tasks, each of which writes one file and its description.
+        num_task: number of tasks, each of which writes one record file and its metadata file.
     """
 
     split: str
@@ -60,21 +60,21 @@ class RecordSet:
     num_task: int
 
     def data_name(self, task: int) -> str:
-        """Name of the TFRecord file of one task."""
+        """Return the name of the TFRecord file of a task."""
         return self._name("data", "tfrecord", task)
 
     def meta_name(self, task: int) -> str:
-        """Name of the JSON file with ``filenames`` and ``num_example`` of one task."""
+        """Return the name of the JSON file with ``filenames`` and ``num_example`` of a task."""
         return self._name("meta", "json", task)
 
     @classmethod
-    def of_config(cls, config: CorpusConfig, uncased: bool) -> RecordSet:
-        """Return the record files that ``config`` makes."""
+    def from_config(cls, config: CorpusConfig, uncased: bool) -> RecordSet:
+        """Return the set of record files that ``config`` describes."""
         return cls(config.split, config.pass_id, config.seq_len, uncased, config.num_task)
 
     @classmethod
-    def of_meta(cls, name: str) -> tuple[RecordSet, int] | None:
-        """The set and the task that :meth:`meta_name` gave this name for; None: it did not."""
+    def parse_meta_name(cls, name: str) -> tuple[RecordSet, int] | None:
+        """Return the set and the task of a :meth:`meta_name`, or None for another file name."""
         if (found := _META_NAME.fullmatch(name)) is None:
             return None
         split, case = found["split"], found["case"]
@@ -88,7 +88,7 @@ class RecordSet:
 
 
 class Document(NamedTuple):
-    """Token ids of a document, int32 [n], and of its sentences the lengths, int64 [s]."""
+    """Token ids of a document, int32 [n], and the lengths of its sentences, int64 [s]."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -96,11 +96,11 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Documents one after another.
+    """Concatenated documents.
 
     Attributes:
         tokens: int32 [n].
-        ends: int64 [s], where each sentence ends (exclusive), rising; the last is n.
+        ends: int64 [s], exclusive end of each sentence, ascending; the last one is n.
     """
 
     tokens: np.ndarray
@@ -108,7 +108,7 @@ class TokenStream:
 
 
 class Pair(NamedTuple):
-    """Two stretches of a stream (ends exclusive); ``label`` 1: B follows A, 0: it is random."""
+    """Two segments of a token stream (ends exclusive); ``label`` 1: B follows A, 0: random B."""
 
     a_start: int
     a_end: int
@@ -119,7 +119,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordShard:
-    """What one task wrote, and from how much text."""
+    """Result of one task: its record file and the amount of text read for it."""
 
     path: Path
     num_example: int
@@ -132,13 +132,16 @@ class RecordShard:
 def create_all_records(
     config: CorpusConfig, tasks: Sequence[int], tokenizer: Tokenizer, num_proc: int = 1
 ) -> Iterator[RecordShard]:
-    """Run :func:`create_records` for several tasks, ``num_proc`` at a time; yield as they end.
+    """Run :func:`create_records` for several tasks in ``num_proc`` processes.
 
-    That every task has files is checked before the first one starts. When one fails the others are
-    stopped; what is complete stays.
+    All tasks are checked to have files before the first one starts. When a task fails the others
+    are stopped; files that are complete are kept.
+
+    Yields:
+        The result of each task, in order of completion.
 
     Raises:
-        FunnelError: as there; also if a process was killed.
+        FunnelError: see :func:`create_records`; also if a process was killed.
     """
     for task in tasks:
         task_files(config.input_glob, task, config.num_task)
@@ -153,38 +156,41 @@ def create_all_records(
 def create_records(
     config: CorpusConfig, task: int, tokenizer: Tokenizer, show_progress: bool = True
 ) -> RecordShard:
-    """Write the record file of one task, and its description when that is complete.
+    """Write the record file of one task and, once that is complete, its metadata file.
 
-    Both files are atomic, and an old description is gone before its records are replaced. The
-    text of the task is held in memory as token ids, 4 bytes a token (twice that for a moment).
+    Both are written atomically, and an old metadata file is removed before its records are
+    replaced. The text of the task is held in memory as token ids, 4 bytes per token (8 bytes while
+    documents are concatenated).
 
     Raises:
-        ConfigError: no such task, or it has no files.
+        ConfigError: there is no such task, or it has no files.
         DataError: a file cannot be read or is not UTF-8, or the text is too short for an example.
         FunnelError: the files cannot be written.
     """
     files = task_files(config.input_glob, task, config.num_task)
-    # Not a bar switched off: even that holds a semaphore, which a killed process would leave.
-    bar = progress if show_progress else lambda items, _: items
-    found = list(bar(encode_documents(files, tokenizer), "reading documents"))
+    documents_read = encode_documents(files, tokenizer)
+    # A disabled bar would not do: even that holds a semaphore, which a killed process leaks.
+    found = list(progress(documents_read, "reading documents") if show_progress else documents_read)
     kept = [d for d in found if len(d.tokens) >= max(1, config.min_doc_len)]
     documents, left_out = len(kept), len(found) - len(kept)
+    # The seed of the original: it orders the documents and, unlike there, also samples the pairs.
     seed = 100 * task + config.pass_id
     stream = join_documents(kept, seed)
-    del found, kept  # the stream is a copy: without this, memory is twice as much until the end
+    del found, kept  # the stream is a copy: free the originals before the examples are written
     if len(stream.tokens) <= config.seq_len - SPECIAL_TOKENS:
         raise DataError(
             f"task {task} of {config.num_task}: its {len(files)} files from {config.input_glob} "
             f"hold {len(stream.tokens)} tokens, too few for one example of {config.seq_len}"
         )
-    example = ExampleFormat.of(tokenizer, config.seq_len, config.segments)
-    pairs = draw_pairs(stream.ends, config.seq_len, random.Random(seed))
+    example = ExampleFormat.from_tokenizer(tokenizer, config.seq_len, config.segments)
+    pairs = sample_pairs(stream.ends, config.seq_len, random.Random(seed))
     examples = (encode_example(example.features(stream.tokens, pair)) for pair in pairs)
-    names = RecordSet.of_config(config, tokenizer.uncased)
+    names = RecordSet.from_config(config, tokenizer.uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:
-            count = write_records_to(file, bar(examples, "writing examples"))
+            written = progress(examples, "writing examples") if show_progress else examples
+            count = write_records_to(file, written)
         meta.unlink(missing_ok=True)
     atomic_write_json(meta, {"filenames": [data.name], "num_example": count})
     text_bytes = sum(os.path.getsize(path) for path in files)
@@ -192,10 +198,10 @@ def create_records(
 
 
 def task_files(pattern: str, task: int, num_task: int) -> list[str]:
-    """The files of a task: of all that match, in alphabetical order, every ``num_task``-th.
+    """Return the text files of a task: every ``num_task``-th match in alphabetical order.
 
     Raises:
-        ConfigError: no such task, or fewer files than tasks.
+        ConfigError: there is no such task, or there are fewer files than tasks.
         DataError: no file matches.
     """
     if not 0 <= task < num_task:
@@ -212,10 +218,10 @@ def task_files(pattern: str, task: int, num_task: int) -> list[str]:
 
 
 def read_documents(path: str | os.PathLike[str]) -> Iterator[list[str]]:
-    """Yield the documents of a text file, each a list of sentences without blanks around them.
+    """Yield the documents of a text file, each a list of stripped sentences.
 
     Raises:
-        DataError: the file cannot be read or is not UTF-8; names the file and the line.
+        DataError: the file cannot be read or is not UTF-8; the message names file and line.
     """
     sentences: list[str] = []
     for line in read_lines([path]):
@@ -231,7 +237,7 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[list[str]]:
 def encode_documents(
     files: Iterable[str | os.PathLike[str]], tokenizer: Tokenizer
 ) -> Iterator[Document]:
-    """Yield every document of the files in token ids; a sentence without tokens is left out."""
+    """Yield the documents of the files as token ids; sentences without tokens are skipped."""
     for sentences in chain.from_iterable(map(read_documents, files)):
         tokens: list[np.ndarray] = []
         lengths: list[int] = []
@@ -243,7 +249,8 @@ def encode_documents(
 
 
 def join_documents(documents: Sequence[Document], seed: int) -> TokenStream:
-    """Return the documents one after another, in the order that ``numpy.random.seed`` decides."""
+    """Concatenate documents in an order that depends on ``seed`` alone."""
+    # The order of the original: `np.random.seed(seed); np.random.shuffle(documents)`.
     shuffled = list(documents)
     np.random.RandomState(seed).shuffle(shuffled)
     tokens = [np.zeros(0, np.int32), *(document.tokens for document in shuffled)]
@@ -251,48 +258,50 @@ def join_documents(documents: Sequence[Document], seed: int) -> TokenStream:
     return TokenStream(np.concatenate(tokens), np.cumsum(np.concatenate(lengths)))
 
 
-def draw_pairs(ends: np.ndarray, seq_len: int, rng: random.Random) -> Iterator[Pair]:
-    """Yield pairs A, B of ``seq_len - 3`` tokens together, until the stream is used up.
+def sample_pairs(ends: np.ndarray, seq_len: int, rng: random.Random) -> Iterator[Pair]:
+    """Yield pairs A, B of together ``seq_len - 3`` tokens until the stream is used up.
 
-    A starts where the last pair ended. With label 1 (an even chance, where there is a sentence end
-    to divide at) A and B are what follows up to a sentence end, divided at a random one. With label
-    0, A ends at a random sentence end and B comes from anywhere. What is too long is cut off token
-    by token and lost.
+    A starts where the previous pair ended. With label 1 (probability 0.5, if there is a sentence
+    end to split at), A and B are the following text up to a sentence end, split at a random
+    sentence end. With label 0, A ends at a random sentence end and B is taken from a random place.
+    Excess tokens are cut off one by one and not used again.
 
     Args:
         ends: int64 [s], the sentence ends of a :class:`TokenStream`.
-        rng: where all chance comes from; it is drawn from in the order of the pairs.
+        seq_len: tokens per example.
+        rng: the only source of randomness.
     """
     size = int(ends[-1]) if len(ends) else 0
     room = seq_len - SPECIAL_TOKENS
     start = 0
     while start + room < size:
-        # Ends number first .. last - 1 lie inside (start, start + room); end number `last` does
-        # not, and exists since the stream itself ends at one.
+        # Sentence ends `first` to `last - 1` are inside (start, start + room). End `last` is the
+        # first one beyond; it exists because the last sentence ends where the stream ends.
         first, last = map(int, np.searchsorted(ends, (start, start + room - 1), side="right"))
         limit = int(ends[last])
         if first == last or rng.random() < 0.5:
             a_end = limit if first == last else int(ends[rng.choice(range(first, last))])
-            b_start, b_end = _random_stretch(ends, max(1, room - (a_end - start)), rng)
-            yield _cut(Pair(start, a_end, b_start, b_end, 0), room, rng)
+            b_start, b_end = _random_segment(ends, max(1, room - (a_end - start)), rng)
+            yield _truncate(Pair(start, a_end, b_start, b_end, 0), room, rng)
             start = a_end
         else:
             a_end = int(ends[rng.choice(range(first, last))])
-            yield _cut(Pair(start, a_end, a_end, limit, 1), room, rng)
+            yield _truncate(Pair(start, a_end, a_end, limit, 1), room, rng)
             start = limit
 
 
-def _random_stretch(ends: np.ndarray, length: int, rng: random.Random) -> tuple[int, int]:
-    """Return the whole sentences that ``length`` tokens at a random place touch."""
+def _random_segment(ends: np.ndarray, length: int, rng: random.Random) -> tuple[int, int]:
+    """Return ``length`` tokens at a random place, extended to complete sentences on both sides."""
     begin = rng.randint(0, int(ends[-1]) - length)
     sentence = int(np.searchsorted(ends, begin, side="right"))
     last = int(np.searchsorted(ends, begin + length))
     return int(ends[sentence - 1]) if sentence else 0, int(ends[last])
 
 
-def _cut(pair: Pair, room: int, rng: random.Random) -> Pair:
-    """Cut the longer side, token by token, until both fit: A at its right, B at a random end."""
+def _truncate(pair: Pair, room: int, rng: random.Random) -> Pair:
+    """Truncate the longer segment token by token until both fit: A at its end, B at either end."""
     a_start, a_end, b_start, b_end, label = pair
+    # One token at a time, since each draws a random number; a tie truncates B, as in the original.
     while (a := a_end - a_start) + (b := b_end - b_start) > room:
         if a > b:
             a_end -= 1
@@ -305,13 +314,14 @@ def _cut(pair: Pair, room: int, rng: random.Random) -> Pair:
 
 @dataclass(frozen=True)
 class ExampleFormat:
-    """How a pair becomes the features of a record.
+    """Conversion of a pair to the features of a record.
 
     Attributes:
         seq_len: tokens per example.
-        cls_id, sep_id: ids of the symbols around A and B.
-        segments: ids of the parts.
-        starts_word: bool [vocab_size], the ordinary tokens that start a word.
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        segments: segment ids.
+        starts_word: bool [vocab_size], True for tokens that start a word and are not special.
     """
 
     seq_len: int
@@ -321,8 +331,10 @@ class ExampleFormat:
     starts_word: np.ndarray
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, seq_len: int, segments: SegmentIds) -> ExampleFormat:
-        """The format of examples made with a tokenizer."""
+    def from_tokenizer(
+        cls, tokenizer: Tokenizer, seq_len: int, segments: SegmentIds
+    ) -> ExampleFormat:
+        """Return the format of examples in the vocabulary of ``tokenizer``."""
         starts = [
             tokenizer.is_start_id(i) and not tokenizer.is_func_id(i)
             for i in range(tokenizer.vocab_size)
@@ -331,15 +343,18 @@ class ExampleFormat:
         return cls(seq_len, special.cls_id, special.sep_id, segments, np.array(starts))
 
     def features(self, tokens: np.ndarray, pair: Pair) -> dict[str, np.ndarray]:
-        """Return the features of an example, int64 all.
+        """Return the features of an example, all int64.
 
         Returns:
             ``input`` [seq_len] (``[CLS] A [SEP] B [SEP]``), ``seg_id`` [seq_len], ``boundary``
-            [words + 1] (where words start, then ``seq_len``) and ``label`` [1].
+            [words + 1] (positions at which words start, then ``seq_len``) and ``label`` [1].
         """
         a, b = tokens[pair.a_start : pair.a_end], tokens[pair.b_start : pair.b_end]
         ids = np.concatenate(([self.cls_id], a, [self.sep_id], b, [self.sep_id]), dtype=np.int64)
+        # As in XLNet and Funnel-Transformer, [CLS] has a segment of its own.
         kinds = (self.segments.cls, self.segments.a, self.segments.b)
+        # Boundaries are word starts only, so the last word of A or B includes the [SEP] behind it;
+        # masking never selects special tokens.
         words = np.flatnonzero(self.starts_word[ids])
         return {
             "input": ids,

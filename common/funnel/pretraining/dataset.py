@@ -1,12 +1,13 @@
-"""The endless stream of masked examples that pretraining reads: in what order, and from where.
+"""Endless dataset of masked pretraining records with a stateless, resumable order.
 
-The order is arithmetic on record counts: position p of the stream is a record of a file in an
-epoch, whoever asks. So nothing of it belongs into a checkpoint but the number of steps made, any
-number of processes and workers see one stream, and only the records that are asked for are read.
+The order of records is computed from their numbers, the seed and the epoch: position p of the
+dataset is the same record for every process and worker, at any time. A checkpoint therefore needs
+only the number of steps made, and only the requested records are read.
 
-Within an epoch the files, in random order and from a random record on, are cut into ``interleave``
-lanes of equal length. A window is a stretch of ``shuffle_buffer`` records, an equal part from every
-lane, and is permuted. So a batch mixes distant texts while the disk is read lane by lane.
+Within an epoch the files are concatenated in random order, rotated to start at a random record and
+cut into ``interleave`` lanes of equal length. A window consists of ``shuffle_buffer`` records, an
+equal share of consecutive records from every lane, and is permuted. A batch thus mixes distant
+texts although each lane is read sequentially, and planning needs the memory of one window only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funnel.config.pretraining import StreamConfig
+from funnel.config.pretraining import DatasetConfig
 from funnel.formats.indexed_tfrecord import OpenFiles
 from funnel.formats.protobuf_wire import WireError
 from funnel.formats.tfrecord import decode_example
@@ -25,193 +26,191 @@ from funnel.pretraining.masking import MaskedBatch, Masker, record_generator
 from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, DataError
 
-_OPEN_FILES = 64  # at most, of one process
-_DAMAGED_IN_A_ROW = 1000  # as many replacements are looked for before giving up
+_MAX_OPEN_FILES = 64  # per process
+_MAX_CORRUPT_IN_A_ROW = 1000
 
 
 class RecordLocations(NamedTuple):
-    """Where the records of n positions lie, int64 [n] each.
+    """Locations of the records at n positions of the order, int64 [n] each.
 
     Attributes:
-        epoch: how often the whole collection was read before.
+        epoch: number of complete passes over the data before this record.
         file: number of the file in the collection.
-        index: number of the record in the file.
-        number: number of the record in the whole collection.
+        offset: number of the record in the file.
+        number: number of the record in the collection.
     """
 
     epoch: np.ndarray
     file: np.ndarray
-    index: np.ndarray
+    offset: np.ndarray
     number: np.ndarray
 
 
 class RecordOrder:
-    """The endless order of records in files with ``counts`` records; it keeps no state.
+    """Stateless endless order of the records in files with ``counts`` records.
 
-    Positions 0 .. N-1 are the N records in the order of epoch 0, N .. 2N-1 those of epoch 1, ...
+    Positions 0 to N-1 are the N records in the order of epoch 0, positions N to 2N-1 those of
+    epoch 1, and so on.
     """
 
-    def __init__(self, counts: np.ndarray, config: StreamConfig) -> None:
+    def __init__(self, counts: np.ndarray, config: DatasetConfig) -> None:
         self._counts = np.asarray(counts, np.int64)
         self._ends = np.cumsum(self._counts)
         self._size = int(self._ends[-1]) if len(self._ends) else 0
         if not self._size:
             raise DataError("the record files hold no records")
         self._config = config
-        self._part = config.shuffle_buffer // config.interleave  # of a lane in each window
-        # Batches are asked for in order, so what was computed for the last one is of use again.
+        self._per_lane = config.shuffle_buffer // config.interleave  # records of each window
+        # Batches are requested in order, so a window usually serves the next batch too.
         self._window = lru_cache(maxsize=2)(self._window_numbers)
         self._epoch = lru_cache(maxsize=2)(self._epoch_order)
 
     def __len__(self) -> int:
         return self._size
 
-    def __reduce__(self) -> tuple[type[RecordOrder], tuple[np.ndarray, StreamConfig]]:
-        return RecordOrder, (self._counts, self._config)  # without what is cached
+    def __reduce__(self) -> tuple[type[RecordOrder], tuple[np.ndarray, DatasetConfig]]:
+        return RecordOrder, (self._counts, self._config)  # without the caches
 
-    def places(self, positions: np.ndarray) -> RecordLocations:
-        """The records at some positions of the stream, int64 [n], in any order."""
+    def locate(self, positions: np.ndarray) -> RecordLocations:
+        """Return the locations of the records at ``positions``, int64 [n] in any order."""
         epoch, rest = np.divmod(np.asarray(positions, np.int64), self._size)
         number = rest.copy()
         if self._config.shuffle:
-            window, within = np.divmod(rest, self._part * self._config.interleave)
+            window, within = np.divmod(rest, self._per_lane * self._config.interleave)
             for key in sorted(set(zip(epoch.tolist(), window.tolist(), strict=True))):
                 here = (epoch == key[0]) & (window == key[1])
                 number[here] = self._window(*key)[within[here]]
         file = np.searchsorted(self._ends, number, side="right")
-        index = number - (self._ends - self._counts)[file]
-        return RecordLocations(epoch, file, index, number)
+        offset = number - (self._ends - self._counts)[file]
+        return RecordLocations(epoch, file, offset, number)
 
     def _window_numbers(self, epoch: int, window: int) -> np.ndarray:
-        """The numbers of the records of a window in the order of the stream, int64 [w].
+        """Return the numbers of the records of a window in their order, int64 [w].
 
-        Lanes differ in length by one at most, so all windows but the last are full.
+        The lengths of the lanes differ by at most one, so all windows but the last are full.
         """
         lanes = np.arange(self._config.interleave)
         base, longer = divmod(self._size, self._config.interleave)
         starts, sizes = lanes * base + np.minimum(lanes, longer), base + (lanes < longer)
-        first, last = (np.minimum(self._part * (window + i), sizes) for i in (0, 1))
+        first, last = (np.minimum(self._per_lane * (window + i), sizes) for i in (0, 1))
+        # Places on the line of all records of the epoch: files in their random order, rotated.
         line = np.concatenate([
             np.arange(start + a, start + b) for start, a, b in zip(starts, first, last, strict=True)
         ])  # fmt: skip
         files, shift = self._epoch(epoch)
-        ends, firsts = np.cumsum(self._counts[files]), (self._ends - self._counts)[files]
         line = (line + shift) % self._size
+        # From the place on the line to the file that covers it, then to the record number.
+        ends, firsts = np.cumsum(self._counts[files]), (self._ends - self._counts)[files]
         place = np.searchsorted(ends, line, side="right")
         number = line - (ends - self._counts[files])[place] + firsts[place]
-        random = np.random.default_rng((self._config.seed, epoch, window + 1))
-        return random.permutation(number)
+        # Seed sequence (seed, epoch, 0) belongs to the epoch, (seed, epoch, w + 1) to window w.
+        rng = np.random.default_rng((self._config.seed, epoch, window + 1))
+        return rng.permutation(number)
 
     def _epoch_order(self, epoch: int) -> tuple[np.ndarray, int]:
-        """The order of the files in an epoch, and the place the lanes are counted from."""
-        random = np.random.default_rng((self._config.seed, epoch, 0))
-        return random.permutation(len(self._counts)), int(random.integers(self._size))
-
-
-class StreamBatch(NamedTuple):
-    """Masked records of n positions.
-
-    Attributes:
-        masked: n records.
-        noise_seeds: uint64 [n], seeds below 2^63 for what else is random about each record.
-        damaged: what is wrong with each damaged record that was replaced.
-    """
-
-    masked: MaskedBatch
-    noise_seeds: np.ndarray
-    damaged: tuple[str, ...]
+        """Return the order of the files in an epoch and the record at which the lanes start."""
+        rng = np.random.default_rng((self._config.seed, epoch, 0))
+        return rng.permutation(len(self._counts)), int(rng.integers(self._size))
 
 
 class _Example(NamedTuple):
-    """The features of a record, and what to call it in messages."""
+    """The features of a record, and its name in error messages."""
 
     name: str
     features: dict[str, np.ndarray]
 
 
-_NO_EXAMPLE = _Example("", {})
+class MaskedDataset:
+    """Endless dataset of masked records that can be read at any position, and be pickled.
 
+    Masks and noise seeds depend on seed, epoch and record alone.
 
-class MaskedStream:
-    """An endless stream of masked examples; it can be read from anywhere, and be pickled.
-
-    Masks and noise depend on seed, epoch and record alone.
+    Raises:
+        ConfigError: the records do not have the length that the masker expects.
     """
 
-    def __init__(self, collection: RecordCollection, masker: Masker, config: StreamConfig) -> None:
+    def __init__(self, collection: RecordCollection, masker: Masker, config: DatasetConfig) -> None:
         if masker.config.seq_len != collection.seq_len:
             raise ConfigError(
                 f"seq_len={masker.config.seq_len}: the records have {collection.seq_len} tokens"
             )
         self._collection, self._masker, self._config = collection, masker, config
         self._order = RecordOrder(collection.counts, config)
-        self._files = OpenFiles(_OPEN_FILES, config.skip_corrupt)
+        self._files = OpenFiles(_MAX_OPEN_FILES, config.skip_corrupt)
         self._names = ("input", "seg_id", "boundary")[: 3 if masker.config.by_words else 2]
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Return the number of records per epoch."""
         return len(self._order)
 
-    def read(self, positions: np.ndarray) -> StreamBatch:
-        """Read and mask the records at some positions, which are int64 [n].
+    def read(self, positions: np.ndarray) -> MaskedBatch:
+        """Read and mask the records at ``positions``, int64 [n].
 
         Raises:
-            DataError: a record is damaged, no example of ``seq_len`` tokens, or does not fit the
-                vocabulary; names its file and number.
+            DataError: a record is corrupt, is not an example of ``seq_len`` tokens, or does not
+                fit the vocabulary; the message names its file and number.
         """
-        places = self._order.places(positions)
-        damaged: list[str] = []
-        examples: list[_Example] = [_NO_EXAMPLE] * len(positions)
-        # By file and place in it: the disk then goes one way.
-        for row in np.lexsort((places.index, places.file)):
-            examples[row] = self._good_example(places, row, int(positions[row]), damaged)
+        locations = self._order.locate(positions)
+        corrupt: list[str] = []
+        examples: dict[int, _Example] = {}
+        # Ordered by file and offset, so that the disk is read in one direction.
+        for row in np.lexsort((locations.offset, locations.file)).tolist():
+            examples[row] = self._valid_example(locations, row, int(positions[row]), corrupt)
+        in_order = [examples[row] for row in range(len(positions))]
+        # The generator belongs to the location: a replacement record gets the masks of the
+        # corrupt one, whatever its own number is.
         generators = [
             record_generator(self._config.seed, int(epoch), int(number))
-            for epoch, number in zip(places.epoch, places.number, strict=True)
+            for epoch, number in zip(locations.epoch, locations.number, strict=True)
         ]
         try:
-            masked = self._mask(examples, generators)
+            batch = self._mask(in_order, generators)
         except DataError:
-            self._blame(examples, generators)
+            self._raise_named(in_order, generators)
             raise
-        seeds = [generator.integers(1 << 63, dtype=np.uint64) for generator in generators]
-        return StreamBatch(masked, np.array(seeds, np.uint64), tuple(damaged))
+        return batch._replace(corrupt=tuple(corrupt))
 
     def _mask(
         self, examples: Sequence[_Example], generators: Sequence[np.random.Generator]
     ) -> MaskedBatch:
-        inputs, seg_ids, *boundaries = (
+        input_ids, token_type_ids, *boundaries = (
             [example.features[name] for example in examples] for name in self._names
         )
         edges = boundaries[0] if boundaries else None
-        return self._masker.mask(np.stack(inputs), np.stack(seg_ids), edges, generators)
+        return self._masker.mask(np.stack(input_ids), np.stack(token_type_ids), edges, generators)
 
-    def _blame(
+    def _raise_named(
         self, examples: Sequence[_Example], generators: Sequence[np.random.Generator]
     ) -> None:
-        """Raise the error of the one record that cannot be masked, with its name."""
+        """Raise the error of the first record that cannot be masked, with the name of the record.
+
+        The masker checks a batch at once and cannot tell which file a record comes from.
+        """
         for example, generator in zip(examples, generators, strict=True):
             try:
                 self._mask([example], [generator])
             except DataError as error:
                 raise DataError(f"{example.name}: {error}") from None
 
-    def _good_example(
-        self, places: RecordLocations, row: int, position: int, damaged: list[str]
+    def _valid_example(
+        self, locations: RecordLocations, row: int, position: int, corrupt: list[str]
     ) -> _Example:
-        """The example at a place or, if damaged ones may be skipped, the next good one."""
-        for following in range(position + 1, position + 1 + _DAMAGED_IN_A_ROW):
-            file, index = int(places.file[row]), int(places.index[row])
+        """Return the example at a location or, with ``skip_corrupt``, the next valid one.
+
+        Error messages of skipped records are appended to ``corrupt``.
+        """
+        for following in range(position + 1, position + 1 + _MAX_CORRUPT_IN_A_ROW):
+            file, offset = int(locations.file[row]), int(locations.offset[row])
             path, num_example = self._collection.files[file]
             records = self._files.get(path, num_example)
             try:
-                return self._decode(f"{path}, record {index}", records.read(index))
+                return self._decode(f"{path}, record {offset}", records.read(offset))
             except DataError as error:
                 if not self._config.skip_corrupt:
                     raise
-                damaged.append(str(error))
-            places, row = self._order.places(np.array([following])), 0
-        raise DataError(f"{_DAMAGED_IN_A_ROW} records in a row are damaged: {damaged[-1]}")
+                corrupt.append(str(error))
+            locations, row = self._order.locate(np.array([following])), 0
+        raise DataError(f"{_MAX_CORRUPT_IN_A_ROW} records in a row are corrupt: {corrupt[-1]}")
 
     def _decode(self, name: str, data: bytes) -> _Example:
         try:

@@ -1,8 +1,7 @@
-"""Which record files a pretraining run reads: found by the descriptions that lie beside them.
+"""Find the record files of a pretraining run through their metadata files.
 
-:mod:`funnel.pretraining.create_records` writes a description (JSON) for every finished record
-file, so a file without
-one is unfinished, and a set of files that is not complete can be told from one that is.
+:mod:`funnel.pretraining.create_records` writes a metadata file (JSON) next to every finished record
+file. A record file without one is unfinished, and an incomplete set of files can be recognised.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ import numpy as np
 
 from funnel.formats.indexed_tfrecord import count_records
 from funnel.pretraining.create_records import RecordSet
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import ConfigError, DataError
-
-_NAMED = 8  # sets of records, or tasks, that a message lists
+from funnel.utils.files import name_read_errors
+from funnel.utils.text import join_names
 
 
 class RecordFile(NamedTuple):
-    """A TFRecord file and the number of records in it."""
+    """A TFRecord file and its number of records."""
 
     path: Path
     num_example: int
@@ -34,38 +32,39 @@ class RecordFile(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordCollection:
-    """The record files of a run in a fixed order, all with records of ``seq_len`` tokens."""
+    """The record files of a run in a fixed order; all records have ``seq_len`` tokens."""
 
     files: tuple[RecordFile, ...]
     seq_len: int
 
     @property
     def counts(self) -> np.ndarray:
-        """Records of every file, int64 [files]."""
+        """Number of records of every file, int64 [files]."""
         return np.array([file.num_example for file in self.files], np.int64)
 
     @property
     def num_examples(self) -> int:
-        """Records of all files together."""
+        """Number of records of all files."""
         return sum(file.num_example for file in self.files)
 
 
 def find_records(
     record_dir: str, split: str, seq_len: int, uncased: bool, num_passes: int = 1
 ) -> RecordCollection:
-    """Find the records to read, ordered by folder, pass and task.
+    """Find the record files of a split, ordered by folder, pass and task.
 
     Args:
         record_dir: folders, separated by commas.
         split: ``train``, ``dev`` or ``test``.
-        seq_len: tokens of a record.
+        seq_len: tokens per record.
         uncased: whether the tokenizer lower-cased the text.
-        num_passes: passes with a smaller number are read, those that there are.
+        num_passes: the existing passes 0 to ``num_passes - 1`` are read.
 
     Raises:
-        ConfigError: ``num_passes`` below 1, or no folder is named.
-        DataError: a folder lacks such records (the message says what it has), some tasks of a pass
-            are missing or come from two ways of sharing out, or a description is wrong.
+        ConfigError: ``num_passes`` is below 1, or no folder is given.
+        DataError: a folder has no such records (the message lists those it has), tasks of a pass
+            are missing or were written for different values of ``num_task``, or a metadata file is
+            invalid.
     """
     if num_passes < 1:
         raise ConfigError(f"num_passes={num_passes}: must be at least 1")
@@ -74,66 +73,70 @@ def find_records(
         raise ConfigError("record_dir: it should name a folder with pretraining records")
     files: list[RecordFile] = []
     for folder in folders:
-        found = _described(folder)
+        found = _find_sets(folder)
         wanted = [
-            described for described in found
-            if (described.split, described.seq_len, described.uncased) == (split, seq_len, uncased)
-            and described.pass_id < num_passes
+            records for records in found
+            if (records.split, records.seq_len, records.uncased) == (split, seq_len, uncased)
+            and records.pass_id < num_passes
         ]  # fmt: skip
         if not wanted:
-            asked = RecordSet(split, 0, seq_len, uncased, 1)
+            requested = RecordSet(split, 0, seq_len, uncased, 1)
             passes = f"pass-0 to pass-{num_passes - 1}" if num_passes > 1 else "pass-0"
             raise DataError(
-                f"{folder}: no records of {_words(asked, passes)}; it holds {_listed(found)}"
+                f"{folder}: no records of {_describe(requested, passes)}; "
+                f"it holds {_describe_all(found)}"
             )
-        _refuse_mixture(folder, wanted)
-        for described in sorted(wanted, key=lambda one: one.pass_id):
-            files += _files_of(folder, described, found[described])
+        _check_single_division(folder, wanted)
+        for records in sorted(wanted, key=lambda one: one.pass_id):
+            files += _list_files(folder, records, found[records])
     collection = RecordCollection(tuple(files), seq_len)
     if not collection.num_examples:
         raise DataError(f"{record_dir}: the record files of split {split} are empty")
     return collection
 
 
-def _described(folder: Path) -> dict[RecordSet, set[int]]:
-    """The tasks of every set that have a description in a folder."""
+def _find_sets(folder: Path) -> dict[RecordSet, set[int]]:
+    """Return the record sets in a folder with the tasks that have a metadata file."""
     found: dict[RecordSet, set[int]] = defaultdict(set)
-    with read_errors_named(folder):
+    with name_read_errors(folder):
         names = sorted(os.listdir(folder))
-    for parsed in map(RecordSet.of_meta, names):
+    for parsed in map(RecordSet.parse_meta_name, names):
         if parsed is not None:
             found[parsed[0]].add(parsed[1])
     return found
 
 
-def _refuse_mixture(folder: Path, wanted: Iterable[RecordSet]) -> None:
-    """The same text shared out twice would count twice, or half of it be missing."""
+def _check_single_division(folder: Path, wanted: Iterable[RecordSet]) -> None:
+    """Raise DataError if a pass was written for two values of ``num_task``.
+
+    The same text would otherwise be read twice, or only part of it.
+    """
     seen: dict[int, RecordSet] = {}
-    for described in wanted:
-        other = seen.setdefault(described.pass_id, described)
-        if other != described:
-            both = sorted((other.num_task, described.num_task))
+    for records in wanted:
+        other = seen.setdefault(records.pass_id, records)
+        if other != records:
+            both = sorted((other.num_task, records.num_task))
             raise DataError(
-                f"{folder}: {_words(described)} was written both for num_task={both[0]} and "
+                f"{folder}: {_describe(records)} was written both for num_task={both[0]} and "
                 f"num_task={both[1]}; remove the files of one of them"
             )
 
 
-def _files_of(folder: Path, described: RecordSet, tasks: set[int]) -> list[RecordFile]:
-    missing = [task for task in range(described.num_task) if task not in tasks]
+def _list_files(folder: Path, records: RecordSet, tasks: set[int]) -> list[RecordFile]:
+    missing = [task for task in range(records.num_task) if task not in tasks]
     if missing:
-        names = ", ".join(map(str, missing[:_NAMED])) + (", ..." if missing[_NAMED:] else "")
+        names = join_names([str(task) for task in missing])
         raise DataError(
-            f"{folder}: {_words(described)} is not complete: {len(missing)} of its "
-            f"{described.num_task} tasks ({names}) wrote no {described.meta_name(missing[0])}"
+            f"{folder}: {_describe(records)} is not complete: {len(missing)} of its "
+            f"{records.num_task} tasks ({names}) wrote no {records.meta_name(missing[0])}"
         )
-    metas = [folder / described.meta_name(task) for task in range(described.num_task)]
+    metas = [folder / records.meta_name(task) for task in range(records.num_task)]
     return [file for meta in metas for file in _read_meta(meta)]
 
 
 def _read_meta(meta: Path) -> list[RecordFile]:
-    """The files that a description names."""
-    with read_errors_named(meta):
+    """Return the record files that a metadata file names."""
+    with name_read_errors(meta):
         text = meta.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
@@ -150,21 +153,20 @@ def _read_meta(meta: Path) -> list[RecordFile]:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{meta}: it names {path.name}, which is not there")
+    # Only the total is recorded; counting the records of a single file would mean reading it.
     if len(paths) == 1:
         return [RecordFile(paths[0], num_example)]
     files = [RecordFile(path, count_records(path)) for path in paths]
     if (total := sum(file.num_example for file in files)) != num_example:
-        raise DataError(f"{meta}: it speaks of {num_example} records; its files hold {total}")
+        raise DataError(f"{meta}: it states {num_example} records, but its files hold {total}")
     return files
 
 
-def _words(described: RecordSet, passes: str = "") -> str:
-    case = "uncased" if described.uncased else "cased"
-    passes = passes or f"pass-{described.pass_id}"
-    return f"{described.split} {passes} seq-{described.seq_len} {case}"
+def _describe(records: RecordSet, passes: str = "") -> str:
+    case = "uncased" if records.uncased else "cased"
+    passes = passes or f"pass-{records.pass_id}"
+    return f"{records.split} {passes} seq-{records.seq_len} {case}"
 
 
-def _listed(found: Iterable[RecordSet]) -> str:
-    words = sorted({_words(described) for described in found})
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return ", ".join(words[:_NAMED]) + more if words else "no records at all"
+def _describe_all(found: Iterable[RecordSet]) -> str:
+    return join_names(sorted({_describe(records) for records in found})) or "no records"

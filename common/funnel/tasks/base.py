@@ -12,7 +12,7 @@ from pathlib import Path
 
 from funnel.tasks.tables import Source, TableRow, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.text import clean_classification_text
+from funnel.utils.text import clean_classification_text, join_names
 
 logger = logging.getLogger(__name__)
 
@@ -207,8 +207,8 @@ class Task:
             return value
         if record.label not in ids:
             raise DataError(
-                f"{record.where}: unknown label {record.label!r}; "
-                f"allowed: {_format_labels(self.labels)}"
+                f"{record.where}: unknown label {record.label!r}; allowed: "
+                f"{join_names(self.labels or (), _SHOWN_LABELS)}"
             )
         return ids[record.label]
 
@@ -219,12 +219,6 @@ def _parse_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _format_labels(labels: tuple[str, ...] | None) -> str:
-    shown = ", ".join((labels or ())[:_SHOWN_LABELS])
-    more = len(labels or ()) - _SHOWN_LABELS
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _check_label(record: TableRow) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funnel.tasks.tables import read_errors_named
+from funnel.utils import json_files
 from funnel.utils.errors import DataError
 
 _KINDS = {
@@ -75,12 +75,4 @@ def read_json(path: Path) -> JsonNode:
     Raises:
         DataError: the file is missing, not UTF-8, not JSON or not an object.
     """
-    with read_errors_named(path):
-        raw = path.read_bytes()
-    try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    return JsonNode(path, "", value).checked(dict)
+    return JsonNode(path, "", json_files.read_json(path, DataError)).checked(dict)

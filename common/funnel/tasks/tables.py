@@ -6,7 +6,6 @@ with file and line number and counted by :class:`Tally`; more than 1 % of them i
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import logging
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from funnel.utils.errors import DataError
+from funnel.utils.files import name_read_errors
 
 logger = logging.getLogger(__name__)
 
@@ -242,15 +242,6 @@ class _MemberPicker:
         return value if isinstance(value, str) else json.dumps(value)
 
 
-@contextlib.contextmanager
-def read_errors_named(path: Path) -> Iterator[None]:
-    """Convert a failed read (no permission, bad disk) to a one-line error that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 class _Text(NamedTuple):
     number: int
     text: str
@@ -263,7 +254,7 @@ def _text_lines(path: Path) -> Iterator[_Text]:
     Only LF ends a line: Unicode separators and lone CRs, where other readers split, occur inside
     sentences of real data. NUL characters are removed, a UTF-8 byte order mark is skipped.
     """
-    with read_errors_named(path), path.open("rb") as stream:
+    with name_read_errors(path), path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if number == 1:
                 if raw.startswith(_FOREIGN_MARKS):
@@ -380,7 +371,7 @@ def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[TableRow]:
     tally = Tally(path)
     for label, file in folder_files(path, labels):
         tally.total += 1
-        with read_errors_named(file):
+        with name_read_errors(file):
             raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
         try:
             text = raw.decode("utf-8")

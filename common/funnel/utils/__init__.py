@@ -1,1 +1,1 @@
-"""Errors, atomic files, logging and program start-up."""
+"""Errors, files, JSON, logging, processes and program start-up; imports no other sub-package."""

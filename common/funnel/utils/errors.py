@@ -1,12 +1,12 @@
-"""Errors that are the user's to mend: one clear line, no traceback.
+"""Errors that a user can correct: reported in one line, without a traceback.
 
 Programs run under :func:`funnel.utils.main.run_main`, which prints the message of any of these and
-exits with status 2. Anything else that escapes is a defect of ours and keeps its traceback.
+exits with status 2. Any other exception is a bug in this code base and keeps its traceback.
 """
 
 
 class FunnelError(Exception):
-    """Base class: the message names the file, line or key, and what would be right."""
+    """Base class. The message names the file, line or key, and the value that would be right."""
 
 
 class ConfigError(FunnelError):
@@ -18,16 +18,16 @@ class DataError(FunnelError):
 
 
 class TokenizerError(FunnelError):
-    """A vocabulary or SentencePiece model that is missing, damaged or incomplete."""
+    """A vocabulary or SentencePiece model that is missing, corrupt or incomplete."""
 
 
 class CheckpointError(FunnelError):
-    """A checkpoint that is missing, damaged, unsafe or does not fit the model."""
+    """A checkpoint that is missing, corrupt, unsafe or does not fit the model."""
 
 
 class RunError(FunnelError):
-    """A training run that may not start or go on, e.g. in the directory of another run."""
+    """A training run that cannot start or resume, e.g. in the directory of another run."""
 
 
 class ExportError(FunnelError):
-    """A model that cannot be exported, or whose exported file does not compute the same."""
+    """A model that cannot be exported, or whose exported file computes different outputs."""

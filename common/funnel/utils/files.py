@@ -1,6 +1,7 @@
-"""Files that are either whole or not there: write beside, flush to disk, rename.
+"""Atomic replacement of files and directories: write a temporary, flush it to disk, rename it.
 
-A reader never sees half a file; what stood there before survives a failure, a full disk, a kill.
+A reader sees either the old content or the complete new content. The old content survives a failed
+write, a full disk and a killed process.
 """
 
 from __future__ import annotations
@@ -16,30 +17,45 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from funnel.utils.errors import FunnelError
+from funnel.utils.errors import DataError, FunnelError
 
-# Writers in native code report a full disk in their own words instead of raising OSError:
-# torch.save raises RuntimeError("... PytorchStreamWriter ..."), safetensors its SafetensorError.
+# Writers in native code do not raise OSError when the disk is full: torch.save raises
+# RuntimeError("... PytorchStreamWriter ..."), safetensors its own SafetensorError.
 _NATIVE_WRITE_FAILURES = ("No space left", "File too large", "PytorchStreamWriter")
 _MANY_FILES = 1000
 
 
 @contextlib.contextmanager
+def name_read_errors(
+    path: str | os.PathLike[str], error: type[FunnelError] = DataError
+) -> Iterator[None]:
+    """Turn an OSError of the body (no permission, bad disk) into one line that names ``path``.
+
+    Raises:
+        FunnelError: the body raised an OSError. The class raised is ``error``.
+    """
+    try:
+        yield
+    except OSError as caught:
+        raise error(f"{path}: cannot be read: {caught.strerror or caught}") from caught
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the body succeeds.
+    """Yield a temporary path in the same directory; rename it to ``path`` if the body succeeds.
 
     The temporary name ends in the real one, so writers that look at the suffix behave the same.
     Parent directories are created. On any failure the temporary file is removed and ``path`` is
-    left as it was.
+    left unchanged.
 
     Raises:
         FunnelError: the file cannot be written (full disk, no permission); names ``path``.
     """
     target = Path(path)
-    with _write_errors_named(target):
+    with _name_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        temporary = _temporary_beside(target)
+        temporary = _temporary_path(target)
         try:
             yield temporary
             _flush_to_disk(temporary)
@@ -50,33 +66,33 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 with the line ends it has; see :func:`atomic_path`."""
+    """Write ``text`` as UTF-8, line ends unchanged; see :func:`atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, keys in the order they have; see :func:`atomic_path`."""
+    """Write ``value`` as indented JSON, keys in their own order; see :func:`atomic_path`."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty directory beside ``path``; swap it in if the body succeeds.
+    """Yield an empty directory next to ``path``; swap it in if the body succeeds.
 
-    What stood at ``path`` is kept until the new directory is complete and on disk. Between the
-    two renames of the swap a kill can leave ``path`` missing and the old one under a hidden name;
-    :func:`recover_swap` puts that right.
+    The old directory is kept until the new one is complete and on disk. POSIX cannot replace a
+    non-empty directory in one call, so the swap takes two renames. A kill between them leaves
+    ``path`` missing and the old directory under a hidden name; :func:`recover_swap` undoes that.
 
     Raises:
         FunnelError: the directory cannot be written; names ``path``.
     """
     target = Path(path)
-    with _write_errors_named(target):
+    with _name_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover_swap(target)
         _remove_leftovers(target)
-        temporary = _temporary_beside(target)
+        temporary = _temporary_path(target)
         temporary.mkdir()
         try:
             yield temporary
@@ -87,11 +103,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def recover_swap(path: str | os.PathLike[str]) -> None:
-    """Finish a swap of :func:`atomic_directory` that a kill interrupted; otherwise do nothing.
+    """Repair a swap of :func:`atomic_directory` that a kill interrupted; otherwise do nothing.
 
-    Call it before reading a directory that such a swap replaces.
+    Call it before reading a directory that such a swap may replace.
     """
-    target, previous = Path(path), _previous_of(Path(path))
+    target, previous = Path(path), _previous_path(Path(path))
     if not previous.exists():
         return
     if target.exists():
@@ -101,7 +117,7 @@ def recover_swap(path: str | os.PathLike[str]) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB."""
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
@@ -110,7 +126,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def _swap_in(temporary: Path, target: Path) -> None:
-    previous = _previous_of(target)
+    previous = _previous_path(target)
     if target.exists():
         os.replace(target, previous)
     try:
@@ -122,17 +138,17 @@ def _swap_in(temporary: Path, target: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _previous_of(target: Path) -> Path:
+def _previous_path(target: Path) -> Path:
     return target.with_name(f".previous-{target.name}")
 
 
-def _temporary_beside(target: Path) -> Path:
+def _temporary_path(target: Path) -> Path:
     owner = f"{socket.gethostname()}-{os.getpid()}"
     return target.with_name(f".tmp-{owner}-{uuid4().hex[:8]}-{target.name}")
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Delete temporaries of the same target whose process on this machine was killed."""
+    """Delete temporaries of the same target left by killed processes of this machine."""
     ours = f".tmp-{socket.gethostname()}-"
     for item in target.parent.iterdir():
         if not (item.name.startswith(ours) and item.name.endswith(f"-{target.name}")):
@@ -159,14 +175,17 @@ def _is_alive(pid: int) -> bool:
 def _flush_all_to_disk(folder: Path) -> None:
     items = sorted(folder.rglob("*"))
     if len(items) > _MANY_FILES:
-        os.sync()  # one by one, 50,000 small files take minutes
+        os.sync()  # fsync of each takes minutes for 50,000 small files
         return
     for item in [*items, folder]:
         _flush_to_disk(item)
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Force a file's bytes, or a directory's entries, to the disk before a rename."""
+    """Flush a file's bytes, or a directory's entries, to disk.
+
+    Without this, a crash after the rename can leave the new name with empty content.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -175,10 +194,10 @@ def _flush_to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _write_errors_named(target: Path) -> Iterator[None]:
+def _name_write_errors(target: Path) -> Iterator[None]:
     """Turn a failed write into one line that names ``target``.
 
-    An OSError about another file (one that the body reads, say) passes unchanged.
+    An OSError about another file (e.g. one that the body reads) passes unchanged.
     """
     try:
         yield
@@ -193,6 +212,7 @@ def _write_errors_named(target: Path) -> Iterator[None]:
 
 
 def _is_about(named: Path, target: Path) -> bool:
+    # Also files inside a temporary directory, or the parents that could not be created.
     if named in (target, target.parent) or named in target.parents:
         return True
     return any(part.startswith(".tmp-") and part.endswith(target.name) for part in named.parts)

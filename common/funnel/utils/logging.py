@@ -1,7 +1,7 @@
-"""What a run tells: console log, ``metrics.jsonl``, TensorBoard events, progress bars, curves.
+"""Output of a run: console log, ``metrics.jsonl``, TensorBoard events, progress bars and curves.
 
-``tqdm``, ``tensorboard`` and ``matplotlib`` are imported where they are used: a program that draws
-no curves does not pay for them.
+``tqdm``, ``tensorboard`` and ``matplotlib`` are imported where they are used, so that programs
+without bars or curves start faster.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog(Protocol):
-    """What a training loop needs of a log; ``MetricsLog`` writes, ``NullLog`` does not."""
+    """Interface of a log of metrics: :class:`MetricsLog` or, to discard them, :class:`NullLog`."""
 
     def log(self, step: int, split: str, **scalars: float) -> None:
         """Record scalars of one split at one step."""
         ...
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the files."""
         ...
 
 
 class NullLog:
-    """The log of every process but the first: takes everything, writes nothing."""
+    """A log that discards everything, for all processes but the first."""
 
     def log(self, step: int, split: str, **scalars: float) -> None:
         """Do nothing."""
@@ -51,14 +51,13 @@ class NullLog:
 class MetricsLog:
     """Appends scalars to ``metrics.jsonl`` and to TensorBoard events in one directory.
 
-    One line is one call: ``{"step": 10, "split": "train", "time": …, "loss": …}``. A value that is
-    not finite is written as ``null``, since JSON has no NaN.
+    A call writes one line: ``{"step": 10, "split": "train", "time": …, "loss": …}``. A value that
+    is not finite is written as ``null``, since JSON has no NaN.
 
     Args:
         model_dir: directory of the run; created if absent.
-        resume_step: last step the resumed checkpoint has seen. Lines of later steps belong to work
-            that was lost and will be repeated; they are dropped, as is a line that a kill cut
-            short. None keeps every line.
+        resume_step: step of the checkpoint that the run resumes from. Lines of later steps, which
+            will be repeated, are dropped, as is an incomplete last line. None keeps every line.
     """
 
     def __init__(self, model_dir: str | os.PathLike[str], resume_step: int | None = None) -> None:
@@ -71,10 +70,10 @@ class MetricsLog:
         self._events = _EventFile.open(self._path.parent, resume_step)
 
     def log(self, step: int, split: str, **scalars: float) -> None:
-        """Write one line and one event per scalar, and flush both.
+        """Write one line and one event, and flush both.
 
         Raises:
-            FunnelError: the disk is full or the file is gone.
+            FunnelError: the file cannot be written.
         """
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -97,8 +96,8 @@ class MetricsLog:
 class _EventFile:
     """One TensorBoard event file, written with the ``tensorboard`` package alone.
 
-    ``tensorboard.summary.Writer`` would import TensorFlow wherever it is installed (15 s); the
-    record writer underneath it does not.
+    ``tensorboard.summary.Writer`` imports TensorFlow if it is installed (15 s); the record writer
+    that it uses does not.
     """
 
     def __init__(self, directory: Path, resume_step: int | None) -> None:
@@ -112,13 +111,13 @@ class _EventFile:
         self._writer = RecordWriter(self._stream)
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if resume_step is not None:
-            # Tells TensorBoard to forget what earlier files say about this step and later ones.
+            # Makes TensorBoard discard the events of earlier files from this step on.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     @classmethod
     def open(cls, directory: Path, resume_step: int | None) -> _EventFile | None:
-        """Return a new event file, or None with one line of notice where tensorboard is absent."""
+        """Return a new event file; None with a warning if tensorboard is not installed."""
         try:
             return cls(directory, resume_step)
         except ImportError:
@@ -139,10 +138,10 @@ class _EventFile:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the rows of a ``metrics.jsonl``; a last line that a kill cut short is left out.
+    """Return the rows of a ``metrics.jsonl``; an incomplete last line is ignored.
 
     Raises:
-        FunnelError: another line is not a JSON object with a step; names the file and the line.
+        FunnelError: another line is not a JSON object with a step; the message names the line.
     """
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     rows = []
@@ -166,7 +165,7 @@ def configure_logging(verbose: bool = False, rank: int = 0) -> None:
 
     Args:
         verbose: also show debug lines of this project.
-        rank: process number; all but 0 show warnings only, with the rank in front.
+        rank: process number; all but 0 log warnings only, prefixed with the rank.
     """
     handler = _ConsoleHandler()
     prefix = "" if rank == 0 else f"rank {rank}: "
@@ -178,7 +177,7 @@ def configure_logging(verbose: bool = False, rank: int = 0) -> None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes through tqdm, which moves its bars out of the way."""
+    """Writes through tqdm, which keeps log lines above its progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -192,10 +191,13 @@ class _ConsoleHandler(logging.Handler):
 def progress(
     iterable: Iterable[T], desc: str, total: int | None = None, disable: bool | None = None
 ) -> Iterable[T]:
-    """Wrap an iterable in a progress bar; silent where stderr is not a terminal.
+    """Wrap an iterable in a progress bar, which is shown if stderr is a terminal.
 
     Args:
-        disable: True never shows a bar, False always; None asks the terminal.
+        iterable: what to iterate over.
+        desc: text in front of the bar.
+        total: number of items, if the iterable has no length.
+        disable: True shows no bar, False always; None only on a terminal.
     """
     from tqdm import tqdm
 
@@ -213,14 +215,13 @@ def plot_curves(
     Args:
         runs: label -> ``metrics.jsonl``.
         output_png: file to write; replaced atomically.
-        metric: name of the metric; by default the first one, other than a loss, that an evaluation
-            line carries.
+        metric: name of the metric; by default the first one, other than a loss, in an evaluation.
         levels: label -> value of that metric to compare with, drawn as horizontal lines.
 
     Raises:
-        FunnelError: a file is missing or no run holds a training loss.
+        FunnelError: a file is missing or a run has no training loss.
     """
-    from matplotlib.figure import Figure  # no pyplot: it would keep global state and pick a screen
+    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     rows = {label: _existing_rows(path) for label, path in runs.items()}
     metric = metric or _first_metric(rows.values())
@@ -229,11 +230,11 @@ def plot_curves(
     for colour, (label, entries) in enumerate(rows.items()):
         loss = _series(entries, "train", "loss")
         if not loss:
-            raise FunnelError(f"{runs[label]}: holds no training loss to draw")
+            raise FunnelError(f"{runs[label]}: no training loss to draw")
         left.plot(*zip(*loss, strict=True), color=f"C{colour}", alpha=0.25, linewidth=0.8)
         left.plot(*zip(*_smoothed(loss), strict=True), color=f"C{colour}", label=label)
         for split in dict.fromkeys(row["split"] for row in entries if row["split"] != "train"):
-            points = _series(entries, split, metric)
+            points = _series(entries, split, metric) if metric else []
             if points:
                 name = f"{label}, {split}"
                 right.plot(*zip(*points, strict=True), "o-", color=f"C{colour}", label=name)
@@ -267,12 +268,13 @@ def _first_metric(runs: Iterable[list[dict[str, Any]]]) -> str | None:
     return None
 
 
-def _series(rows: list[dict[str, Any]], split: str, name: str | None) -> list[tuple[int, float]]:
+def _series(rows: list[dict[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
+    """Return (step, value) of a metric."""
     return [(r["step"], r[name]) for r in rows if r["split"] == split and r.get(name) is not None]
 
 
 def _smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Mean over a window centred on each point, about a twentieth of the curve wide."""
+    """Average over a window centred on each point, about a twentieth of the curve wide."""
     reach = max(1, len(points) // 40)
     sums = [0.0, *accumulate(value for _, value in points)]
     smooth = []

@@ -1,4 +1,4 @@
-"""How every program ends: a user's mistake is one line, a defect keeps its traceback."""
+"""Exit codes of programs: errors a user can correct are one line, bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from funnel.utils.errors import FunnelError
 
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call ``main`` and exit the process with the status its outcome deserves.
+    """Call ``main`` and exit the process with the appropriate code.
 
-    Returns normally on success. :class:`~funnel.utils.errors.FunnelError` prints ``error: …`` and
-    exits with 2, Ctrl-C exits with 130, a closed output pipe (``program | head``) ends quietly.
+    Returns on success. A :class:`~funnel.utils.errors.FunnelError` prints ``error: …`` and exits
+    with 2, Ctrl-C exits with 130, a closed output pipe (``program | head``) with 0.
     """
     try:
         main()
@@ -28,6 +28,6 @@ def run_main(main: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit; give it somewhere to go.
+        # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,20 +1,31 @@
-"""Small rules about text: cleaning of text-classification data, punctuation, pair truncation."""
+"""Functions on text: lists in messages, cleaning, punctuation, truncation of pairs."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _LINK = re.compile(r"<a\s[^>]*>|</a>")
 _BLANKS = re.compile(r" {2,}")
 
 
-def clean_classification_text(text: str) -> str:
-    r"""Clean one field of a text-classification file of the mark-up those sets carry.
+def join_names(names: Sequence[str], limit: int = 8, separator: str = ", ") -> str:
+    """Join names for a message: at most ``limit`` of them, then the number of the others.
 
-    ``<br />`` and ``<p>`` become blanks, ``&quot;`` a quotation mark, links lose their tags, a
-    literal ``\n`` and any other backslash become blanks, repeated blanks one; the ends are
-    stripped. Other entities (``#39;`` in AG News) stay: the published models saw them.
+    >>> join_names(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    shown = separator.join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def clean_classification_text(text: str) -> str:
+    r"""Remove mark-up from one field of a text-classification file.
+
+    ``<br />``, ``<p>``, a literal ``\n`` and any other backslash become spaces, ``&quot;`` a
+    quotation mark; link tags are dropped, runs of spaces collapsed and the ends stripped. Other
+    entities (``#39;`` in AG News) stay, since the published models were trained with them.
     """
     text = text.replace("<br />", " ").replace("<p>", " ").replace("&quot;", '"')
     text = _LINK.sub("", text)
@@ -23,17 +34,21 @@ def clean_classification_text(text: str) -> str:
 
 
 def is_punctuation(char: str) -> bool:
-    """Whether a character is punctuation: visible non-alphanumeric ASCII, or Unicode P*."""
+    """Return whether a character is punctuation: visible non-alphanumeric ASCII, or Unicode P*.
+
+    Symbols such as ``$`` and ``^`` count, as in BERT, although Unicode puts them into S*.
+    """
     if char.isascii():
         return char.isprintable() and not char.isalnum() and char != " "
     return unicodedata.category(char).startswith("P")
 
 
 def truncate_pair(length_a: int, length_b: int, limit: int) -> tuple[int, int]:
-    """Return how many tokens of a and of b to keep so that both fit into ``limit``.
+    """Return the numbers of tokens of a and b to keep so that their sum is at most ``limit``.
 
-    The result is that of removing one token at a time from the longer side, from b on a tie. It is
-    computed directly: first the longer side shrinks to the shorter, then both shrink in turn.
+    The result equals BERT's loop, which removes one token at a time from the longer side (from b
+    on a tie). Here in closed form: the longer side shrinks to the length of the shorter, then both
+    shrink in turn.
 
     Raises:
         ValueError: a negative argument.

@@ -1,1 +1,1 @@
-"""Command lines shared by the programs in ``data-scripts/``."""
+"""Command lines of the programs in ``data-scripts/``."""

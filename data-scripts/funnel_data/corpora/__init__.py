@@ -1,1 +1,1 @@
-"""Raw corpora to text files of one sentence per line."""
+"""Raw corpora to text files with one sentence per line."""

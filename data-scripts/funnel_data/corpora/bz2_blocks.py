@@ -1,12 +1,13 @@
-"""Read a bzip2 file from any place in it.
+"""Read a bzip2 file from any position.
 
-A bzip2 file is a chain of blocks of at most 900 kB of data, each compressed by itself. A block
-starts at any bit, with 48 bits that mark it; the end of a stream has a mark of its own. A block cut
-out at its marks and given the ends of a file is a file, so several processes can share one file,
-and one can go on in its middle, whether or not it was written as "multistream".
+A bzip2 file is a sequence of independently compressed blocks of at most 900 kB of data. A block
+starts at any bit (not byte) with a 48-bit mark; the end of a stream has another mark. A block with
+the header and the end of a stream around it is a valid bzip2 file of its own. So several processes
+can share one file, and reading can start in its middle, whether or not the file was written as
+"multistream".
 
-Compressed data holds a mark by chance once in 2^48 bits: in one of a thousand files of 30 GB. Such
-a file is reported as damaged; unpack it first.
+A mark occurs in compressed data by chance once in 2^48 bits, that is in one of a thousand files of
+30 GB. Such a file is reported as corrupt and has to be decompressed first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ _LONGEST_BLOCK = 2 << 20  # bytes between two marks; the format allows a little 
 
 
 def _middle_bytes() -> dict[bytes, tuple[int, int]]:
-    """Map the five whole bytes in the middle of a mark to (bits before them, mark)."""
+    """Map the five complete bytes within a mark, for each bit offset, to (bits before them, mark).
+
+    A mark of 6 bytes that starts at any bit covers at least 5 complete bytes, which a byte-wise
+    search finds fast.
+    """
     return {
         ((mark >> (_MARK_BITS - 40 - before)) & ((1 << 40) - 1)).to_bytes(5, "big"): (before, mark)
         for mark in (_BLOCK, _END)
@@ -40,10 +45,10 @@ _ANY_MIDDLE = re.compile(b"|".join(map(re.escape, _MIDDLES)))
 
 
 def read_blocks(path: str | os.PathLike[str], start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, unpacked data) of every block that begins in byte ``start`` or later.
+    """Yield (position, decompressed data) of every block that begins in byte ``start`` or later.
 
     Raises:
-        DataError: a block is damaged, or the file is cut off; names the file and the byte.
+        DataError: a block is corrupt, or the file is truncated; names the file and the byte.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as stream:
@@ -54,20 +59,20 @@ def read_blocks(path: str | os.PathLike[str], start: int = 0) -> Iterator[tuple[
             marks = list(_find_marks(data))
             for (bit, mark), (following, _) in pairwise(marks):
                 if mark == _BLOCK:
-                    yield base + bit // 8, _unpack(data, bit, following, f"{path}: byte {base}")
+                    yield base + bit // 8, _decompress(data, bit, following, f"{path}: byte {base}")
             kept = marks[-1][0] // 8 if marks else max(0, len(data) - 8)
             data, base = data[kept:], base + kept
             if len(data) > _LONGEST_BLOCK + _READ:
-                raise DataError(f"{path}: damaged near byte {base}; `bzip2 -t` tells more")
+                raise DataError(f"{path}: corrupt near byte {base}; `bzip2 -t` gives details")
         if any(mark == _BLOCK for _, mark in _find_marks(data)):
-            raise DataError(f"{path}: the file is cut off; fetch or copy it again")
+            raise DataError(f"{path}: the file is truncated; download or copy it again")
 
 
 def check_end(path: str | os.PathLike[str]) -> None:
-    """Check in no time that a file ends as bzip2 files do.
+    """Check that a file ends with the end mark and the checksum of a bzip2 stream.
 
     Raises:
-        DataError: it does not: it is cut off, or something follows.
+        DataError: the file is truncated, or other data follows.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as stream:
@@ -75,11 +80,11 @@ def check_end(path: str | os.PathLike[str]) -> None:
         data = stream.read()
     left = [8 * len(data) - bit - _MARK_BITS for bit, mark in _find_marks(data) if mark == _END]
     if not left or not _CRC_BITS <= left[-1] < _CRC_BITS + 8:
-        raise DataError(f"{path}: the file is cut off; fetch or copy it again")
+        raise DataError(f"{path}: the file is truncated; download or copy it again")
 
 
 def _find_marks(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (bit, mark) of every mark that stands in the data as a whole."""
+    """Yield (bit, mark) of every complete mark in the data."""
     for match in _ANY_MIDDLE.finditer(data):
         before, mark = _MIDDLES[match[0]]
         bit = 8 * match.start() - before
@@ -88,7 +93,7 @@ def _find_marks(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _bits(data: bytes, start: int, stop: int) -> int:
-    """Bits ``start`` to ``stop`` of the data as a number; -1 if it has fewer."""
+    """Return bits ``start`` to ``stop`` of the data as a number, -1 if it has fewer."""
     first, last = start // 8, (stop + 7) // 8
     if last > len(data):
         return -1
@@ -96,16 +101,16 @@ def _bits(data: bytes, start: int, stop: int) -> int:
     return number & ((1 << (stop - start)) - 1)
 
 
-def _unpack(data: bytes, start: int, stop: int, where: str) -> bytes:
-    """Unpack the block between two bits, by making a file of it."""
+def _decompress(data: bytes, start: int, stop: int, where: str) -> bytes:
+    """Decompress the block between two bits, as a bzip2 file of one block."""
     block = _bits(data, start, stop)
     checksum = (block >> (stop - start - _MARK_BITS - _CRC_BITS)) & ((1 << _CRC_BITS) - 1)
     # The checksum of a stream of one block is that of the block.
     stream = (((block << _MARK_BITS) | _END) << _CRC_BITS) | checksum
     bits = stop - start + _MARK_BITS + _CRC_BITS
     size = (bits + 7) // 8
-    packed = (stream << (8 * size - bits)).to_bytes(size, "big")
+    compressed = (stream << (8 * size - bits)).to_bytes(size, "big")
     try:
-        return bz2.decompress(SIGNATURE + b"9" + packed)
+        return bz2.decompress(SIGNATURE + b"9" + compressed)
     except (OSError, ValueError) as error:
-        raise DataError(f"{where}: damaged hereabouts; `bzip2 -t` tells more") from error
+        raise DataError(f"{where}: corrupt block; `bzip2 -t` gives details") from error

@@ -1,8 +1,9 @@
-"""Paragraphs -> sentences, by rules.
+"""Rule-based sentence splitting.
 
-A sentence ends at a full stop, question or exclamation mark of any script, with the quotation marks
-and brackets that close behind it, unless what follows goes on in lower case. English abbreviations
-are known. Scripts without such marks (Thai) stay in paragraphs.
+A sentence ends at a full stop, question mark or exclamation mark of any script, together with the
+closing quotation marks and brackets after it, unless the next word is in lower case. English
+abbreviations have rules of their own. Paragraphs in scripts without such marks (Thai) are not
+split.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 _CLOSING = "\"'”’»)\\]}"
-# CJK marks end a sentence without a blank behind them, all others need one.
+# CJK marks end a sentence without white space after them; all others need some.
 _END = re.compile(rf"[.!?…‽؟۔।॥።።]+[{_CLOSING}]*(?=\s)|[。！？｡]+[{_CLOSING}」』）】》]*(?!$)")
 _OPENING = "\"'“‘„«([{¿¡—–- \t"
 
@@ -24,7 +25,7 @@ no nos nr vol vols fig figs p pp ch sec art op ca c b d fl r
 jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _OFTEN_INSIDE = "inc ltd co corp bros jr sr etc dept univ ed eds"
-# Words that hardly ever come second in upper case: behind "Inc." or "U.S." they begin a sentence.
+# Capitalized after "Inc." or "U.S.", these words begin a new sentence.
 _FIRST_WORDS = """
 the a an this these that those in on at it its he she they we i his her their our there as after
 before during while when however although but and if for from by since some many most both one two
@@ -38,11 +39,11 @@ _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")  # U.S, a.m
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Return the sentences of a paragraph, without blanks around them and none empty."""
+    """Return the sentences of a paragraph, stripped, without empty ones."""
     text = paragraph.strip()
     sentences = []
     start = 0
-    for end in _ends(text):
+    for end in _sentence_ends(text):
         if sentence := text[start:end].strip():
             sentences.append(sentence)
         start = end
@@ -51,7 +52,7 @@ def split_sentences(paragraph: str) -> list[str]:
     return sentences
 
 
-def _ends(text: str) -> Iterator[int]:
+def _sentence_ends(text: str) -> Iterator[int]:
     for match in _END.finditer(text):
         end = match.end()
         following = text[end : end + 40].lstrip(_OPENING)
@@ -66,7 +67,7 @@ def _ends(text: str) -> Iterator[int]:
 
 
 def _ends_at_stop(before: str, following: str) -> bool:
-    """Whether a full stop between these two ends a sentence, and not an abbreviation."""
+    """Whether a full stop between two pieces of text ends a sentence, not an abbreviation."""
     words = before.split()
     word = words[-1].lstrip("\"'“‘„«([{") if words and not before[-1].isspace() else ""
     lower = word.lower()

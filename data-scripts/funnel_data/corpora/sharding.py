@@ -1,9 +1,9 @@
-"""Raw corpora -> text files of one sentence per line and an empty line after each document.
+"""Raw corpora to text files with one sentence per line and an empty line after each document.
 
-The input is cut into shards before work starts, each a few ranges of bytes of its files, and each
-becomes one file, written beside and renamed. What has its name is whole, so a run that was killed
-goes on where it stopped, any number of processes or machines can share the work, and the bytes do
-not depend on how many did.
+The input is divided into shards before work starts: a shard is a few byte ranges of the input and
+becomes one text file, which is written under a temporary name and renamed. A file that has its
+final name is complete. An interrupted run therefore continues with the missing files, any number of
+processes and machines can share the work, and the bytes do not depend on how many did.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from funnel.utils.processes import run_in_processes
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_NAME = "prepared.json"
+MANIFEST_NAME = "prepared.json"
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,27 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class TextShard:
-    """What becomes one file of text, and that file's name."""
+    """The name of an output file, and the input it is made from."""
 
     name: str
-    parts: tuple[ByteRange, ...]
+    ranges: tuple[ByteRange, ...]
 
 
 class Reader(Protocol):
-    """Where documents come from. Must be picklable."""
+    """A source of documents. Must be picklable."""
 
-    def documents(self, part: ByteRange) -> Iterator[list[str]]:
-        """Yield the documents that begin in a part, each a list of sentences."""
+    def read_documents(self, source: ByteRange) -> Iterator[list[str]]:
+        """Yield the documents that begin in a byte range, each a list of sentences."""
 
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Where text goes and what of it.
+    """Output folder and filters.
 
     Attributes:
-        folder: folder of the files.
-        min_characters: a document with fewer is left out.
-        unique_lines: leave out a sentence that stood in the same file before.
+        folder: folder of the text files.
+        min_characters: documents with fewer characters are left out.
+        unique_lines: leave out sentences that are already in the same file.
     """
 
     folder: str
@@ -70,7 +70,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What came of one shard."""
+    """Path and size of a shard that was written."""
 
     path: str
     documents: int
@@ -82,18 +82,18 @@ class ShardStats:
 
 
 def plan_shards(
-    files: Sequence[str], name: str, shard_bytes: int, can_cut: Callable[[str], bool]
+    files: Sequence[str], name: str, shard_bytes: int, is_splittable: Callable[[str], bool]
 ) -> list[TextShard]:
-    """Divide files into shards of about ``shard_bytes``, in their order.
+    """Divide files into shards of about ``shard_bytes``, in order.
 
-    Small files share a shard; a large one is cut where ``can_cut`` allows. Shards are called
+    Small files share a shard; a large one is split if ``is_splittable`` allows. Shards are named
     ``{name}.00000-of-00012.txt`` and so on.
     """
     groups: list[list[ByteRange]] = [[]]
     room = shard_bytes
     for path in files:
         size = os.path.getsize(path)
-        if size > shard_bytes and can_cut(path):
+        if size > shard_bytes and is_splittable(path):
             count = math.ceil(size / shard_bytes)
             bounds = [size * number // count for number in range(count + 1)]
             groups += [[ByteRange(path, a, b)] for a, b in pairwise(bounds)]
@@ -113,58 +113,60 @@ def plan_shards(
 
 
 def check_manifest(folder: str, settings: Mapping[str, Any], shards: Sequence[TextShard]) -> None:
-    """Write down what the files of a folder are made of, or check that it is the same as before.
+    """Write the manifest of a folder, or compare input and settings with an existing one.
 
     Raises:
-        DataError: the folder holds text made from other input or in another way.
-        FunnelError: it cannot be written to.
+        DataError: the folder holds text made from other input or with other settings.
+        FunnelError: the manifest cannot be written.
     """
-    # Names and ranges, not times: a copy of the same files goes on with the same work.
-    work = json.dumps([[os.path.basename(p.path), p.start, p.end] for s in shards for p in s.parts])
-    ours = dict(settings) | {
+    # File names and sizes, not paths or times: work can continue on a copy of the input.
+    work = [[os.path.basename(r.path), r.start, r.end] for shard in shards for r in shard.ranges]
+    expected = dict(settings) | {
         "shards": len(shards),
-        "input_sha256": hashlib.sha256(work.encode()).hexdigest(),
+        "input_sha256": hashlib.sha256(json.dumps(work).encode()).hexdigest(),
     }
-    path = Path(folder, SETTINGS_NAME)
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read; delete the folder to begin anew") from error
-        for key in ours:
-            if found.get(key) != ours[key]:
-                raise DataError(
-                    f"{folder} holds text made with {key} {found.get(key)!r}, not {ours[key]!r} "
-                    f"(see {SETTINGS_NAME}); delete it or choose another folder"
-                )
+    path = Path(folder, MANIFEST_NAME)
+    if not path.exists():
+        atomic_write_json(path, expected)
         return
-    atomic_write_json(path, ours)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read; delete the folder to start again") from error
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise DataError(
+                f"{folder} holds text made with {key} {found.get(key)!r}, not {value!r} "
+                f"(see {MANIFEST_NAME}); delete it or choose another folder"
+            )
 
 
-def task_share(shards: Sequence[TextShard], task: int, num_task: int) -> Sequence[TextShard]:
-    """The shards of one task of an array job; none, if there are more tasks than shards.
+def select_task_shards(
+    shards: Sequence[TextShard], task: int, num_task: int
+) -> Sequence[TextShard]:
+    """Return the shards of one task of an array job, none if there are more tasks than shards.
 
     Raises:
-        ConfigError: no such task.
+        ConfigError: there is no such task.
     """
     if not 0 <= task < num_task:
         raise ConfigError(f"--task={task}: of {num_task} tasks, it must be 0 to {num_task - 1}")
     return shards[task::num_task]
 
 
-def prepare(
+def write_shards(
     shards: Sequence[TextShard], reader: Reader, output: OutputConfig, num_proc: int
 ) -> Iterator[ShardStats]:
-    """Write those shards that are not there yet, ``num_proc`` at a time; yield as they end.
+    """Write the shards whose files are missing, ``num_proc`` at a time; yield as they complete.
 
     Raises:
-        DataError: the input is damaged; what is complete stays.
+        DataError: the input is corrupt; complete files stay.
         FunnelError: a file cannot be written, or a process was killed.
     """
-    left = [shard for shard in shards if not Path(output.folder, shard.name).exists()]
-    if len(left) < len(shards):
-        logger.info("%d of %d files are there already", len(shards) - len(left), len(shards))
-    calls = [(shard, reader, output) for shard in left]
+    missing = [shard for shard in shards if not Path(output.folder, shard.name).exists()]
+    if len(missing) < len(shards):
+        logger.info("%d of %d files are there already", len(shards) - len(missing), len(shards))
+    calls = [(shard, reader, output) for shard in missing]
     if min(num_proc, len(calls)) <= 1:
         yield from (write_shard(*call) for call in calls)
     else:
@@ -172,16 +174,16 @@ def prepare(
 
 
 def write_shard(shard: TextShard, reader: Reader, output: OutputConfig) -> ShardStats:
-    """Write one file; it appears when it is complete."""
+    """Write one text file, which gets its name when it is complete."""
     begin = time.perf_counter()
     path = Path(output.folder, shard.name)
-    documents = (document for part in shard.parts for document in reader.documents(part))
-    # A lone surrogate, which JSON can hold, has no UTF-8 form.
+    documents = (document for source in shard.ranges for document in reader.read_documents(source))
+    # JSON can hold lone surrogates, which UTF-8 cannot encode; errors="ignore" drops them.
     with atomic_path(path) as temporary:
         with temporary.open("w", encoding="utf-8", errors="ignore", newline="\n") as file:
             kept, left_out, sentences = _write_documents(file, documents, output)
         text_bytes = temporary.stat().st_size
-    input_bytes = sum(part.end - part.start for part in shard.parts)
+    input_bytes = sum(source.end - source.start for source in shard.ranges)
     seconds = time.perf_counter() - begin
     return ShardStats(str(path), kept, left_out, sentences, text_bytes, input_bytes, seconds)
 
@@ -189,7 +191,7 @@ def write_shard(shard: TextShard, reader: Reader, output: OutputConfig) -> Shard
 def _write_documents(
     file: TextIO, documents: Iterable[list[str]], output: OutputConfig
 ) -> tuple[int, int, int]:
-    """Write documents. Returns how many, how many were left out, and the number of sentences."""
+    """Write documents; return how many, how many were left out, and the number of sentences."""
     kept = left_out = count = 0
     seen: set[bytes] = set()
     for document in documents:
@@ -209,5 +211,5 @@ def _write_documents(
 
 
 def _digest(sentence: str) -> bytes:
-    """What a sentence is remembered by; 8 bytes are enough for the lines of one file."""
+    """Return a hash of a sentence; 8 bytes rule out collisions among the lines of one file."""
     return hashlib.blake2b(sentence.encode("utf-8", "ignore"), digest_size=8).digest()

@@ -1,7 +1,7 @@
-"""Templates of Wikipedia that stand for words within a sentence.
+"""Wikipedia templates that are replaced by words of a sentence.
 
-Of some ten thousand templates these few are common in running text; all others show boxes, notes
-and numbers of their own, and leave nothing.
+A few of some ten thousand templates are common in running text and are rendered here. All others,
+mostly boxes, notes and tables, are removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAMED = re.compile(r"\s*([\w -]+?)\s*=(.*)", re.DOTALL)
 
 
 def template_text(content: str) -> str:
-    """Return the words that a template, given without its braces, stands for; mostly none."""
+    """Return the text shown for a template, given without its braces; empty for most."""
     name, *given = content.split("|")
     name = name.strip().lower().replace("_", " ")
     if name.startswith("lang-"):
@@ -26,7 +26,7 @@ def template_text(content: str) -> str:
 
 
 def _positional(given: list[str]) -> Arguments:
-    """The arguments without a name, or with a number for one, in their order."""
+    """Return the arguments without a name or with a number as name, in order."""
     numbered: dict[int, str] = {}
     unnamed = 0
     for argument in given:
@@ -39,12 +39,12 @@ def _positional(given: list[str]) -> Arguments:
     return [numbered[key] for key in sorted(numbered)]
 
 
-def _nth(index: int, before: str = "") -> Callable[[Arguments], str]:
-    """Show one of the arguments, if it is there, with something before it."""
+def _nth(index: int, prefix: str = "") -> Callable[[Arguments], str]:
+    """Return a renderer of one argument, if it is given, with a prefix."""
 
     def show(arguments: Arguments) -> str:
-        has_it = len(arguments) > index or (index < 0 and arguments)
-        return before + arguments[index] if has_it else ""
+        is_given = len(arguments) > index or (index < 0 and arguments)
+        return prefix + arguments[index] if is_given else ""
 
     return show
 
@@ -66,8 +66,8 @@ def _fraction(arguments: Arguments) -> str:
     """``{{frac|2|1|3}}``: 2 1/3."""
     if len(arguments) == 1:
         return f"1/{arguments[0]}"
-    whole, fraction = arguments[:-2], "/".join(arguments[-2:])
-    return " ".join([*whole[-1:], fraction])
+    integer, fraction = arguments[:-2], "/".join(arguments[-2:])
+    return " ".join([*integer[-1:], fraction])
 
 
 def _ship(prefix: str) -> Callable[[Arguments], str]:

@@ -1,6 +1,6 @@
-"""Text people hold: plain files, JSON lines, Common Crawl's WET files, Gigaword's SGML.
+"""Readers of text corpora: plain text, JSON lines, Common Crawl's WET files, Gigaword's SGML.
 
-Any of them may be packed (``.gz``, ``.bz2``, ``.xz``). Memory is that of the largest document.
+Files may be compressed (``.gz``, ``.bz2``, ``.xz``). Memory use is that of the largest document.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 from funnel.utils.errors import DataError
 from funnel_data.corpora.sentences import split_sentences
@@ -27,21 +27,21 @@ from funnel_data.corpora.sharding import ByteRange
 FORMATS = ("auto", "txt", "jsonl", "wet", "gigaword")
 DOCUMENTS = ("blank_line", "line", "file")
 LINES = ("paragraph", "wrapped", "sentence")
-PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".wet": "wet"}
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How to read files.
+    """Settings of :class:`TextReader`.
 
     Attributes:
-        format: one of ``FORMATS``; ``auto`` goes by the ends of the names.
-        documents: what ends a document of a plain file, one of ``DOCUMENTS``.
-        lines: what a line is, one of ``LINES``.
+        format: one of ``FORMATS``; ``auto`` decides by file name suffix.
+        documents: end of a document in a plain text file, one of ``DOCUMENTS``.
+        lines: meaning of a line, one of ``LINES``.
         text_key: key of the text in JSON lines.
-        encoding: of plain files and JSON lines.
-        errors: what to do about bytes that are no text, as in ``bytes.decode``.
+        encoding: encoding of plain text and JSON lines.
+        errors: treatment of invalid bytes, as in ``bytes.decode``.
     """
 
     format: str = "auto"
@@ -51,34 +51,49 @@ class TextOptions:
     encoding: str = "utf-8"
     errors: str = "strict"
 
-    def format_of(self, path: str) -> str:
-        """The format of a file; by its name, if none is set: ``txt`` for names that say nothing."""
+    def detect_format(self, path: str) -> str:
+        """Return the format of a file; with ``auto``, ``txt`` for unknown suffixes."""
         if self.format != "auto":
             return self.format
         return SUFFIXES.get(_suffix(path), "txt")
 
-    def can_cut(self, path: str) -> bool:
-        """Whether a file can be read from a place within it."""
-        format_ = self.format_of(path)
-        is_cut = format_ == "jsonl" or (format_ == "txt" and self.documents != "file")
-        return is_cut and Path(path).suffix not in PACKED
+    def is_splittable(self, path: str) -> bool:
+        """Whether documents can be read from a position within a file."""
+        format_ = self.detect_format(path)
+        by_line = format_ == "jsonl" or (format_ == "txt" and self.documents != "file")
+        return by_line and not _is_compressed(path)
 
 
-def find_text(inputs: Sequence[str], options: TextOptions) -> list[str]:
-    """Return the files that names, folders and patterns stand for, sorted and each once.
-
-    Of folders, the files whose names are known as text, or all if the format is set; hidden ones
-    are left out.
+def find_files(patterns: Sequence[str]) -> list[str]:
+    """Return the paths that names and patterns match, sorted and without duplicates.
 
     Raises:
-        DataError: an input stands for no file.
+        DataError: nothing matches a pattern.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+        if not matches:
+            raise DataError(f"--input {pattern}: no such file")
+        found.update(matches)
+    return sorted(found)
+
+
+def find_text_files(inputs: Sequence[str], options: TextOptions) -> list[str]:
+    """Return the text files that names, folders and patterns match, sorted, without duplicates.
+
+    Folders contribute the files with a known suffix, or all files if the format is set, except for
+    hidden ones.
+
+    Raises:
+        DataError: no file matches an input.
     """
     found: set[str] = set()
     for name in inputs:
         matches = [name] if os.path.exists(name) else glob.glob(name, recursive=True)
-        files = {path for match in matches for path in _text_below(match, options)}
+        files = {path for match in matches for path in _text_files_in(match, options)}
         if not files:
-            raise DataError(f"--input {name}: no text file there")
+            raise DataError(f"--input {name}: there is no text file")
         found |= files
     return sorted(found)
 
@@ -89,31 +104,33 @@ class TextReader:
 
     options: TextOptions
 
-    def documents(self, part: ByteRange) -> Iterator[list[str]]:
-        """Yield the documents that begin in a part.
+    def read_documents(self, source: ByteRange) -> Iterator[list[str]]:
+        """Yield the documents that begin in a byte range.
 
         Raises:
-            DataError: the file cannot be read, is damaged, or is not of its format.
+            DataError: the file cannot be read, is corrupt, or has another format.
         """
-        format_ = self.options.format_of(part.path)
-        with _read_errors_named(part.path), _opened(part.path) as stream:
+        format_ = self.options.detect_format(source.path)
+        with _read_errors_named(source.path), _open(source.path) as stream:
             if format_ == "wet":
-                yield from (self._sentences(lines) for lines in _wet_records(stream, part.path))
+                yield from (self._sentences(lines) for lines in _wet_records(stream, source.path))
             elif format_ == "gigaword":
-                texts = (text for _, text in self._lines(stream, part))
+                texts = (text for _, text in self._lines(stream, source))
                 yield from (_sentences(lines, "wrapped") for lines in _gigaword_documents(texts))
             elif format_ == "jsonl":
-                yield from map(self._sentences, self._json_texts(stream, part))
+                yield from map(self._sentences, self._json_texts(stream, source))
             else:
-                yield from map(self._sentences, self._plain_documents(stream, part))
+                yield from map(self._sentences, self._plain_documents(stream, source))
 
     def _sentences(self, lines: Iterable[str]) -> list[str]:
         return _sentences(lines, self.options.lines)
 
-    def _lines(self, stream: IO[bytes], part: ByteRange) -> Iterator[tuple[int, str]]:
-        """Yield (position, line) from the first line that begins in the part to the file's end."""
-        position = part.start
+    def _lines(self, stream: IO[bytes], source: ByteRange) -> Iterator[tuple[int, str]]:
+        """Yield (position, line) from the first line that begins in the range to the file's end."""
+        position = source.start
         if position:
+            # A line that began earlier belongs to the previous range: skip to its end, which may be
+            # the byte just before this range.
             stream.seek(position - 1)
             position += len(stream.readline()) - 1
         for raw in stream:
@@ -121,23 +138,23 @@ class TextReader:
                 line = raw.decode(self.options.encoding, self.options.errors)
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{part.path}, byte {position + error.start}: not {self.options.encoding} "
+                    f"{source.path}, byte {position + error.start}: not {self.options.encoding} "
                     "text; see --encoding and --errors"
                 ) from error
             yield position, line if position else line.removeprefix("\ufeff")
             position += len(raw)
 
-    def _plain_documents(self, stream: IO[bytes], part: ByteRange) -> Iterator[list[str]]:
-        """A document belongs to the part in which the empty line before it begins."""
-        lines = self._lines(stream, part)
+    def _plain_documents(self, stream: IO[bytes], source: ByteRange) -> Iterator[list[str]]:
+        """Yield documents; one belongs to the range in which the empty line before it begins."""
+        lines = self._lines(stream, source)
         if self.options.documents == "file":
             yield [line for _, line in lines]
             return
         if self.options.documents == "line":
-            yield from ([line] for _, line in _of_part(lines, part) if line.strip())
+            yield from ([line] for _, line in _within(lines, source) if line.strip())
             return
         document: list[str] = []
-        is_ours = part.start == 0
+        is_ours = source.start == 0
         for position, line in lines:
             if line.strip():
                 if is_ours:
@@ -145,42 +162,43 @@ class TextReader:
                 continue
             if document:
                 yield document
-            if _is_after(position, part):
+            if _is_after(position, source):
                 return
             document, is_ours = [], True
         if document:
             yield document
 
-    def _json_texts(self, stream: IO[bytes], part: ByteRange) -> Iterator[list[str]]:
+    def _json_texts(self, stream: IO[bytes], source: ByteRange) -> Iterator[list[str]]:
         key = self.options.text_key
-        for position, line in _of_part(self._lines(stream, part), part):
+        for position, line in _within(self._lines(stream, source), source):
             if not line.strip():
                 continue
             try:
                 text = json.loads(line)[key]
             except ValueError as error:
-                raise DataError(f"{part.path}, byte {position}: not JSON: {error}") from error
+                raise DataError(f"{source.path}, byte {position}: not JSON: {error}") from error
             except (KeyError, TypeError) as error:
-                raise DataError(f"{part.path}, byte {position}: no key {key!r}") from error
+                raise DataError(f"{source.path}, byte {position}: no key {key!r}") from error
             if not isinstance(text, str):
-                raise DataError(f"{part.path}, byte {position}: {key!r} is no text")
+                raise DataError(f"{source.path}, byte {position}: {key!r} is not a string")
             yield text.splitlines()
 
 
-def _of_part(lines: Iterable[tuple[int, str]], part: ByteRange) -> Iterator[tuple[int, str]]:
+def _within(lines: Iterable[tuple[int, str]], source: ByteRange) -> Iterator[tuple[int, str]]:
     for position, line in lines:
-        if _is_after(position, part):
+        if _is_after(position, source):
             return
         yield position, line
 
 
-def _is_after(position: int, part: ByteRange) -> bool:
-    """Whether a line is behind a part; positions in a packed file, always whole, mean nothing."""
-    return position >= part.end and Path(part.path).suffix not in PACKED
+def _is_after(position: int, source: ByteRange) -> bool:
+    """Whether a line begins after a range."""
+    # A compressed file is one range, whose end counts other bytes than the position does.
+    return position >= source.end and not _is_compressed(source.path)
 
 
 def _sentences(lines: Iterable[str], kind: str) -> list[str]:
-    """The sentences of a document, each without repeated blanks."""
+    """Return the sentences of a document, with runs of white space replaced by one space."""
     tidy = (" ".join(line.split()) for line in lines)
     if kind == "sentence":
         return [line for line in tidy if line]
@@ -190,7 +208,7 @@ def _sentences(lines: Iterable[str], kind: str) -> list[str]:
 
 
 def _gigaword_documents(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The text of every ``<DOC>``, with an empty line between paragraphs; no headlines."""
+    """Yield the text of every ``<DOC>``, an empty line between paragraphs, without headlines."""
     document: list[str] = []
     is_text = False
     for line in lines:
@@ -205,7 +223,7 @@ def _gigaword_documents(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _wet_records(stream: IO[bytes], path: str) -> Iterator[list[str]]:
-    """The lines of every page of a WET file (WARC records of type "conversion")."""
+    """Yield the lines of every page of a WET file (WARC records of type "conversion")."""
     while first := stream.readline():
         if not first.strip():
             continue
@@ -217,21 +235,25 @@ def _wet_records(stream: IO[bytes], path: str) -> Iterator[list[str]]:
             fields[name.lower()] = value.strip()
         length = fields.get(b"content-length", b"")
         if not length.isdigit():
-            raise DataError(f"{path}: a WARC record without Content-Length")
+            raise DataError(f"{path}: a WARC record has no Content-Length")
         body = stream.read(int(length))
         if len(body) < int(length):
-            raise DataError(f"{path}: the file is cut off; fetch or copy it again")
+            raise DataError(f"{path}: the file is truncated; download or copy it again")
         if fields.get(b"warc-type") == b"conversion":
             yield body.decode("utf-8", "replace").splitlines()
 
 
 def _suffix(path: str) -> str:
-    """The end of a name that tells the format: ``.txt`` of ``a.txt.gz``."""
+    """Return the suffix that gives the format: ``.txt`` for ``a.txt.gz``."""
     name = Path(path)
-    return (Path(name.stem) if name.suffix in PACKED else name).suffix.lower()
+    return (Path(name.stem) if _is_compressed(path) else name).suffix.lower()
 
 
-def _text_below(path: str, options: TextOptions) -> Iterator[str]:
+def _is_compressed(path: str) -> bool:
+    return Path(path).suffix in COMPRESSED
+
+
+def _text_files_in(path: str, options: TextOptions) -> Iterator[str]:
     if not os.path.isdir(path):
         yield from [path] if os.path.isfile(path) else []
         return
@@ -243,19 +265,19 @@ def _text_below(path: str, options: TextOptions) -> Iterator[str]:
                 yield os.path.join(folder, name)
 
 
-def _opened(path: str) -> IO[bytes]:
-    opener = PACKED.get(Path(path).suffix)
-    return cast("IO[bytes]", opener(path, "rb")) if opener else open(path, "rb")
+def _open(path: str) -> IO[bytes]:
+    opener = COMPRESSED.get(Path(path).suffix)
+    return opener(path, "rb") if opener else open(path, "rb")
 
 
 @contextlib.contextmanager
 def _read_errors_named(path: str) -> Iterator[None]:
-    """Turn what a damaged or missing file raises into one line that names it."""
+    """Turn the exceptions of a corrupt or missing file into one-line errors that name it."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: the file is damaged or cut off: {error}") from error
+        raise DataError(f"{path}: the file is corrupt or truncated: {error}") from error
     except OSError as error:
-        if error.errno is None:  # bz2's word for damage
-            raise DataError(f"{path}: the file is damaged or cut off: {error}") from error
+        if error.errno is None:  # bz2 raises OSError without a number for corrupt data
+            raise DataError(f"{path}: the file is corrupt or truncated: {error}") from error
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,7 +1,8 @@
-"""Wikipedia dumps: the articles of a part of a ``pages-articles`` file, packed or not.
+"""Articles of Wikipedia dumps (``pages-articles``, plain or bzip2), read by byte range.
 
-A part is a range of bytes of the file, and has the pages whose ``<page>`` begins there, so parts
-that cover a file have every page once. In a packed file a part has whole blocks.
+A page belongs to the range in which its ``<page>`` tag begins, so ranges that cover a file give
+every page once. In a compressed file, a page belongs to the range in which the bzip2 block of its
+tag begins.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.tasks.tables import read_errors_named
 from funnel.utils.errors import DataError
+from funnel.utils.files import name_read_errors
 from funnel_data.corpora.bz2_blocks import SIGNATURE, check_end, read_blocks
 from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
@@ -20,16 +21,16 @@ from funnel_data.corpora.wikitext import NO_TEXT, WikitextOptions, clean_wikitex
 
 _READ = 1 << 20
 _TAIL = 1 << 12
-_LONGEST_PAGE = 1 << 26  # a revision has 2 MiB at most: what is longer holds all revisions
+_LONGEST_PAGE = 1 << 26  # a revision has at most 2 MiB: longer pages hold all revisions
 _OPEN, _CLOSE = b"<page>", b"</page>"
 _ARTICLES = "0"  # the namespace of articles
 
-_WITHOUT_TEXT = frozenset({"-2", "6", "14"})  # the numbers of Media, File and Category
+_WITHOUT_TEXT = frozenset({"-2", "6", "14"})  # the namespaces Media, File and Category
 
 
 @dataclass(frozen=True)
 class Article:
-    """An article: its title, and its text in wikitext."""
+    """The title of an article and its text in wikitext."""
 
     title: str
     text: str
@@ -41,24 +42,27 @@ class WikipediaReader:
 
     options: WikitextOptions
 
-    def documents(self, part: ByteRange) -> Iterator[list[str]]:
-        """Yield the articles that begin in a part, without their titles."""
-        for article in read_articles(Path(part.path), part.start, part.end):
+    def read_documents(self, source: ByteRange) -> Iterator[list[str]]:
+        """Yield the articles that begin in a byte range, without their titles."""
+        for article in read_articles(Path(source.path), source.start, source.end):
             paragraphs = clean_wikitext(article.text, self.options)
             yield [sentence for text in paragraphs for sentence in split_sentences(text)]
 
 
 def check_dump(path: Path) -> frozenset[str]:
-    """Look at both ends of a dump. Returns its names, lower-case, for files and categories.
+    """Check the beginning and the end of a dump.
+
+    Returns:
+        The dump's lower-case names of the namespaces for media, files and categories.
 
     Raises:
-        DataError: it cannot be read, is empty, cut off, or no dump; one line that says which.
+        DataError: the file cannot be read, is empty or truncated, or is not a dump.
     """
-    with read_errors_named(path):
+    with name_read_errors(path):
         size = path.stat().st_size
         if not size:
             raise DataError(f"{path}: the file is empty")
-        if is_packed(path):
+        if is_compressed(path):
             check_end(path)
         head = b""
         for _, piece in _pieces(path, 0, size):
@@ -68,26 +72,26 @@ def check_dump(path: Path) -> frozenset[str]:
         if b"<mediawiki" not in head[:_TAIL]:
             raise DataError(
                 f"{path}: not a Wikipedia dump, which begins with <mediawiki ...>; "
-                "what is needed is a ...-pages-articles.xml, with or without .bz2"
+                "a ...-pages-articles.xml or ...-pages-articles.xml.bz2 is needed"
             )
-        if not is_packed(path):
+        if not is_compressed(path):
             _check_last_line(path, size)
-    return _names(head, path)
+    return _textless_namespaces(head, path)
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file is a bzip2 file, by its first bytes."""
+def is_compressed(path: Path) -> bool:
+    """Whether the first bytes are those of a bzip2 file."""
     with open(path, "rb") as stream:
         return stream.read(len(SIGNATURE)) == SIGNATURE
 
 
 def read_articles(path: Path, start: int, end: int) -> Iterator[Article]:
-    """Yield the articles of a part of a dump: no redirects, no talk, no templates.
+    """Yield the articles that begin in bytes ``start`` to ``end``, without redirects.
 
     Raises:
-        DataError: the file is damaged, cut off, or holds more than one revision of its pages.
+        DataError: the file is corrupt, truncated, or has more than one revision per page.
     """
-    with read_errors_named(path):
+    with name_read_errors(path):
         for source in _page_sources(path, start, end):
             try:
                 page = ElementTree.fromstring(source)
@@ -101,8 +105,8 @@ def read_articles(path: Path, start: int, end: int) -> Iterator[Article]:
 
 
 def _page_sources(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """Yield the pages of a part as they stand in the file."""
-    data, ours = b"", 0  # `ours`: how many of the bytes in hand belong to this part
+    """Yield the XML of the pages of a byte range."""
+    data, ours = b"", 0  # `ours`: number of bytes of `data` that belong to this range
     for position, piece in _pieces(path, start, end):
         data += piece
         ours += len(piece) if position < end else 0
@@ -121,15 +125,15 @@ def _page_sources(path: Path, start: int, end: int) -> Iterator[bytes]:
         if len(data) > _LONGEST_PAGE:
             raise DataError(
                 f"{path}: a page of over {_LONGEST_PAGE >> 20} MiB; dumps with all revisions are "
-                "of no use here, take ...-pages-articles.xml"
+                "not supported, use ...-pages-articles.xml"
             )
     if 0 <= data.find(_OPEN) < ours:
-        raise DataError(f"{path}: the file is cut off within a page; fetch or copy it again")
+        raise DataError(f"{path}: the file is truncated within a page; download or copy it again")
 
 
 def _pieces(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, data) from ``start`` to the end of the file; none reaches across ``end``."""
-    if is_packed(path):
+    """Yield (position, data) from ``start`` to the end of the file; none extends across ``end``."""
+    if is_compressed(path):
         yield from read_blocks(path, start)
         return
     with open(path, "rb") as stream:
@@ -144,11 +148,13 @@ def _check_last_line(path: Path, size: int) -> None:
     with open(path, "rb") as stream:
         stream.seek(max(0, size - _TAIL))
         if b"</mediawiki>" not in stream.read():
-            raise DataError(f"{path}: ends without </mediawiki>, so it is cut off; fetch it again")
+            raise DataError(
+                f"{path}: no </mediawiki> at the end, so the file is truncated; download it again"
+            )
 
 
-def _names(head: bytes, path: Path) -> frozenset[str]:
-    """The dump's names for the namespaces that have no text."""
+def _textless_namespaces(head: bytes, path: Path) -> frozenset[str]:
+    """Return the dump's names of the namespaces without text, with the English ones."""
     begin, stop = head.find(b"<namespaces>"), head.find(b"</namespaces>")
     if begin < 0 or stop < 0:
         return NO_TEXT

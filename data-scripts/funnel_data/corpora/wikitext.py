@@ -1,10 +1,10 @@
-"""Wikitext -> paragraphs of plain text.
+"""Wikitext to paragraphs of plain text.
 
-What a reader sees as running text stays. Templates, tables, references, formulas, pictures,
-categories, headings and lists go; a few templates that stand for words within a sentence leave
-those. Where markup is broken, the line it is left over in goes too, so that none gets through.
+Running text is kept. Templates (except for a few that show words of a sentence), tables,
+references, formulas, pictures, categories, headings and lists are removed. A line in which broken
+markup is left is dropped.
 
-Time grows in proportion to the text, whatever is in it: articles are written by strangers.
+Time is linear in the length of the text for any input, since articles come from untrusted authors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from funnel_data.corpora.templates import template_text
 
-# Namespaces of pictures and categories; a dump has names for them in its language beside these.
+# Namespaces of pictures and categories; a dump adds the names in its own language.
 NO_TEXT = frozenset({"file", "image", "media", "category"})
-_DEEPEST = 40  # what is nested deeper is broken or hostile; each level costs a copy of the text
+_MAX_DEPTH = 40  # deeper nesting is broken or hostile; each level copies the text once more
 
-# Elements whose content is no prose. Tables may be nested and are left to the scanner of brackets.
+# Elements whose content is not prose. Tables can be nested, so _resolve_brackets removes them.
 _REMOVED = (
     "ref|references|math|chem|ce|gallery|timeline|score|syntaxhighlight|source|pre|imagemap|"
     "hiero|graph|mapframe|maplink|inputbox|templatestyles|section|indicator|categorytree|style"
@@ -44,8 +44,8 @@ _LEFT_OVER = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|^[|!]|</?(?:ref|math|tab
 _INTERWIKI = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
-# What removed templates leave behind: "(, born 1900)", "( )", "word ,". Looking for two characters
-# is fast, and most paragraphs have no such place.
+# Remains of removed templates: "(, born 1900)", "( )", "word ,". Most paragraphs have none, which
+# this search for two characters finds out fast.
 _SCARS = ("( ", "(,", "(;", "(:", "()", " )", ",)", ";)", "[ ", "[]", " ]", " ,", " .", ",,", ",.")
 _LEADING_IN_BRACKETS = re.compile(r"([(\[])[ ,;:–]+")
 _TRAILING_IN_BRACKETS = re.compile(r"[ ,;:–]+([)\]])")
@@ -56,11 +56,11 @@ _REPEATED_STOP = re.compile(r",(?: ?([,.]))+(?= |$)")
 
 @dataclass(frozen=True)
 class WikitextOptions:
-    """What to keep.
+    """Settings of :func:`clean_wikitext`.
 
     Attributes:
-        keep_lists: list items too, each as a paragraph.
-        no_text: lower-case names before the colon of links that show a picture or nothing.
+        keep_lists: keep list items, each as a paragraph.
+        no_text: lower-case namespaces of links that show a picture or nothing.
     """
 
     keep_lists: bool = False
@@ -68,7 +68,7 @@ class WikitextOptions:
 
 
 def clean_wikitext(text: str, options: WikitextOptions) -> list[str]:
-    """Return the paragraphs of an article, each on one line, without blanks around them."""
+    """Return the paragraphs of an article, each as one stripped line."""
     text = _PARAMETER.sub(r"\1", _remove_elements(text))
     text = _resolve_brackets(text, options.no_text)
     text = _EXTERNAL_LINK.sub(r"\1", text)
@@ -79,51 +79,51 @@ def clean_wikitext(text: str, options: WikitextOptions) -> list[str]:
 
 
 def _remove_elements(text: str) -> str:
-    """Remove comments and elements that are no prose; one without an end loses its tag only."""
+    """Remove comments and elements that are not prose; of an unclosed one, only the tag."""
     kept: list[str] = []
-    endless: set[str] = set()  # a search to the end of the text is made once per name
+    unclosed: set[str] = set()  # searching to the end once per name keeps the time linear
     position = 0
     while match := _ELEMENT.search(text, position):
         kept.append(text[position : match.start()])
         position = match.end()
         name = (match[1] or "!--").lower()
-        if match[0].endswith("/>") or name in endless:
+        if match[0].endswith("/>") or name in unclosed:
             continue
-        closing = _closing_of(name).search(text, position)
+        closing = _closing_pattern(name).search(text, position)
         if closing is None:
-            endless.add(name)
+            unclosed.add(name)
             continue
-        if name == "nowiki":  # shown as it stands: nothing in it is markup
+        if name == "nowiki":  # escaped, so that later steps find no markup in it
             kept += [f"&#{ord(char)};" for char in text[position : closing.start()]]
         position = closing.end()
     kept.append(text[position:])
     return "".join(kept)
 
 
-def _closing_of(name: str) -> re.Pattern[str]:
+def _closing_pattern(name: str) -> re.Pattern[str]:
     pattern = "-->" if name == "!--" else rf"</{name}\s*>"
-    return re.compile(pattern, re.IGNORECASE)  # compiled once: re keeps what it has seen
+    return re.compile(pattern, re.IGNORECASE)  # re caches compiled patterns
 
 
 def _resolve_brackets(text: str, no_text: Collection[str]) -> str:
-    """Replace templates, links and tables, innermost first, by the text they stand for."""
+    """Replace templates, links and tables by the text they show, innermost first."""
     render: dict[str, Callable[[str], str]] = {
         "{{": template_text,
         "[[": lambda content: _link_text(content, no_text),
         "{|": lambda _: "\n",
         "<table": lambda _: "\n",
     }
-    # What is open, innermost last, each with its bracket and the pieces of text in it.
+    # A stack of (opening bracket, pieces of text inside it); the bottom entry is the article.
     opened: list[tuple[str, list[str]]] = [("", [])]
     position = 0
     for match in _BRACKET.finditer(text):
         opened[-1][1].append(text[position : match.start()])
         position = match.end()
-        token = match[0] if len(match[0]) == 2 else _bare(match[0])
+        token = match[0] if len(match[0]) == 2 else _bracket_name(match[0])
         opening = _CLOSES.get(token)
-        if opening is None and len(opened) <= _DEEPEST:
+        if opening is None and len(opened) <= _MAX_DEPTH:
             opened.append((token, []))
-        elif opening in (name for name, _ in opened):
+        elif opening is not None and any(name == opening for name, _ in opened):
             while opened[-1][0] != opening:
                 _unwrap(opened)
             content = "".join(opened.pop()[1])
@@ -136,25 +136,25 @@ def _resolve_brackets(text: str, no_text: Collection[str]) -> str:
     return "".join(opened[0][1])
 
 
-def _bare(token: str) -> str:
-    """A bracket without what indents it and without attributes."""
+def _bracket_name(token: str) -> str:
+    """Return a bracket without indentation and attributes."""
     return re.split(r"[\s>]", token.lstrip(" \t:*#;").lower(), maxsplit=1)[0]
 
 
 def _unwrap(opened: list[tuple[str, list[str]]]) -> None:
-    """Take the innermost bracket, which is never closed, for text."""
+    """Turn the innermost bracket, which is never closed, into text."""
     token, pieces = opened.pop()
     opened[-1][1].extend((token, *pieces))
 
 
 def _link_text(content: str, no_text: Collection[str]) -> str:
-    """The text a link shows: ``[[Town hall (Delft)|hall]]`` is "hall"."""
+    """Return the text a link shows: "hall" for ``[[Town hall (Delft)|hall]]``."""
     target, *shown = content.split("|")
     target = target.strip()
     prefix, colon, _ = target.partition(":")
     prefix = prefix.strip().lower()
     if colon and prefix:
-        # A link has one text; what has several parts is a picture in a language we do not know.
+        # A link has one text; several mean a picture whose namespace is in another language.
         if prefix in no_text or len(shown) > 1:
             return ""
         if not shown and _INTERWIKI.fullmatch(prefix):
@@ -163,7 +163,7 @@ def _link_text(content: str, no_text: Collection[str]) -> str:
 
 
 def _paragraphs(text: str, options: WikitextOptions) -> list[list[str]]:
-    """The lines of each paragraph; lines without one between them belong together."""
+    """Return the lines of each paragraph; empty lines, lists and headings separate paragraphs."""
     paragraphs: list[list[str]] = [[]]
     for raw in text.split("\n"):
         line = raw.strip()
@@ -181,7 +181,7 @@ def _paragraphs(text: str, options: WikitextOptions) -> list[list[str]]:
 
 
 def _tidy(text: str) -> str:
-    """Decode entities, and mend blanks and brackets that removed markup left; "" if no letters."""
+    """Decode entities, tidy blanks and brackets after removed markup; "" if no letter is left."""
     text = " ".join(_INVISIBLE.sub("", html.unescape(text)).split())
     if any(scar in text for scar in _SCARS):
         text = _TRAILING_IN_BRACKETS.sub(r"\1", _LEADING_IN_BRACKETS.sub(r"\1", text))

@@ -1,1 +1,1 @@
-"""Downloads that resume, verify and unpack safely."""
+"""Downloads with resuming, verification and safe unpacking."""

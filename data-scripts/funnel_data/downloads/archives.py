@@ -1,7 +1,7 @@
-"""Unpacking archives from the internet: nothing but plain files, nowhere but where they belong.
+"""Unpack untrusted archives: regular files only, and only below the target folder.
 
-Members are written by this module, not by ``extractall``: no links, devices, owners, set-user-id
-bits or paths of the archive's choosing ever reach the disk.
+Members are written by this module rather than by ``extractall``, so that links, devices, owners,
+set-user-id bits and paths chosen by the archive never reach the disk.
 """
 
 from __future__ import annotations
@@ -20,49 +20,50 @@ from typing import IO, NamedTuple
 
 from funnel.utils.errors import DataError
 
-_PIECE = 1 << 20
-# Text shrinks five- to tenfold; what grows more than this is made to fill the disk.
-_MOST_GROWTH, _FREE_GROWTH = 100, 64 << 20
-_DAMAGE = (
+_READ_BYTES = 1 << 20
+# Text compresses five- to tenfold; an archive that expands much more is a decompression bomb.
+_MAX_GROWTH, _FREE_GROWTH = 100, 64 << 20
+_CORRUPTION = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    ValueError,  # names that are no text, numbers that are none
+    ValueError,  # invalid names or numbers in headers
 )
 
 
 class ArchiveError(DataError):
-    """An archive that is damaged, or that holds what an archive of data has no need of."""
+    """An archive that is corrupt, or has members that an archive of data does not need."""
 
 
 class _Member(NamedTuple):
     name: str
-    problem: str | None  # why a member of its kind is refused
+    problem: str | None  # reason for refusing a member of this kind
     content: IO[bytes] | None  # None for a folder
 
 
 def unpack(archive: Path, folder: Path, keep: tuple[str, ...] = ("**",)) -> list[Path]:
     """Unpack a ``.zip``, ``.tar.gz`` or ``.tgz`` file; return the files written below ``folder``.
 
-    A member is kept if its path, with or without its first folder, matches a pattern: as many
-    parts as the pattern, part by part as in a shell; ``**`` keeps all as they are. It is written
-    under the part of its path that matched, so ``("*.tsv",)`` turns ``CoLA/train.tsv`` into
-    ``train.tsv``. Every member is examined, kept or not; the archive is read to its end, so that a
-    shortened one is noticed. After an error files may be left in ``folder``, never elsewhere.
+    A member is kept if its path, with or without the first folder, matches a pattern part by part
+    as in a shell; ``**`` keeps all members under their full paths. It is written under the part of
+    its path that matched, so ``("*.tsv",)`` writes ``CoLA/train.tsv`` to ``train.tsv``. Every
+    member is checked, kept or not, and the archive is read to its end to detect truncation. After
+    an error, files may be left in ``folder`` but nowhere else.
 
     Raises:
-        ArchiveError: damaged or encrypted; a member with an absolute path or ``..``, or that is a
-            link or device; two members for one file; contents out of all proportion.
+        ArchiveError: the archive is corrupt or encrypted, or expands out of proportion; a member
+            has an absolute path or ``..`` in it, or is a link or device; two members have the same
+            target.
     """
     written: dict[str, Path] = {}
-    budget = _MOST_GROWTH * archive.stat().st_size + _FREE_GROWTH
+    budget = _MAX_GROWTH * archive.stat().st_size + _FREE_GROWTH
     try:
         for member in _members(archive):
-            _refuse_unsafe(archive, member)
-            wanted = _place(member.name, keep)
+            _check_safe(archive, member)
+            wanted = _target_path(member.name, keep)
             if member.content is None or wanted is None:
                 continue
             if wanted.casefold() in written:
@@ -71,25 +72,25 @@ def unpack(archive: Path, folder: Path, keep: tuple[str, ...] = ("**",)) -> list
             target.parent.mkdir(parents=True, exist_ok=True)
             budget = _write(archive, member.content, target, budget)
             written[wanted.casefold()] = target
-    except _DAMAGE as error:
-        raise ArchiveError(f"{archive}: damaged archive: {error}") from error
+    except _CORRUPTION as error:
+        raise ArchiveError(f"{archive}: corrupt archive: {error}") from error
     if not written:
-        raise ArchiveError(f"{archive}: holds nothing that fits {', '.join(keep)}")
+        raise ArchiveError(f"{archive}: holds nothing that matches {', '.join(keep)}")
     return list(written.values())
 
 
 def _write(archive: Path, content: IO[bytes], target: Path, budget: int) -> int:
-    """Copy one member; return what is left of the bytes that may be written."""
+    """Copy one member; return the rest of the budget of bytes."""
     with open(target, "xb") as output:
-        while piece := content.read(_PIECE):
+        while piece := content.read(_READ_BYTES):
             budget -= len(piece)
             if budget < 0:
-                raise ArchiveError(f"{archive}: unpacks to over {_MOST_GROWTH} times its size")
+                raise ArchiveError(f"{archive}: unpacks to over {_MAX_GROWTH} times its size")
             output.write(piece)
     return budget
 
 
-def _refuse_unsafe(archive: Path, member: _Member) -> None:
+def _check_safe(archive: Path, member: _Member) -> None:
     parts = member.name.replace("\\", "/").split("/")
     problem = member.problem
     if member.name.startswith(("/", "\\")) or ":" in parts[0]:
@@ -102,11 +103,11 @@ def _refuse_unsafe(archive: Path, member: _Member) -> None:
         raise ArchiveError(f"{archive}: refused, because of {member.name!r}: {problem}")
 
 
-def _place(name: str, keep: tuple[str, ...]) -> str | None:
-    """Return the path under which a member is written, or None if it is not wanted."""
+def _target_path(name: str, keep: tuple[str, ...]) -> str | None:
+    """Return the path a member is written to, or None if it is not kept."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if parts and (parts[0] == "__MACOSX" or parts[-1].startswith("._")):
-        return None  # what Finder adds
+        return None  # added by the macOS Finder
     for pattern in keep:
         if pattern == "**":
             return "/".join(parts)
@@ -153,6 +154,6 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
                 problem = None if entry.isreg() or entry.isdir() else "it is a link or device"
                 content = opened.extractfile(entry) if entry.isreg() else None
                 yield _Member(entry.name, problem, content)
-        # The checksum stands at the end of the gzip stream, behind what tarfile reads.
-        while stream.read(_PIECE):
+        # The checksum at the end of the gzip stream comes after the bytes that tarfile reads.
+        while stream.read(_READ_BYTES):
             continue

@@ -1,7 +1,7 @@
-"""What can be downloaded: addresses, what is kept of them, and how many records there must be.
+"""The sets that can be downloaded: URLs, files to keep, and published numbers of records.
 
-A set is a record; the folder it leaves is what :mod:`funnel.tasks` (or a checkpoint loader) reads.
-Addresses and sizes are those the authors published; checksums they did not publish.
+A set becomes a folder that :mod:`funnel.tasks` or a checkpoint loader reads. URLs and sizes are as
+published by the authors, who did not publish checksums.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ _CHECKPOINTS = "http://storage.googleapis.com/funnel-transformer/funnel_ckpts_al
 
 @dataclass(frozen=True)
 class DownloadSet:
-    """One folder to be made out of downloads.
+    """A folder that is built from downloads.
 
     Attributes:
-        name: the folder's name, and what the user calls it.
-        urls: what is downloaded.
-        keep: patterns of the files kept of an archive, see
-        :func:`funnel_data.downloads.archives.unpack`; a file
-            that is no archive is kept as it is.
+        name: name of the folder, also on the command line.
+        urls: files to download.
+        keep: patterns of the archive members to keep, see
+            :func:`funnel_data.downloads.archives.unpack`; other files are kept as they are.
         published: number of records by file (``train.tsv``), or by folder for sets of many files.
-        build: how the folder is made, a key of :data:`funnel_data.downloads.recipes.BUILDERS`.
-        check: how it is counted, a key of :data:`funnel_data.downloads.recipes.CHECKS`.
-        tasks: names of the tasks that read it (``check="task"``).
-        download_mb: size of the download in MB, about.
-        disk_mb: size of the folder in MB, about.
+        build: how the folder is built, a key of :data:`funnel_data.downloads.recipes.BUILDERS`.
+        check: how records are counted, a key of :data:`funnel_data.downloads.recipes.CHECKS`.
+        tasks: names of the tasks that read the folder (``check="task"``).
+        download_mb: approximate size of the download in MB.
+        disk_mb: approximate size of the folder in MB.
     """
 
     name: str
@@ -72,7 +71,7 @@ _MNLI_SIZES = {
     "test_mismatched.tsv": 9_847,
 }
 
-# Wang et al. 2018, table 1, and the files themselves.
+# Sizes: Wang et al. 2018, table 1, and the files themselves.
 GLUE = (
     _glue("CoLA", "CoLA", _split_sizes(8_551, 1_043, 1_063), 0.4, 0.6),
     _glue("SST-2", "SST-2", _split_sizes(67_349, 872, 1_821), 7, 5),
@@ -121,7 +120,7 @@ def _csv(
     )
 
 
-# Maas et al. 2011; Zhang et al. 2015, table 3.
+# Sizes: Maas et al. 2011; Zhang et al. 2015, table 3.
 TEXTCLS = (
     DownloadSet(
         "imdb",
@@ -141,7 +140,7 @@ TEXTCLS = (
     _csv("amazon5", "amazon_review_full", (3_000_000, 650_000), (644, 1_610)),
 )
 
-# Questions. Rajpurkar et al. 2016, 2018.
+# Sizes in questions: Rajpurkar et al. 2016, 2018.
 SQUAD = (
     DownloadSet(
         "squad",
@@ -159,7 +158,7 @@ SQUAD = (
     ),
 )
 
-# Questions. Lai et al. 2017, table 2.
+# Sizes in questions: Lai et al. 2017, table 2.
 RACE = (
     DownloadSet(
         "race",
@@ -183,7 +182,7 @@ RACE = (
     ),
 )
 
-# The dump changes from month to month, so that there is no size to compare with.
+# The dump changes every month, so there is no size to compare with.
 WIKIPEDIA = (
     DownloadSet(
         "wikipedia",
@@ -195,7 +194,7 @@ WIKIPEDIA = (
     ),
 )
 
-# Size -> millions of parameters of encoder, and of encoder and decoder (python -m funnel.flops).
+# Millions of parameters without and with decoder by model size (python -m funnel.flops).
 CHECKPOINT_SIZES = {
     "B4-4-4H768": (116, 131),
     "B6-3x2-3x2H768": (116, 131),
@@ -207,14 +206,14 @@ CHECKPOINT_FORMATS = ("PT", "TF", "FULL-TF")
 
 
 def checkpoint_name(size: str, form: str) -> str:
-    """Return the name of a released archive and of the folder in it."""
+    """Return the name of a released archive, which is also that of the folder in it."""
     return f"{size}-ELEC-{form}"
 
 
 def _checkpoint(size: str, form: str) -> DownloadSet:
     encoder, decoder = CHECKPOINT_SIZES[size]
-    # Four bytes a parameter; a full release holds two optimizer slots for each of them, and a
-    # generator of about a tenth. Weights hardly shrink when they are packed.
+    # 4 bytes per parameter. A full release also has two Adam slots per parameter, and a generator
+    # of about a tenth of the size. Weights hardly compress.
     megabytes = 4 * {"PT": encoder, "TF": decoder, "FULL-TF": 3.3 * decoder}[form]
     name = checkpoint_name(size, form)
     return DownloadSet(

@@ -1,4 +1,4 @@
-"""From downloaded files to the folder a program reads, and what is counted there."""
+"""Build the folder of a set from its downloads, and count the records in it."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ Builder = Callable[[DownloadSet, Sequence[Path], Path], None]
 Check = Callable[[DownloadSet, Path], dict[str, int]]
 
 
-def build(chosen: DownloadSet, files: Sequence[Path], folder: Path) -> None:
+def build(dataset: DownloadSet, files: Sequence[Path], folder: Path) -> None:
     """Fill the empty ``folder`` from the downloads of a set, in the order of its addresses.
 
     Raises:
-        DataError: a file is damaged or not what its name says.
+        DataError: a file is corrupt or has other contents than its name promises.
     """
-    BUILDERS[chosen.build](chosen, files, folder)
+    BUILDERS[dataset.build](dataset, files, folder)
 
 
-def count(chosen: DownloadSet, folder: Path) -> dict[str, int]:
-    """Read a set the way programs do; return the number of records by file or folder.
+def count(dataset: DownloadSet, folder: Path) -> dict[str, int]:
+    """Read a set as the training programs do; return the number of records by file or folder.
 
     Raises:
         DataError: a file is missing, cannot be read, lacks a column, or has an unknown label.
     """
-    return CHECKS[chosen.check](chosen, folder)
+    return CHECKS[dataset.check](dataset, folder)
 
 
-def compare(chosen: DownloadSet, folder: Path, counts: Mapping[str, int]) -> list[str]:
-    """Return one line for each number of records that is not the published one."""
+def compare(dataset: DownloadSet, folder: Path, counts: Mapping[str, int]) -> list[str]:
+    """Return a message for each number of records that is not the published one."""
     return [
         f"{folder / name}: {counts.get(name, 0):,} records, {expected:,} were published"
-        for name, expected in chosen.published.items()
+        for name, expected in dataset.published.items()
         if counts.get(name, 0) != expected
     ]
 
 
-def _unpack_all(chosen: DownloadSet, files: Sequence[Path], folder: Path) -> None:
+def _unpack_all(dataset: DownloadSet, files: Sequence[Path], folder: Path) -> None:
     for file in files:
-        unpack(file, folder, chosen.keep)
+        unpack(file, folder, dataset.keep)
 
 
-def _copy_all(chosen: DownloadSet, files: Sequence[Path], folder: Path) -> None:
-    del chosen
+def _copy_all(dataset: DownloadSet, files: Sequence[Path], folder: Path) -> None:
+    del dataset
     for file in files:
         _link_or_copy(file, folder / file.name)
 
 
-def _copy_diagnostic(chosen: DownloadSet, files: Sequence[Path], folder: Path) -> None:
-    del chosen
+def _copy_diagnostic(dataset: DownloadSet, files: Sequence[Path], folder: Path) -> None:
+    del dataset
     _link_or_copy(files[0], folder / "diagnostic.tsv")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, which costs no disk, where the file system can."""
+    """Make a hard link, which takes no disk space, or a copy where links are not possible."""
     try:
         os.link(source, target)
     except OSError:
@@ -74,12 +74,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
 _MRPC_COLUMNS = 5  # Quality, #1 ID, #2 ID, #1 String, #2 String
 
 
-def _build_mrpc(chosen: DownloadSet, files: Sequence[Path], folder: Path) -> None:
+def _build_mrpc(dataset: DownloadSet, files: Sequence[Path], folder: Path) -> None:
     """Split the published training pairs by GLUE's list of development pairs.
 
-    The test file gets GLUE's columns: a running index in place of the label.
+    The test file gets GLUE's columns: an index in place of the label.
     """
-    del chosen
+    del dataset
     train, test, ids = files
     in_dev = {tuple(line.split("\t")[:2]) for line in _lines(ids)}
     header, *rows = _mrpc_rows(train)
@@ -106,12 +106,14 @@ def _mrpc_rows(path: Path) -> list[list[str]]:
         if len(row) != _MRPC_COLUMNS:
             raise DataError(f"{path}:{number}: {len(row)} columns instead of {_MRPC_COLUMNS}")
     if not rows:
-        raise DataError(f"{path}: empty, a header and at least one line of data are needed")
+        raise DataError(
+            f"{path}: the file is empty; a header and at least one line of data are needed"
+        )
     return rows
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines that are not blank; quotes and Unicode separators are text."""
+    """Return the non-blank lines; quotes and Unicode line separators are ordinary characters."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,9 +121,9 @@ def _lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
-def _count_task(chosen: DownloadSet, folder: Path) -> dict[str, int]:
+def _count_task(dataset: DownloadSet, folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for name in chosen.tasks:
+    for name in dataset.tasks:
         task = get_task(name)
         for split in task.splits:
             file = task.path(folder, split).name
@@ -136,16 +138,16 @@ def _count_split(task: Task, folder: Path, split: str) -> int:
     for record in read_records(task.path(folder, split), task.sources[split], task.labels or ()):
         records += 1
         if record.label is not None and allowed and record.label not in allowed:
-            raise DataError(f"{record.where}: {record.label!r} is no label of task {task.name}")
+            raise DataError(f"{record.where}: {record.label!r} is not a label of task {task.name}")
     return records
 
 
-def _count_squad(chosen: DownloadSet, folder: Path) -> dict[str, int]:
-    return {name: len(read_squad(folder / name).questions) for name in chosen.published}
+def _count_squad(dataset: DownloadSet, folder: Path) -> dict[str, int]:
+    return {name: len(read_squad(folder / name).questions) for name in dataset.published}
 
 
-def _count_race(chosen: DownloadSet, folder: Path) -> dict[str, int]:
-    return {name: sum(map(_race_questions, _texts(folder / name))) for name in chosen.published}
+def _count_race(dataset: DownloadSet, folder: Path) -> dict[str, int]:
+    return {name: sum(map(_race_questions, _texts(folder / name))) for name in dataset.published}
 
 
 def _texts(folder: Path) -> list[Path]:
@@ -157,7 +159,7 @@ def _race_questions(file: Path) -> int:
     answers, options = (root.member(name, list).value for name in ("answers", "options"))
     root.member("article", str)
     if not len(answers) == len(options) == len(root.member("questions", list).value):
-        raise root.error("file has not as many questions as options and answers")
+        raise root.error("file has different numbers of questions, options and answers")
     return len(answers)
 
 
@@ -168,8 +170,8 @@ _CHECKPOINT_FILES = {
 }
 
 
-def _check_checkpoint(chosen: DownloadSet, folder: Path) -> dict[str, int]:
-    del chosen
+def _check_checkpoint(dataset: DownloadSet, folder: Path) -> dict[str, int]:
+    del dataset
     present = {path.name for path in folder.iterdir() if path.stat().st_size}
     for role, names in _CHECKPOINT_FILES.items():
         if not present.intersection(names):
@@ -180,8 +182,8 @@ def _check_checkpoint(chosen: DownloadSet, folder: Path) -> dict[str, int]:
     return {}
 
 
-def _count_nothing(chosen: DownloadSet, folder: Path) -> dict[str, int]:
-    del chosen, folder
+def _count_nothing(dataset: DownloadSet, folder: Path) -> dict[str, int]:
+    del dataset, folder
     return {}
 
 

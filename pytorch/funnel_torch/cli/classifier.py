@@ -23,10 +23,10 @@ from funnel_torch.cli.classifier_settings import ClassifierSettings
 from funnel_torch.data.batching import SequenceSource
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.tasks.classification import (
+    build_evaluation,
+    build_source,
     decisions,
-    evaluation_of,
     load_splits,
-    source_of,
 )
 from funnel_torch.tasks.config import DataConfig
 from funnel_torch.tasks.finetune import predict
@@ -57,7 +57,7 @@ def run(settings: ClassifierSettings) -> None:
     """Fine-tune, evaluate and predict in this process, one of several perhaps."""
     with runs.start_processes(settings) as world:
         seed = runs.common_seed(settings, world)
-        inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+        inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
         scores: Scores = {}
         if settings.trains:
@@ -84,7 +84,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     model = factory.load(run_context.checkpoint)
     features = load_features(settings, task, data, tokenizer)
     sources = {
-        split: source_of(encoded, model.config, data, tokenizer)
+        split: build_source(encoded, model.config, data, tokenizer)
         for split, encoded in features.items()
     }
     return RunInputs(task, sources, run_context, factory, model)
@@ -130,7 +130,9 @@ def train(
 ) -> tuple[FunnelForSequenceClassification, Scores]:
     """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
     task, sources, size = inputs.task, inputs.sources, settings.evaluation.valid_bsz
-    evaluations = [evaluation_of(task, split, sources[split], size) for split in task.eval_splits]
+    evaluations = [
+        build_evaluation(task, split, sources[split], size) for split in task.eval_splits
+    ]
     return runs.train(
         settings, inputs.run, inputs.factory, inputs.model, sources["train"], evaluations, world
     )
@@ -153,9 +155,9 @@ def finish(
         outputs = predict(model, source, ["logits"], world, batch_size=size, precision=precision)
         predictions[split] = outputs["logits"]
         if source.features.labels is not None and task.metrics:
-            scores[split] = evaluation_of(task, split, source, size).score(outputs)
+            scores[split] = build_evaluation(task, split, source, size).score(outputs)
             runs.log_scores(split, scores[split])
-    world.on_rank_zero(lambda: write_results(settings, task, scores, predictions))
+    world.on_rank_zero(write_results, settings, task, scores, predictions)
 
 
 def write_results(

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
 
-from funnel.checkpoints import load_checkpoint
+from funnel.checkpoints import Checkpoint
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.utils.errors import ConfigError
@@ -22,7 +22,6 @@ from funnel_torch.data.pretraining_loader import (
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining
 from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.pretrain import (
-    Continuation,
     PretrainConfig,
     PretrainingModel,
     evaluate,
@@ -32,7 +31,7 @@ from funnel_torch.tasks.pretrain import (
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.mfu import peak_tflops
-from funnel_torch.training.optimizer_import import global_step, read_moments
+from funnel_torch.training.optimizer_import import AdamState, global_step, read_adam_state
 from funnel_torch.training.trainer import RunOutput, Scores
 
 logger = logging.getLogger("funnel_torch.pretrain")
@@ -48,6 +47,7 @@ class RunInputs:
     factory: runs.ModelFactory[PretrainingModel]
     model: PretrainingModel
     masker: Masker
+    adam_state: AdamState | None
 
 
 def run(settings: PretrainSettings) -> None:
@@ -75,11 +75,15 @@ def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
     run_context = runs.open_run(settings, config, seed, trains=settings.trains)
     head, arguments = HEADS[settings.task.loss_type], {"pretraining": settings.objective}
     factory = runs.make_factory(settings, head, tokenizer, seq_len, arguments)
-    model = factory.load(run_context.checkpoint)
+    initial = None
+    if run_context.checkpoint is None:
+        initial = factory.read_initial(settings.optimizer_import.init_global_vars)
+    model = factory.load(run_context.checkpoint, initial)
+    adam_state = find_adam_state(settings, model, initial) if settings.trains else None
     stride = truncation_stride(model.config)
     masking_config = dataclasses.replace(masking_config, truncate_stride=stride)
     masker = Masker(masking_config, tokenizer.special, tokenizer.vocab_size)
-    return RunInputs(run_context, factory, model, masker)
+    return RunInputs(run_context, factory, model, masker, adam_state)
 
 
 def open_records(
@@ -90,7 +94,7 @@ def open_records(
     passes = settings.records.num_passes if split == "train" else 1
     directories = settings.task.record_dir
     records = world.rank_zero_first(
-        lambda: find_records(directories, split, seq_len, uncased, num_passes=passes)
+        find_records, directories, split, seq_len, uncased, num_passes=passes
     )
     sizes = (records.num_examples, seq_len, len(records.files))
     logger.info("%s: %d records of %d tokens, %d files", split, *sizes)
@@ -107,7 +111,7 @@ def batch_config(
         batches.grad_accum,
         batches.num_workers,
         pin_memory=world.device.type == "cuda",
-        stream=dataclasses.replace(settings.stream, seed=seed),
+        dataset=dataclasses.replace(settings.stream, seed=seed),
     )
 
 
@@ -135,17 +139,18 @@ class Evaluator:
         return {self.split: evaluate(model, batches, world, self._precision)}
 
 
-def find_continuation(settings: PretrainSettings, model: PretrainingModel) -> Continuation | None:
-    """Return the step and the moments of --init_ckpt, if it has them and they are wanted.
+def find_adam_state(
+    settings: PretrainSettings, model: PretrainingModel, source: Checkpoint | None
+) -> AdamState | None:
+    """Return the Adam state of --init_ckpt, if it has one and it should be used.
 
     Raises:
         ConfigError: it has made all the steps asked for.
     """
     init, training = settings.init, settings.training
     path, optimizer = init.init_ckpt, training.optimizer.name
-    if not (path and settings.optimizer_import.init_global_vars):
+    if source is None or not settings.optimizer_import.init_global_vars:
         return None
-    source = load_checkpoint(path, config_path=init.init_ckpt_config or None, with_optimizer=True)
     if not source.optimizer:
         logger.info("%s: holds no Adam moments: they start at zero", path)
         return None
@@ -159,7 +164,7 @@ def find_continuation(settings: PretrainSettings, model: PretrainingModel) -> Co
             "more, or start at step 0 with --no-init_global_vars"
         )
     logger.info("%s: continuing after its step %d, with its Adam moments", path, step)
-    return Continuation(step, read_moments(model, source.optimizer))
+    return read_adam_state(model, source.optimizer)
 
 
 def make_output(
@@ -173,14 +178,11 @@ def make_output(
     model, factory = inputs.model, inputs.factory
     peak = settings.scale.peak_tflops or peak_tflops(world.device, settings.device.precision)
     lengths = (settings.records.seq_len, settings.num_predict)
-    # Only the first process saves: there the sharded model has its copy on the CPU.
-    saved = cast(PretrainingModel, sharded.twin) if sharded else model
     return runs.open_output(
         inputs.run,
         model.config,
-        lambda folder: factory.save(saved, folder),
+        factory.saver(model, sharded),
         world,
-        before_save=sharded.collect if sharded else lambda: None,
         meter=make_meter(model, batches, world, lengths, peak),
     )
 
@@ -188,7 +190,6 @@ def make_output(
 def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedContext) -> None:
     """Train to the last step, from the first or from the run's newest checkpoint."""
     run_context, model, seed = inputs.run, inputs.model, inputs.run.seed
-    begin = None if run_context.resumes else find_continuation(settings, model)
     model.to(world.device)
     if settings.scale.recompute_layers:
         recompute_layers(model)
@@ -211,7 +212,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         seed,
         settings.device.compile,
     )
-    trainer = make_trainer(model, batches, config, world, output, begin)
+    trainer = make_trainer(model, batches, config, world, output, inputs.adam_state)
     directory = run_context.directory
     if directory is not None and directory.can_resume:
         trainer.restore(directory.load_state())
@@ -222,5 +223,5 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         training.train_steps / batches.steps_per_epoch,
         *(world.size, world.device, precision),
     )
-    trainer.train(None if evaluator is None else lambda: evaluator(model))
+    trainer.train(None if evaluator is None else partial(evaluator, model))
     output.log.close()

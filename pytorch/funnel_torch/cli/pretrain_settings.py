@@ -9,7 +9,7 @@ from funnel.cli.flags import check_at_least_one, check_given
 from funnel.config.heads import PretrainingConfig
 from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
-from funnel.config.pretraining import SPLITS, StreamConfig, TargetSettings
+from funnel.config.pretraining import SPLITS, DatasetConfig, TargetSettings
 from funnel.config.settings import group, like, setting
 from funnel_torch.cli.settings import DeviceSettings, InitSettings, ProgramSettings
 from funnel_torch.data.config import BatchConfig
@@ -152,7 +152,7 @@ class PretrainSettings(ProgramSettings):
         names={"seq_len": "max_length"},
         aliases={"seq_len": ("seq_len",)},
     )
-    stream: StreamConfig = group("records", StreamConfig)
+    stream: DatasetConfig = group("records", DatasetConfig)
     targets: TargetSettings = group("targets", TargetSettings)
     objective: PretrainingConfig = group("targets", PretrainingConfig)
     optimizer_import: OptimizerImportSettings = group("initial checkpoint", OptimizerImportSettings)

@@ -13,7 +13,7 @@ from funnel_torch.cli.race_settings import RaceSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForMultipleChoice
 from funnel_torch.tasks.finetune import Evaluation, evaluate
-from funnel_torch.tasks.race import evaluation_of
+from funnel_torch.tasks.race import build_evaluation
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
@@ -32,7 +32,7 @@ def run(settings: RaceSettings) -> None:
     """Train and evaluate in this process, one of several perhaps."""
     with runs.start_processes(settings) as world:
         task, seed = settings.task, runs.common_seed(settings, world)
-        inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+        inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
         known: Scores = {}
         if task.do_train:
@@ -45,7 +45,7 @@ def run(settings: RaceSettings) -> None:
             runs.log_scores(split, values)
         if settings.run.model_dir and not settings.run.debug:
             path = Path(settings.run.model_dir) / "final_scores.json"
-            world.on_rank_zero(lambda: atomic_write_json(path, scores))
+            world.on_rank_zero(atomic_write_json, path, scores)
 
 
 def train(
@@ -96,4 +96,5 @@ def make_evaluation(settings: RaceSettings, inputs: RunInputs, split: str) -> Ev
     """Return the evaluation of a split."""
     sizes = settings.evaluation
     size = sizes.valid_bsz if split == "dev" else sizes.test_bsz
-    return evaluation_of(inputs.features[split], make_source(settings, inputs, split), split, size)
+    source = make_source(settings, inputs, split)
+    return build_evaluation(inputs.features[split], source, split, size)

@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.cli.flags import split_list
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer, get_tokenizer
@@ -27,7 +28,11 @@ from funnel.utils.main import USER_ERROR
 from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
-from funnel_torch.models.initial_model import InitConfig, build_model
+from funnel_torch.models.initial_model import (
+    InitConfig,
+    build_model,
+    read_initial_checkpoint,
+)
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune
 from funnel_torch.training.distributed import (
@@ -36,8 +41,10 @@ from funnel_torch.training.distributed import (
     FirstProcessFailed,
     start,
 )
+from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.run_directory import RunDirectory, SaveModel
+from funnel_torch.training.run_directory import RunDirectory
+from funnel_torch.training.saving import ModelSaver
 from funnel_torch.training.trainer import RunOutput, Scores
 
 logger = logging.getLogger(__name__)
@@ -145,18 +152,27 @@ class ModelFactory(Generic[Model]):
     arguments: Mapping[str, Any]
     int8: bool = False
 
-    def load(self, checkpoint: Path | None = None) -> Model:
-        """Return the model of a ``checkpoint`` of this run; None: the initial model."""
+    def read_initial(self, with_optimizer: bool) -> Checkpoint | None:
+        """Read the initial checkpoint, to pass it to :meth:`load`; None for random weights."""
+        return read_initial_checkpoint(replace(self.init, with_optimizer=with_optimizer))
+
+    def load(self, checkpoint: Path | None = None, initial: Checkpoint | None = None) -> Model:
+        """Return the model of a ``checkpoint`` of this run; None: the initial model.
+
+        ``initial`` is the initial checkpoint if it has been read already.
+        """
         init = self.init
         if checkpoint is not None:
             init = replace(init, checkpoint=str(checkpoint), config_path="", overwrite=())
             init = replace(init, new_head=False)
-        model = build_model(self.head, init, self.tokenizer, self.max_length, **self.arguments)
+        model = build_model(
+            self.head, init, self.tokenizer, self.max_length, initial, **self.arguments
+        )
         return quantize_int8(model.eval()) if self.int8 else model
 
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the model with its vocabulary."""
-        model.save_pretrained(folder, vocab_path=self.tokenizer.path, labels=self.init.labels)
+    def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
+        """Return the saver of a model, with its vocabulary and labels."""
+        return ModelSaver(model, self.tokenizer.path, self.init.labels, sharded)
 
 
 def make_factory(
@@ -236,7 +252,7 @@ def open_run(
 def open_output(
     run_context: RunContext,
     config: ModelConfig,
-    save_model: SaveModel,
+    saver: ModelSaver,
     world: DistributedContext,
     **more: Any,
 ) -> RunOutput:
@@ -247,10 +263,10 @@ def open_output(
     information = {"seed": run_context.seed, "command": sys.argv}
     # A process that is still checking the directory must not find what this run writes.
     world.barrier()
-    world.on_rank_zero(lambda: directory.create(config, information))
+    world.on_rank_zero(directory.create, config, information)
     step = directory.resume_step
     log = MetricsLog(directory.path, resume_step=step) if world.is_rank_zero else NullLog()
-    return RunOutput(directory, log, save_model, **more)
+    return RunOutput(directory, log, saver, **more)
 
 
 def train(
@@ -264,7 +280,7 @@ def train(
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; return the best model (with --debug: the last one) and its scores."""
     directory, device = run_context.directory, settings.device
-    output = open_output(run_context, model.config, lambda path: factory.save(model, path), world)
+    output = open_output(run_context, model.config, factory.saver(model), world)
     config = replace(
         settings.training,
         batches=replace(settings.training.batches, seed=run_context.seed),

@@ -43,7 +43,7 @@ def run(settings: SquadSettings) -> None:
     """Fill the cache, let an ensemble answer, or train and predict, in this process."""
     with runs.start_processes(settings) as world:
         if split := settings.cache.prepro_split:
-            world.on_rank_zero(lambda: preprocess(settings, split))
+            world.on_rank_zero(preprocess, settings, split)
         elif settings.ensemble.do_ensemble:
             ensemble(settings, world)
         else:
@@ -53,7 +53,7 @@ def run(settings: SquadSettings) -> None:
 def train_and_predict(settings: SquadSettings, world: DistributedContext) -> None:
     """Train if asked to, and predict if asked to."""
     seed = runs.common_seed(settings, world)
-    inputs = world.rank_zero_first(lambda: prepare(settings, world, seed))
+    inputs = world.rank_zero_first(prepare, settings, world, seed)
     model = inputs.model.to(world.device)
     scores: Scores = {}
     if inputs.train is not None:
@@ -177,7 +177,7 @@ def finish(
     model_dir = "" if settings.run.debug else settings.run.model_dir
     folder = settings.files.predict_dir or model_dir
     if folder:
-        world.on_rank_zero(lambda: write_results(folder, answers, scores))
+        world.on_rank_zero(write_results, folder, answers, scores)
 
 
 def write_results(folder: str, answers: SquadAnswers | None, scores: Scores) -> None:
@@ -197,7 +197,7 @@ def prepare_ensemble(settings: SquadSettings) -> tuple[Factory, SquadScorer]:
 
 def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
     """Average the answers of several checkpoints; write those above the threshold."""
-    factory, scorer = world.rank_zero_first(lambda: prepare_ensemble(settings))
+    factory, scorer = world.rank_zero_first(prepare_ensemble, settings)
     flags, members = settings.ensemble, []
     for path in settings.members:
         member = replace(factory, init=replace(factory.init, checkpoint=path))
@@ -207,7 +207,7 @@ def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
     if scores:
         runs.log_scores("dev", scores)
     output = Path(flags.ensemble_output_file)
-    world.on_rank_zero(lambda: atomic_write_json(output, predictions))
+    world.on_rank_zero(atomic_write_json, output, predictions)
 
 
 def preprocess(settings: SquadSettings, split: str) -> None:

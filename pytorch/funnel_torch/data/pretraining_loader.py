@@ -1,9 +1,8 @@
-"""Pretraining records as batches of tensors, for any number of processes.
+"""Batches of pretraining records as tensors, for any number of processes.
 
-The stream of :mod:`funnel.pretraining.dataset` is cut into steps, all of them full (a step may
-begin in
-one epoch and end in the next), and every step into parts for processes and micro-steps. What a step
-holds depends on ``examples_per_step`` and the seed alone.
+The dataset of :mod:`funnel.pretraining.dataset` is cut into steps, all of them full (a step may
+begin in one epoch and end in the next), and every step into parts for processes and micro-steps.
+The records of a step depend on ``examples_per_step`` and the seed alone.
 """
 
 from __future__ import annotations
@@ -13,41 +12,43 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from funnel.pretraining.dataset import MaskedStream, StreamConfig
+from funnel.pretraining.dataset import DatasetConfig, MaskedDataset
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, FunnelError
-from funnel_torch.models.electra import PretrainingBatch
+from funnel_torch.models.pretraining_batch import PretrainingBatch
 
 logger = logging.getLogger(__name__)
 
-_STEPS_AHEAD = 4  # that every worker prepares while the device computes
+_PREFETCH_STEPS = 4  # per worker
 _EVALUATION_SEED = 0  # the same masks in every run, so that evaluations can be compared
+
+# The micro-batches of a step, and the error that ended it early.
+LoadedStep = tuple[list[PretrainingBatch], FunnelError | None]
 
 
 @dataclass(frozen=True)
 class PretrainBatchConfig:
-    """How pretraining examples are grouped and loaded.
+    """Sizes of the batches, and how they are loaded.
 
     Attributes:
-        batch_size: examples of one process and one micro-step.
-        grad_accum: micro-steps of a step.
-        num_workers: processes that prepare batches; 0: the training process itself.
-        pin_memory: put batches where a GPU can fetch them while it computes.
-        stream: the order of records.
+        batch_size: records per process and micro-step.
+        grad_accum: micro-steps per step.
+        num_workers: worker processes that prepare batches; 0 uses the training process.
+        pin_memory: copy batches to page-locked memory, for asynchronous transfer to a GPU.
+        dataset: order of the records.
     """
 
     batch_size: int
     grad_accum: int = 1
     num_workers: int = 0
     pin_memory: bool = False
-    stream: StreamConfig = field(default_factory=StreamConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
 
     def __post_init__(self) -> None:
         for key, least in {"batch_size": 1, "grad_accum": 1, "num_workers": 0}.items():
@@ -55,56 +56,28 @@ class PretrainBatchConfig:
                 raise ConfigError(f"{key}={getattr(self, key)}: must be at least {least}")
 
 
-class PretrainMicroBatch(NamedTuple):
-    """What one process computes at once.
-
-    Attributes:
-        batch: the records.
-        noise_seeds: one of each record, for the noise that decides a generator's samples; it is
-            drawn anew every epoch.
-        records: how many of them count: all, or none of a stand-in, which is there only because
-            every process has to take part in what the others do.
-        targets: tokens to predict (0 of a stand-in).
-        tokens: tokens that are no padding (0 of a stand-in).
-    """
-
-    batch: PretrainingBatch
-    noise_seeds: list[int]
-    records: int
-    targets: int
-    tokens: int
-
-
-class _Loaded(NamedTuple):
-    """A step as a worker hands it over: errors as they are, damaged records by their messages."""
-
-    micro_batches: list[PretrainMicroBatch]
-    damaged: tuple[str, ...] = ()
-    error: FunnelError | None = None
-
-
 class InputWait:
-    """How long training waited for its input, in seconds, and for how many steps.
+    """Time for which training waited for its input, in seconds, and the number of steps.
 
-    Without workers that is the time to prepare the batches.
+    Without workers it is the time to prepare the batches.
     """
 
     def __init__(self) -> None:
-        self.seconds, self.steps, self._taken = 0.0, 0, 0.0
+        self.seconds, self.steps, self._reported = 0.0, 0, 0.0
 
     def take(self) -> float:
-        """Seconds since the last call."""
-        taken, self._taken = self.seconds - self._taken, self.seconds
-        return taken
+        """Return the seconds since the last call."""
+        seconds, self._reported = self.seconds - self._reported, self.seconds
+        return seconds
 
 
 class PretrainBatches:
-    """The micro-batches of one process, step by step, for ever.
+    """The endless micro-batches of one process, step by step.
 
     Attributes:
-        examples_per_step: of all processes and micro-steps together.
-        steps_per_epoch: how many of them the collection holds, no whole number.
-        wait: time spent on waiting for input.
+        examples_per_step: records per step over all processes and micro-steps.
+        steps_per_epoch: steps per pass over the records, in general not an integer.
+        wait: time spent waiting for input.
     """
 
     def __init__(
@@ -115,41 +88,34 @@ class PretrainBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._stream = MaskedStream(collection, masker, config.stream)
+        self._dataset = MaskedDataset(collection, masker, config.dataset)
         self._config, self._rank, self._world_size = config, rank, world_size
         self.examples_per_step = config.batch_size * config.grad_accum * world_size
-        self.steps_per_epoch = len(self._stream) / self.examples_per_step
+        self.steps_per_epoch = len(self._dataset) / self.examples_per_step
         self.wait = InputWait()
-        self._damaged: set[str] = set()
+        self._corrupt: set[str] = set()
 
     @property
-    def damaged(self) -> int:
-        """Damaged records that this process met and replaced; each is warned about once."""
-        return len(self._damaged)
+    def num_corrupt(self) -> int:
+        """Number of corrupt records that this process has replaced so far."""
+        return len(self._corrupt)
 
-    def stream(self, first_step: int = 0) -> Iterator[list[PretrainMicroBatch]]:
-        """The steps from ``first_step`` on, without end.
+    def stream(self, first_step: int = 0) -> Iterator[list[PretrainingBatch]]:
+        """Yield the micro-batches of each step from ``first_step`` on, without end.
 
         Raises:
-            DataError: a record is damaged, and may not be skipped.
+            DataError: a record is corrupt, and ``skip_corrupt`` is not set.
         """
         first = first_step * self.examples_per_step
         starts = range(first, sys.maxsize - self.examples_per_step, self.examples_per_step)
-        parts = _Parts(self._stream, self._config, self._rank, self._world_size)
-        steps = iter(_loader(parts, starts, self._config))
+        parts = _StepDataset(self._dataset, self._config, self._rank, self._world_size)
+        steps = iter(_load(parts, starts, self._config))
         while True:
             begin = time.perf_counter()
             step = next(steps)
             self.wait.seconds += time.perf_counter() - begin
             self.wait.steps += 1
-            self._warn(step.damaged)
-            yield _or_raise(step)
-
-    def _warn(self, damaged: Iterable[str]) -> None:
-        for message in dict.fromkeys(damaged):
-            if message not in self._damaged:
-                self._damaged.add(message)
-                logger.warning("%s; replaced by the next good record", message)
+            yield _unpack(step, self._corrupt)
 
 
 def evaluation_batches(
@@ -158,69 +124,61 @@ def evaluation_batches(
     config: PretrainBatchConfig,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[PretrainMicroBatch]:
-    """Every record once, shared among the processes, with masks that depend on the record alone.
+) -> Iterator[PretrainingBatch]:
+    """Yield every record once, divided among the processes, with the same masks in every run.
 
-    Every process gets as many batches as the others. The last ones are smaller, and may be
-    stand-ins. Seed, shuffling and ``grad_accum`` of ``config`` are not looked at.
+    All processes get the same number of batches: the last ones are smaller, and dummies where
+    there are no records left. Seed and shuffling of ``config.dataset`` and ``grad_accum`` are
+    ignored.
 
     Raises:
-        DataError: a record is damaged, and may not be skipped.
+        DataError: a record is corrupt, and ``skip_corrupt`` is not set.
     """
-    order = replace(config.stream, seed=_EVALUATION_SEED, shuffle=False)
-    config = replace(config, grad_accum=1, stream=order)
-    stream = MaskedStream(collection, masker, order)
-    parts = _Parts(stream, config, rank, world_size, stop=len(stream))
-    starts = range(0, len(stream), config.batch_size * world_size)
-    for step in _loader(parts, starts, config):
-        for message in step.damaged:
-            logger.warning("%s; replaced by the next good record", message)
-        yield from _or_raise(step)
+    order = replace(config.dataset, seed=_EVALUATION_SEED, shuffle=False)
+    config = replace(config, grad_accum=1, dataset=order)
+    dataset = MaskedDataset(collection, masker, order)
+    parts = _StepDataset(dataset, config, rank, world_size, stop=len(dataset))
+    starts = range(0, len(dataset), config.batch_size * world_size)
+    warned: set[str] = set()
+    for step in _load(parts, starts, config):
+        yield from _unpack(step, warned)
 
 
-class _Parts(Dataset):
-    """What workers index by the position in the stream at which a step starts."""
+class _StepDataset(Dataset):
+    """Map-style dataset of one process's part of each step, indexed by the step's first position.
+
+    ``stop`` is the number of positions; a step that would exceed it is smaller.
+    """
 
     def __init__(
         self,
-        stream: MaskedStream,
+        dataset: MaskedDataset,
         config: PretrainBatchConfig,
         rank: int,
         world_size: int,
         stop: int = sys.maxsize,
     ) -> None:
-        self._stream, self._rank, self._world_size = stream, rank, world_size
+        self._dataset, self._rank, self._world_size = dataset, rank, world_size
         self._step = config.batch_size * config.grad_accum * world_size
         self._grad_accum, self._stop = config.grad_accum, stop
 
-    def __getitem__(self, start: int) -> _Loaded:
-        """This process's part of a step: every ``world_size``-th record of each micro-step."""
+    def __getitem__(self, start: int) -> LoadedStep:
+        """Return every ``world_size``-th record of each micro-step."""
         positions = np.arange(start, min(start + self._step, self._stop))
-        loaded = _Loaded([])
+        batches: list[PretrainingBatch] = []
         try:
-            for part in np.array_split(positions, self._grad_accum):
-                mine = part[self._rank :: self._world_size]
-                batch, damaged = self._read(mine if len(mine) else part[:1], len(mine))
-                loaded.micro_batches.append(batch)
-                loaded = loaded._replace(damaged=loaded.damaged + damaged)
+            for micro_step in np.array_split(positions, self._grad_accum):
+                mine = micro_step[self._rank :: self._world_size]
+                masked = self._dataset.read(mine if len(mine) else micro_step[:1])
+                batches.append(PretrainingBatch.from_arrays(masked, is_dummy=not len(mine)))
         except FunnelError as error:
-            # Raised in a worker, it would arrive with a traceback in its message.
-            return loaded._replace(error=error)
-        return loaded
-
-    def _read(
-        self, positions: np.ndarray, count: int
-    ) -> tuple[PretrainMicroBatch, tuple[str, ...]]:
-        """The records at ``positions``, of which all or none (``count``) are to be counted."""
-        read = self._stream.read(positions)
-        targets = int(read.masked.target_mask.sum()) if count else 0
-        tokens = int((~read.masked.pad_mask).sum()) if count else 0
-        batch = PretrainingBatch.from_arrays(read.masked)
-        seeds = [int(seed) for seed in read.noise_seeds]
-        return PretrainMicroBatch(batch, seeds, count, targets, tokens), read.damaged
+            # Returned instead of raised: an exception in a worker arrives with the worker's
+            # traceback in its message, and user errors are one line.
+            return batches, error
+        return batches, None
 
 
-def _loader(parts: _Parts, starts: range, config: PretrainBatchConfig) -> Iterable[_Loaded]:
+def _load(parts: _StepDataset, starts: range, config: PretrainBatchConfig) -> Iterable[LoadedStep]:
     if config.num_workers == 0 and not config.pin_memory:
         return map(parts.__getitem__, starts)
     return DataLoader(
@@ -228,14 +186,24 @@ def _loader(parts: _Parts, starts: range, config: PretrainBatchConfig) -> Iterab
         batch_size=None,
         sampler=starts,
         num_workers=config.num_workers,
-        prefetch_factor=_STEPS_AHEAD if config.num_workers else None,
+        prefetch_factor=_PREFETCH_STEPS if config.num_workers else None,
         pin_memory=config.pin_memory,
-        # An own generator: the loader draws from it, and must not disturb that of the dropout.
+        # The loader draws a seed from its generator; the global one would change the dropout.
         generator=torch.Generator(),
     )
 
 
-def _or_raise(step: _Loaded) -> list[PretrainMicroBatch]:
-    if step.error is not None:
-        raise step.error
-    return step.micro_batches
+def _unpack(step: LoadedStep, warned: set[str]) -> list[PretrainingBatch]:
+    """Return the micro-batches of a step; warn once about each corrupt record.
+
+    Raises:
+        FunnelError: the error that ended the step.
+    """
+    batches, error = step
+    for message in (message for batch in batches for message in batch.corrupt):
+        if message not in warned:
+            warned.add(message)
+            logger.warning("%s; replaced by the next good record", message)
+    if error is not None:
+        raise error
+    return batches

@@ -1,4 +1,4 @@
-"""Whether onnxruntime computes from a file what PyTorch computes from the model it was made of."""
+"""Verification of an ONNX file: onnxruntime's outputs against the PyTorch model's."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from funnel_torch.models.question_answering import AnswerConfig, FunnelForQuesti
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_CHOICES = 3
-# Two scores nearer than this may come in either order.
-_CLEAR = 1e-5
-# What a beam returns follows the order of its scores.
+_NUM_CHOICES = 3
+# Two scores that differ by less may be ranked in either order.
+_MIN_GAP = 1e-5
+# Outputs of a beam, which are in the order of its scores.
 _RANKED = ("start_top_index", "end_logits", "end_top_log_probs", "end_top_index")
 
 
 def import_onnx() -> tuple[ModuleType, ModuleType]:
-    """The packages onnx and onnxruntime, which only export needs.
+    """Import onnx and onnxruntime, which only the export needs.
 
     Raises:
         ExportError: one of them is not installed.
@@ -47,13 +47,13 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """The inputs of an exported graph.
+    """Inputs of an exported graph.
 
     Attributes:
-        vocab_size: token ids are below it.
-        device: where examples are made.
-        has_choices: sequences come several per question, [B, C, T] instead of [B, T].
-        has_p_mask: positions that cannot be an answer are named.
+        vocab_size: upper bound of token ids.
+        device: device of the examples.
+        has_choices: whether inputs are [B, C, T], several sequences per question, or [B, T].
+        has_p_mask: whether ``p_mask`` is an input.
     """
 
     vocab_size: int
@@ -62,32 +62,32 @@ class GraphInputs:
     has_p_mask: bool
 
     @classmethod
-    def of(cls, model: PretrainedModel) -> GraphInputs:
-        """What ``model`` takes."""
-        is_answering = isinstance(model, FunnelForQuestionAnswering)
+    def from_model(cls, model: PretrainedModel) -> GraphInputs:
+        """Return the inputs of ``model``."""
+        answers = isinstance(model, FunnelForQuestionAnswering) and model.answers
         return cls(
             model.config.vocab_size,
             next(model.parameters()).device,
             has_choices=isinstance(model, FunnelForMultipleChoice),
-            has_p_mask=is_answering and model.answers.use_masked_loss,
+            has_p_mask=bool(answers and answers.use_masked_loss),
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order of the model's arguments."""
+        """Input names in the order of the model's arguments."""
         names = ("input_ids", "attention_mask", "token_type_ids")
         return (*names, "p_mask") if self.has_p_mask else names
 
     @property
     def axes(self) -> dict[int, str]:
-        """The axes, all dynamic, that every input has."""
+        """Names of the axes of every input; all are dynamic."""
         names = ("batch", "choices", "length") if self.has_choices else ("batch", "length")
         return dict(enumerate(names))
 
     def example(self, batch: int, length: int) -> tuple[Tensor, ...]:
-        """Random int64 inputs with padding on the right, the same for the same shape."""
+        """Return random int64 inputs with padding on the right; the shape is the seed."""
         generator = torch.Generator().manual_seed(1000 * batch + length)
-        shape = (batch, _CHOICES, length) if self.has_choices else (batch, length)
+        shape = (batch, _NUM_CHOICES, length) if self.has_choices else (batch, length)
         ids = torch.randint(self.vocab_size, shape, generator=generator)
         real = torch.randint(length // 2 + 1, length + 1, (*shape[:-1], 1), generator=generator)
         mask = (torch.arange(length) < real).long()
@@ -101,17 +101,36 @@ class GraphInputs:
         return tuple(tensor.to(self.device) for tensor in tensors)
 
 
-def largest_difference(
-    graph: nn.Module, inputs: GraphInputs, path: Path, shapes: Sequence[tuple[int, int]]
-) -> float:
-    """The largest difference between the outputs of ``graph`` and of the file at ``path``.
-
-    Differences are absolute, relative where the value is above 1. A beam's order is compared where
-    its scores have a clear one.
+class PositionalModel(nn.Module):
+    """A model whose outputs are a tuple of tensors, the only form that tracing supports.
 
     Args:
-        graph: module with ``outputs``, their names, and in ``model`` the model.
-        inputs: what it takes.
+        model: takes tensors by position and returns a named tuple.
+        outputs: fields of that tuple to return.
+    """
+
+    def __init__(self, model: PretrainedModel, outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model: PretrainedModel = model
+        self.outputs: tuple[str, ...] = outputs
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the model on ``inputs`` in the order of :attr:`GraphInputs.names`."""
+        result = self.model(*inputs)
+        return tuple(getattr(result, name) for name in self.outputs)
+
+
+def largest_difference(
+    graph: PositionalModel, inputs: GraphInputs, path: Path, shapes: Sequence[tuple[int, int]]
+) -> float:
+    """Return the largest difference between the outputs of ``graph`` and of the file at ``path``.
+
+    Differences are absolute, relative where the value is above 1. The outputs of a beam are
+    compared in rows whose best scores do not (nearly) tie.
+
+    Args:
+        graph: the traced model.
+        inputs: its inputs.
         path: ONNX file.
         shapes: (batch, length) of the random examples to compare on.
 
@@ -129,14 +148,14 @@ def largest_difference(
         expected = {n: x.cpu().numpy() for n, x in zip(graph.outputs, tensors, strict=True)}
         try:
             found = session.run(list(graph.outputs), feeds)
-        except Exception as error:  # onnxruntime's errors have no other base class
+        except Exception as error:  # onnxruntime's errors share no other base class
             raise ExportError(
                 f"onnxruntime fails on {batch} x {length} tokens: {_first_line(error)}"
             ) from error
         rows = None if answers is None else _clear_rows(expected, answers)
         for name, other in zip(graph.outputs, found, strict=True):
-            kept = slice(None) if rows is None or name not in _RANKED else rows
-            worst = max(worst, _difference(expected[name][kept], other[kept]))
+            compared = slice(None) if rows is None or name not in _RANKED else rows
+            worst = max(worst, _difference(expected[name][compared], other[compared]))
     return worst
 
 
@@ -147,7 +166,7 @@ def _open(path: Path) -> InferenceSession:
     options.log_severity_level = 4  # failures are raised; no need to print them too
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no other base class
+    except Exception as error:  # onnxruntime's errors share no other base class
         raise ExportError(f"onnxruntime cannot load the graph: {_first_line(error)}") from error
 
 
@@ -161,16 +180,16 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def _clear_rows(outputs: Mapping[str, np.ndarray], answers: AnswerConfig) -> np.ndarray:
-    """Rows [B] in which neither the best starts nor their best ends are a matter of rounding."""
-    clear = _is_clear(outputs["start_logits"], answers.start_n_top)
-    ends = _is_clear(outputs["end_logits"], answers.end_n_top)
-    return clear & (ends.all(1) if ends.ndim == 2 else ends)
+    """Return the rows [B] in which rounding cannot change the order of starts or ends."""
+    starts = _has_clear_order(outputs["start_logits"], answers.start_n_top)
+    ends = _has_clear_order(outputs["end_logits"], answers.end_n_top)
+    return starts & (ends.all(1) if ends.ndim == 2 else ends)
 
 
-def _is_clear(logits: np.ndarray, count: int) -> np.ndarray:
-    """Whether the ``count`` best of [..., T] stand apart from each other and the rest, [...]."""
+def _has_clear_order(logits: np.ndarray, count: int) -> np.ndarray:
+    """Return whether the ``count`` best of [..., T] differ from each other and the rest, [...]."""
     best = np.sort(logits, -1)[..., ::-1][..., : count + 1]
-    return (best[..., :-1] - best[..., 1:] > _CLEAR).all(-1)
+    return (best[..., :-1] - best[..., 1:] > _MIN_GAP).all(-1)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,1 +1,4 @@
-"""Fast linear layers, dropout, attention and 8-bit products behind plain interfaces."""
+"""CPU and GPU kernels behind plain interfaces: ``Linear``, ``Dropout``, ``attention``, int8.
+
+Nothing here imports a model; the model code reads as if it used PyTorch's own layers.
+"""

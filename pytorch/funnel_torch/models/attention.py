@@ -1,53 +1,89 @@
 """Multi-head attention with relative positions, segments and pooled queries.
 
+Score of query i and key j, with ``s = 1 / sqrt(d)`` and ``Q = s q Wq`` (Dai et al. 2020, section
+2.2 and appendix A.2; the terms are those of Transformer-XL):
+
+    (Q + s r_w_bias) . K_j                    content
+    + (Q + s r_r_bias) . (Wr R(i - j))        position
+    + (Q + s r_s_bias) . seg_embed[same_ij]   segment
+
+Position and segment terms are 0 if i or j is the separate [CLS]. Padded keys get a large negative
+score. Everything but the content term becomes one additive bias for the attention kernel.
+
 Tensors inside a layer are head-major, ``[N, B, T, d]``: the position scores of all sequences of a
-head are then one matrix product with that head's projected distance table. Everything that is
-not content (position, segment, [CLS] rule, padding) becomes one additive bias for
-``scaled_dot_product_attention`` (Dai et al. 2020, appendix A.2).
+head are then one matrix product with that head's projected relative embeddings.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from funnel.config.geometry import RelativeRange
 from funnel.config.model import ModelConfig
-from funnel_torch.kernels.attention import attend
+from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.dropout import Dropout
-from funnel_torch.kernels.linear import Dense, linear
-from funnel_torch.models.attention_inputs import AttentionContext
+from funnel_torch.kernels.linear import Linear, linear
+from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
-# A shared layer at the entrance of a block alternates between two tables.
-_KEPT_PROJECTIONS = 2
+# Row blocks of the packed query, key and value matrix that are multiplied together.
+_PARTS = {"qkv": slice(0, 3), "q": slice(0, 1), "kv": slice(1, 3)}
+# A shared layer at the start of a block alternates between two sets of relative embeddings.
+_MAX_CACHED_PROJECTIONS = 2
 # Queries attended with at a time; see _query_chunks.
-_CHUNK = 128
-_CHUNK_ON_GPU = 1024
+_QUERY_CHUNK = 128
+_QUERY_CHUNK_CUDA = 1024
+
+
+class _ProjectedPositions(NamedTuple):
+    """Relative embeddings projected for one layer.
+
+    Attributes:
+        range: the R distances.
+        keys: ``s Wr R(x)`` for each distance x, [N, d, R].
+    """
+
+    range: RelativeRange
+    keys: Tensor
+
+
+class _SegmentTerms(NamedTuple):
+    """Segment scores as a rank-1 update of the bias.
+
+    Attributes:
+        same: 1 where query and key count as one segment [B, Tq, Tk].
+        bonus: extra score of keys of the query's own segment [N, B, Tq, 1].
+        cls_column: bias of the separate [CLS] key [N, B, Tq, 1].
+    """
+
+    same: Tensor
+    bonus: Tensor
+    cls_column: Tensor
 
 
 class _BiasTerms(NamedTuple):
     """Parts of the additive bias of one layer.
 
     Attributes:
-        position_query: [N, B, Tq, d].
-        table: projected distances [N, d, R], None in the factorized form.
-        segment_gain: what a key of the query's own segment has more [N, B, Tq, 1], or None.
-        cls_column: column 0 of the bias [N, B, Tq, 1], or None for zeros.
+        position_query: ``q Wq + r_r_bias`` [N, B, Tq, d], 0 for a separate [CLS].
+        positions: keys that it is multiplied with.
+        segment: None without segment ids.
     """
 
     position_query: Tensor
-    table: Tensor | None
-    segment_gain: Tensor | None = None
-    cls_column: Tensor | None = None
+    positions: _ProjectedPositions | Sinusoids
+    segment: _SegmentTerms | None
 
 
 class RelativeAttention(nn.Module):
-    """One attention sub-layer: ``LayerNorm(query + dropout(attention @ Wo + bo))``.
+    """Attention sub-layer: ``LayerNorm(query + dropout(attention @ Wo + bo))``.
 
-    With ``rel_attn_type`` ``null`` only the content term remains and no position or segment
-    parameters exist.
+    With ``rel_attn_type`` "null" only the content term remains and there are no position or
+    segment parameters.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -65,13 +101,18 @@ class RelativeAttention(nn.Module):
             self.r_s_bias = nn.Parameter(torch.empty(heads, size))
             self.seg_embed = nn.Parameter(torch.empty(2, heads, size))
             self.r_kernel = nn.Parameter(torch.empty(width, heads, size))
-        self.out_proj = Dense(heads * size, width)
+        self.out_proj = Linear(heads * size, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
+        # Replacements of qkv_weight, by part; see convert_linears.
+        self.converted: nn.ModuleDict | None = None
         self._projections: dict[tuple, Tensor] = {}
 
     def train(self, mode: bool = True) -> RelativeAttention:
-        """Switch modes, and forget the kept tables: fused optimizers raise no tensor's version."""
+        """Switch modes and clear cached projections.
+
+        Fused optimizers do not raise the version of a tensor, by which a change would be seen.
+        """
         self._projections = {}
         return super().train(mode)
 
@@ -87,73 +128,97 @@ class RelativeAttention(nn.Module):
         return self.layer_norm(query + self.dropout(self.out_proj(merged)))
 
     def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (r_w_bias added), keys and values, each [N, B, T, d]."""
+        """Return queries (with r_w_bias), keys and values, each [N, B, T, d]."""
         heads, size = self.config.n_head, self.config.d_head
         if query is key:
-            parts = self._product(query, slice(0, 3)).unflatten(-1, (3, heads, size))
-            q, k, v = parts.permute(2, 3, 0, 1, 4).unbind(0)
+            packed = self._linear(query, "qkv").unflatten(-1, (3, heads, size))
+            q, k, v = packed.permute(2, 3, 0, 1, 4).unbind(0)
             return q, k, v
-        q = self._product(query, slice(0, 1)).unflatten(-1, (heads, size))
-        pair = self._product(key, slice(1, 3)).unflatten(-1, (2, heads, size))
-        k, v = pair.permute(2, 3, 0, 1, 4).unbind(0)
+        q = self._linear(query, "q").unflatten(-1, (heads, size))
+        packed = self._linear(key, "kv").unflatten(-1, (2, heads, size))
+        k, v = packed.permute(2, 3, 0, 1, 4).unbind(0)
         return q.permute(2, 0, 1, 3), k, v
 
-    def _product(self, x: Tensor, parts: slice) -> Tensor:
-        """``x`` times some of query, key and value matrix, with biases: [B, T, parts * N * d]."""
-        bias = torch.cat([self.r_w_bias, self.k_bias, self.v_bias][parts]).view(-1)
-        weight = self.qkv_weight.unflatten(0, (3, -1))[parts].flatten(0, 1)
-        return linear(x, weight, bias)
+    def _linear(self, x: Tensor, part: str) -> Tensor:
+        """Apply some of the query, key and value projections: [B, T, parts * N * d]."""
+        if self.converted is not None:
+            return self.converted[part](x)
+        return linear(x, *self._packed(part))
+
+    def _packed(self, part: str) -> tuple[Tensor, Tensor]:
+        """Return weight [parts * N * d, D] and bias of some of the projections.
+
+        ``Q + s r_w_bias`` is ``s (q Wq + r_w_bias)``: r_w_bias is the bias of the query projection.
+        """
+        biases: list[Tensor] = [self.r_w_bias, self.k_bias, self.v_bias]
+        bias = torch.cat(biases[_PARTS[part]]).view(-1)
+        weight = self.qkv_weight.unflatten(0, (3, -1))[_PARTS[part]].flatten(0, 1)
+        return weight, bias
+
+    def convert_linears(self, convert: Callable[[Tensor, Tensor], nn.Module]) -> None:
+        """Replace ``qkv_weight`` by linear layers of another kind (:class:`PackedLinears`)."""
+        self.converted = nn.ModuleDict({part: convert(*self._packed(part)) for part in _PARTS})
+        del self.qkv_weight
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
-        """Softmax attention, [N, B, Tq, d], some queries at a time."""
+        """Attend with some queries at a time, [N, B, Tq, d]."""
         dropout = self.config.dropatt if self.training else 0.0
-        if self.config.rel_attn_type == "null":
+        if context.positions is None:
             bias = None if context.key_bias is None else context.key_bias.to(q.dtype)
-            return attend(q, k, v, bias, self.scale, dropout)
-        terms = self._bias_terms(q, context)
+            return attention(q, k, v, bias, self.scale, dropout)
+        terms = self._bias_terms(q, context, context.positions)
         parts = [
-            attend(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
+            attention(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
             for rows in _query_chunks(context.query_length, q)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def _bias_terms(self, q: Tensor, context: AttentionContext) -> _BiasTerms:
-        """What the bias is made of, once for all queries; ``q`` carries r_w_bias."""
+    def _bias_terms(
+        self, q: Tensor, context: AttentionContext, positions: RelativePositions | Sinusoids
+    ) -> _BiasTerms:
+        """Compute the parts of the bias that do not depend on the chunk of queries."""
+        projected: _ProjectedPositions | Sinusoids
+        if isinstance(positions, RelativePositions):
+            keys = self._projected_embeddings(positions).to(q.dtype)
+            projected = _ProjectedPositions(positions.range, keys)
+        else:
+            projected = positions
+        segment = None
+        if context.same_segment is not None:
+            # The softmax of a row does not change if a constant is added to it. The segment score
+            # different + same_ij * (same - different) is therefore used without its first part.
+            # Only the [CLS] column, which has no segment score at all, then needs -different.
+            embed = (self.seg_embed * self.scale).to(q.dtype)
+            vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
+            query = self._biased_query(q, self.r_s_bias, context)
+            segment = _SegmentTerms(
+                context.same_segment, *torch.matmul(query, vectors).split(1, -1)
+            )
+        position_query = self._biased_query(q, self.r_r_bias, context)
+        return _BiasTerms(position_query, projected, segment)
 
-        def query_with(bias: Tensor) -> Tensor:
-            # The other two biases are reached by their difference.
-            result = q + (bias - self.r_w_bias)[:, None, None].to(q.dtype)
-            separate = self.config.separate_cls
-            return result * context.row_mask(q.dtype) if separate else result
-
-        table = None
-        if context.factorized is None:
-            table = self._projected_table(context).to(q.dtype)
-        if context.same_segment is None:
-            return _BiasTerms(query_with(self.r_r_bias), table)
-        # A row's scores may be shifted by a constant without changing its softmax. The segment
-        # term ``different + same_ij * (same - different)`` is therefore added without its first
-        # part, which comes back, negated, only in the [CLS] column that has no segment term.
-        embed = (self.seg_embed * self.scale).to(q.dtype)
-        vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
-        gain, cls_column = torch.matmul(query_with(self.r_s_bias), vectors).split(1, -1)
-        return _BiasTerms(query_with(self.r_r_bias), table, gain, cls_column)
+    def _biased_query(self, q: Tensor, bias: Tensor, context: AttentionContext) -> Tensor:
+        """Return the query with ``bias`` in place of r_w_bias, 0 for a separate [CLS]."""
+        query = q + (bias - self.r_w_bias)[:, None, None].to(q.dtype)
+        # A zero query makes row 0 of position and segment scores zero, in O(T).
+        return query * context.row_mask(q.dtype) if self.config.separate_cls else query
 
     def _bias(self, terms: _BiasTerms, rows: slice, context: AttentionContext) -> Tensor:
-        """Everything added to the content scores of some queries, [N, B, rows, Tk]."""
+        """Return everything added to the content scores of some queries, [N, B, rows, Tk]."""
         position_query = terms.position_query[:, :, rows]
-        if terms.table is None:
-            bias = self._factorized_scores(position_query, rows, context)
+        if isinstance(terms.positions, Sinusoids):
+            bias = self._factorized_scores(position_query, rows, terms.positions)
         else:
-            bias = _shifted_scores(position_query, terms.table, rows.start, context)
-        # Without a gradient to keep, the score buffer is this function's own to write into.
+            bias = _shifted_scores(position_query, terms.positions, rows.start, context.key_length)
+        # Without a gradient the score buffer is not needed again and can be written into.
         needs_grad = torch.is_grad_enabled() and bias.requires_grad
         in_place = not (needs_grad or torch.jit.is_tracing())
         cls_column = None
-        if terms.segment_gain is not None:
-            gain, cls_column = terms.segment_gain[:, :, rows], terms.cls_column[:, :, rows]
-            same = context.same_segment[:, rows].to(bias.dtype)
-            bias = bias.addcmul_(gain, same) if in_place else torch.addcmul(bias, gain, same)
+        if terms.segment is not None:
+            bonus = terms.segment.bonus[:, :, rows]
+            cls_column = terms.segment.cls_column[:, :, rows]
+            same = terms.segment.same[:, rows].to(bias.dtype)
+            bias = bias.addcmul_(bonus, same) if in_place else torch.addcmul(bias, bonus, same)
         if self.config.separate_cls:
             bias = _set_first_column(bias, cls_column, in_place)
         if context.key_bias is not None:
@@ -161,83 +226,95 @@ class RelativeAttention(nn.Module):
             bias = bias.add_(key_bias) if in_place else bias + key_bias
         return bias
 
-    def _projected_table(self, context: AttentionContext) -> Tensor:
-        """``scale * Wr R(x)`` for every distance of the table, [N, d, R].
+    def _projected_embeddings(self, positions: RelativePositions) -> Tensor:
+        """Return ``s Wr R(x)`` for every distance x, [N, d, R].
 
-        It depends on weights alone, so evaluation keeps the last one, until a weight changes
+        It depends on the weights and lengths only, so evaluation caches it until a weight changes
         (seen by the tensor's version) or the lengths do.
         """
         kernel = self.r_kernel
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        # An inference tensor has no version to see a change by.
-        if self.training or torch.is_grad_enabled() or tracing or kernel.is_inference():
-            return self._project_table(context.table)
-        key = (context.shift, kernel._version, kernel.data_ptr(), context.table.dtype)
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        # An inference tensor has no version by which a change would be seen.
+        if self.training or torch.is_grad_enabled() or is_traced or kernel.is_inference():
+            return self._project_embeddings(positions.embeddings)
+        key: tuple = (positions.range, kernel._version, kernel.data_ptr())
+        key += (positions.embeddings.dtype,)
         if torch.is_autocast_enabled(kernel.device.type):
             key += (torch.get_autocast_dtype(kernel.device.type),)
         if key not in self._projections:
-            while len(self._projections) >= _KEPT_PROJECTIONS:
+            while len(self._projections) >= _MAX_CACHED_PROJECTIONS:
                 self._projections.pop(next(iter(self._projections)))
-            self._projections[key] = self._project_table(context.table)
+            self._projections[key] = self._project_embeddings(positions.embeddings)
         return self._projections[key]
 
-    def _project_table(self, table: Tensor) -> Tensor:
-        projected = torch.matmul(self.r_kernel.permute(1, 2, 0), table.t())
+    def _project_embeddings(self, relative_embeddings: Tensor) -> Tensor:
+        projected = torch.matmul(self.r_kernel.permute(1, 2, 0), relative_embeddings.t())
         return projected * self.scale
 
     def _factorized_scores(
-        self, position_query: Tensor, rows: slice, context: AttentionContext
+        self, position_query: Tensor, rows: slice, sinusoids: Sinusoids
     ) -> Tensor:
-        """The same scores through the sine and cosine of differences, [N, B, rows, Tk]."""
-        waves = context.factorized
-        # [N, B, rows, d] x [N, d, D]: the query side of the table's projection.
+        """Compute the position scores of some queries, [N, B, rows, Tk].
+
+        The identity in :class:`Sinusoids` turns the encoding of a distance into products of one
+        factor per query and one per key, so no distance is ever gathered (which TPUs do slowly).
+        """
+        # [N, B, rows, d] x [N, 1, d, D]: Wr is applied to the queries instead of the embeddings.
         kernel = (self.r_kernel * self.scale).permute(1, 2, 0)[:, None].to(position_query.dtype)
         projected = torch.matmul(position_query, kernel)
-        sine, cosine = waves.query_sine[rows], waves.query_cosine[rows]
-        from_sine = torch.matmul(projected * sine, waves.key_cosine_sine.t())
-        from_cosine = torch.matmul(projected * cosine, waves.key_sine_cosine.t())
+        sine, cosine = sinusoids.query_sine[rows], sinusoids.query_cosine[rows]
+        from_sine = torch.matmul(projected * sine, sinusoids.key_cosine_sine.t())
+        from_cosine = torch.matmul(projected * cosine, sinusoids.key_sine_cosine.t())
         return from_sine + from_cosine
 
     def __getstate__(self) -> dict:
-        """Pickle and copy without the cached table."""
+        """Pickle and copy without the cached projections."""
         return {**self.__dict__, "_projections": {}}
 
 
 def _query_chunks(length: int, q: Tensor) -> list[slice]:
-    """Ranges of queries to attend with at a time.
+    """Split the queries into ranges to attend with at a time.
 
-    A chunk of c queries meets Tk + s c distances instead of Tk + s Tq, and its scores stay in a
-    CPU's cache; memory grows with Tk instead of its square.
+    A chunk of c queries meets Tk + s c distances instead of Tk + s Tq (s is the stride of queries
+    over keys), and its scores stay in a CPU's cache; memory grows with Tk instead of its square.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return [slice(0, length)]
-    size = _CHUNK_ON_GPU if q.is_cuda else _CHUNK
+    size = _QUERY_CHUNK_CUDA if q.is_cuda else _QUERY_CHUNK
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _shifted_scores(
-    position_query: Tensor, table: Tensor, start: int, context: AttentionContext
+    position_query: Tensor, positions: _ProjectedPositions, start: int, key_length: int
 ) -> Tensor:
-    """Position scores by distance, read as [N, B, rows, Tk] through a shifted view.
+    """Compute the position scores of some queries, [N, B, rows, Tk], by the relative shift.
+
+    Scores are computed for all distances of the chunk, [rows, count]. Query i meets key j at entry
+    ``t = j - ratio * i + offset`` of row i (``RelativeRange``), which in the flat buffer is
+    ``i * count + t = offset + i * (count - ratio) + j``. Skipping ``offset`` entries and reading
+    rows of ``count - ratio`` entries therefore aligns the scores by key: the shift is a strided
+    view that copies nothing. Every (i, j) has an entry of its own, so the backward pass needs no
+    accumulation.
 
     Args:
         position_query: [N, B, rows, d], the queries from ``start`` on.
-        table: [N, d, R], see ``RelativeRange`` for how it meets queries and keys.
+        positions: of all queries.
         start: index of the first query.
-        context: of the layer.
+        key_length: Tk.
     """
-    ratio, length = context.shift.ratio, position_query.shape[2]
+    ratio, length = positions.range.ratio, position_query.shape[2]
+    # The distances of this chunk only: its last query meets key 0 at the first of them.
     offset = ratio * (length - 1)
-    count = ratio * length + context.key_length
-    table = table.narrow(-1, context.shift.offset - offset - ratio * start, count)
-    scores = torch.matmul(position_query.flatten(1, 2), table)
-    flat = scores.view(len(table), -1, length * count)
+    count = ratio * length + key_length
+    keys = positions.keys.narrow(-1, positions.range.offset - offset - ratio * start, count)
+    scores = torch.matmul(position_query.flatten(1, 2), keys)
+    flat = scores.view(len(keys), -1, length * count)
     aligned = flat.narrow(-1, offset, length * (count - ratio))
-    return aligned.unflatten(-1, (length, count - ratio)).narrow(-1, 0, context.key_length)
+    return aligned.unflatten(-1, (length, count - ratio)).narrow(-1, 0, key_length)
 
 
 def _set_first_column(bias: Tensor, column: Tensor | None, in_place: bool) -> Tensor:
-    """Replace column 0 (the [CLS] key) by ``column`` [.., Tq, 1], or by zeros."""
+    """Replace column 0 (the [CLS] key) by ``column`` [..., Tq, 1], or by zeros."""
     if in_place:
         bias[..., :1] = 0 if column is None else column
         return bias

@@ -1,6 +1,7 @@
-"""What the layers of a block share: distance tables, segment relations and padding.
+"""Inputs of attention that all layers of a block share: positions, segment relations, padding.
 
-Built once per forward and block (twice where the first layer pools its query), not per layer.
+They are built once per forward pass and block (twice where the first layer pools its query), not
+once per layer. :class:`AttentionContext` holds them, :class:`ContextBuilder` makes it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,39 @@ from torch import Tensor
 from funnel.config.geometry import BlockGeometry, RelativeRange, cut_length, relative_range
 from funnel.config.model import ModelConfig
 
+# token_type_ids of [CLS]; 0 and 1 are the first and second text.
 SEGMENT_CLS = 2
-# Added to the score of a padded key. Half precision cannot hold it and takes what it can.
+# Added to the scores of padded keys. Clamped to the range of the dtype in half precision.
 MASKED_SCORE = -1e6
 
 
 @dataclass(frozen=True)
-class Waves:
-    """Sines and cosines of the factorized position term, each [T, D]."""
+class RelativePositions:
+    """Encodings of all distances between queries and keys, for the ``rel_shift`` form.
+
+    Attributes:
+        range: the R distances, and how they line up with queries and keys.
+        embeddings: relative_embeddings [R, D], ``[sin(x f), cos(x f)]`` of each distance x.
+    """
+
+    range: RelativeRange
+    embeddings: Tensor
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """Encodings of absolute positions for the ``factorized`` form, each [T, D].
+
+    With a the angle of the query and b that of the key, ``sin(a - b) = sin a cos b - cos a sin b``
+    and ``cos(a - b) = sin a sin b + cos a cos b``: the encoding of a distance, ``[sin, cos]``, is
+    ``[sin a, sin a] * [cos b, sin b] + [cos a, cos a] * [-sin b, cos b]``.
+
+    Attributes:
+        query_sine: ``[sin a, sin a]``.
+        query_cosine: ``[cos a, cos a]``.
+        key_cosine_sine: ``[cos b, sin b]``.
+        key_sine_cosine: ``[-sin b, cos b]``.
+    """
 
     query_sine: Tensor
     query_cosine: Tensor
@@ -31,144 +57,175 @@ class Waves:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """Everything but the hidden states that an attention layer needs.
+    """Everything that an attention layer needs besides the hidden states.
 
     Attributes:
         query_length: Tq.
         key_length: Tk.
-        shift: how the rows of ``table`` meet queries and keys.
-        table: sinusoids of all distances [R, D] (rel_shift), else None.
-        factorized: the waves (factorized), else None.
-        same_segment: 1 where query and key are in the same segment [B, Tq, Tk], None without
+        device: device of all tensors.
+        positions: depends on ``rel_attn_type``; None for absolute positions ("null").
+        same_segment: 1 where query and key count as one segment [B, Tq, Tk]; None without
             segment ids.
-        key_bias: 0 for a real key, :data:`MASKED_SCORE` for padding [B, 1, Tk], None without
-            a mask.
-        device: where all of them live.
+        key_bias: 0 for a real key, :data:`MASKED_SCORE` for padding [B, 1, Tk]; None without a
+            mask.
     """
 
     query_length: int
     key_length: int
     device: torch.device
-    shift: RelativeRange | None = None
-    table: Tensor | None = None
-    factorized: Waves | None = None
+    positions: RelativePositions | Sinusoids | None = None
     same_segment: Tensor | None = None
     key_bias: Tensor | None = None
 
     def row_mask(self, dtype: torch.dtype) -> Tensor:
-        """0 in row 0, 1 elsewhere, [Tq, 1]: [CLS] asks for no position and no segment."""
+        """Return 0 in row 0 and 1 elsewhere [Tq, 1].
+
+        With ``separate_cls`` the [CLS] query has no position and no segment scores.
+        """
         return (torch.arange(self.query_length, device=self.device) > 0).to(dtype)[:, None]
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """What is known of the positions of a sequence besides their hidden states.
+class SequenceInfo:
+    """Positions, padding and segments of a (pooled) sequence.
 
     Attributes:
         geometry: length and positions.
-        attention_mask: 1 for a real position, float [B, T] or None.
-        segment_ids: [B, T] or None.
+        attention_mask: float [B, T], 1 for a real position, 0 for padding; None hides nothing.
+        token_type_ids: [B, T]; None leaves the segment scores out.
     """
 
     geometry: BlockGeometry
     attention_mask: Tensor | None
-    segment_ids: Tensor | None
+    token_type_ids: Tensor | None
 
 
-def pool_tokens(tokens: Tokens, geometry: BlockGeometry, config: ModelConfig) -> Tokens:
-    """Follow the hidden states into a pooled block.
+def pool_sequence_info(
+    sequence: SequenceInfo, geometry: BlockGeometry, config: ModelConfig
+) -> SequenceInfo:
+    """Pool mask and segments as the hidden states of a block are pooled (section 2.2).
 
     A pooled position is padding only if all its sources are; it takes the segment of the first.
     """
-    mask, segments = tokens.attention_mask, tokens.segment_ids
+    mask, segments = sequence.attention_mask, sequence.token_type_ids
     if mask is not None:
-        mask = pool_sequence(mask[:, :, None], config, "max")[:, :, 0]
+        mask = pool_hidden(mask[:, :, None], config, "max")[:, :, 0]
     if segments is not None:
         size = config.pooling_size
+        # Source of pooled position t: size * t, or with a separate [CLS] 0, 1, size + 1, ...
         first = size * torch.arange(geometry.length, device=segments.device)
         if config.separate_cls:
             first = (first - (size - 1)).clamp(min=0)
         segments = segments[:, first]
-    return Tokens(geometry, mask, segments)
+    return SequenceInfo(geometry, mask, segments)
 
 
-def pool_sequence(hidden: Tensor, config: ModelConfig, pooling_type: str) -> Tensor:
-    """Pool [B, T, C] along T; the last window may be short, [CLS] is kept if separate."""
+def pool_hidden(hidden: Tensor, config: ModelConfig, pooling_type: str) -> Tensor:
+    """Pool [B, T, C] along T with window and stride ``pooling_size``; the last window may be short.
+
+    With ``separate_cls`` position 0 is kept and windows start at position 1; with
+    ``truncate_seq`` too, the last position is dropped first, so that 2^k becomes 2^(k - 1).
+    """
     size = config.pooling_size
     pooled = hidden[:, : cut_length(hidden.shape[1], config)]
     if config.separate_cls:
         cls, pooled = pooled[:, :1], pooled[:, 1:]
-    # A plain 2-D pooling with a window of one feature leaves the layout as it is.
+    # 2-D pooling with a window of one feature needs no transposition, unlike 1-D pooling.
     pool = F.avg_pool2d if pooling_type == "mean" else F.max_pool2d
     pooled = pool(pooled[:, None], (size, 1), (size, 1), ceil_mode=True)[:, 0]
     return torch.cat([cls, pooled], 1) if config.separate_cls else pooled
 
 
 class ContextBuilder:
-    """Builds contexts and keeps the sinusoid tables that they share.
+    """Builds attention contexts and caches the relative embeddings that they share.
 
-    A table depends on nothing but lengths and grows to the longest seen, so a model holds one
-    per distance step (at most two per block), whatever the number of layers and batches.
+    Relative embeddings depend only on the lengths. The cached ones grow to the longest sequence
+    seen and are sliced for shorter ones, so a model holds one tensor per distance step (at most
+    two per block), whatever the number of layers and batches.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._tables: dict[tuple, tuple[int, Tensor]] = {}
+        # By step, offset, device and dtype: the largest distance, and the embeddings from it down.
+        self._cache: dict[tuple, tuple[int, Tensor]] = {}
 
-    def build(self, query: Tokens, key: Tokens, hidden: Tensor, dropout: float) -> AttentionContext:
-        """The context of layers that attend from ``query`` to ``key`` positions.
+    def build(
+        self, query: SequenceInfo, key: SequenceInfo, hidden: Tensor, dropout: float
+    ) -> AttentionContext:
+        """Build the context of layers that attend from ``query`` to ``key`` positions.
 
-        ``hidden`` tells device and dtype. ``dropout`` > 0 (training) falls on the position
-        encodings: on the whole table in ``rel_shift``, on the query's side in ``factorized``.
+        Args:
+            query: of length Tq.
+            key: of length Tk; another sequence only where a layer pools its query alone.
+            hidden: any tensor with the device and dtype of the hidden states.
+            dropout: rate for the position encodings in training: on all relative embeddings in
+                the ``rel_shift`` form, on the query's side in the ``factorized`` form.
         """
-        config, device, dtype = self._config, hidden.device, hidden.dtype
-        shift = table = waves = same = bias = None
-        if config.rel_attn_type == "rel_shift":
-            shift = relative_range(query.geometry, key.geometry)
-            table = _dropout(self._distances(shift, device, dtype), dropout)
-        elif config.rel_attn_type == "factorized":
-            waves = _factorized_waves(query.geometry, key.geometry, config, dropout, hidden)
-        if config.rel_attn_type != "null" and query.segment_ids is not None:
-            same = _same_segment(query.segment_ids, key.segment_ids).to(dtype)
+        device, dtype = hidden.device, hidden.dtype
+        is_relative = self._config.rel_attn_type != "null"
+        same = bias = None
+        positions = self._encode_positions(query.geometry, key.geometry, hidden, dropout)
+        if is_relative and query.token_type_ids is not None and key.token_type_ids is not None:
+            same = _same_segment(query.token_type_ids, key.token_type_ids).to(dtype)
         if key.attention_mask is not None:
             lowest = max(MASKED_SCORE, torch.finfo(dtype).min / 2)
             bias = ((1 - key.attention_mask) * lowest).to(dtype)[:, None]
         lengths = (query.geometry.length, key.geometry.length)
-        return AttentionContext(*lengths, device, shift, table, waves, same, bias)
+        return AttentionContext(*lengths, device, positions, same, bias)
 
-    def _distances(self, shift: RelativeRange, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Sinusoids of the distances of ``shift``, [R, D]."""
+    def _encode_positions(
+        self, query: BlockGeometry, key: BlockGeometry, hidden: Tensor, dropout: float
+    ) -> RelativePositions | Sinusoids | None:
+        if self._config.rel_attn_type == "factorized":
+            return _factorized_sinusoids(query, key, self._config, dropout, hidden)
+        if self._config.rel_attn_type == "null":
+            return None
+        distances = relative_range(query, key)
+        embeddings = self._relative_embeddings(distances, hidden.device, hidden.dtype)
+        return RelativePositions(distances, _dropout(embeddings, dropout))
+
+    def _relative_embeddings(
+        self, distances: RelativeRange, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Return the encodings of ``distances`` [R, D], a slice of the cached ones."""
         width = self._config.d_model
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            # A graph must not hold a table of one length.
-            positions = _progression(shift.first, -shift.step, shift.count, device)
-            return sinusoids(positions, width).to(dtype)
-        key = (shift.step, shift.first % shift.step, device, dtype)
-        first, table = self._tables.get(key, (shift.first, None))
-        last = shift.first - shift.step * (shift.count - 1)
-        if table is None or first < shift.first or first - shift.step * (len(table) - 1) > last:
-            if table is not None:
-                last = min(last, first - shift.step * (len(table) - 1))
-            first = max(first, shift.first)
-            count = (first - last) // shift.step + 1
+            # A traced graph must not hold a constant for one sequence length.
+            positions = _progression(distances.first, -distances.step, distances.count, device)
+            return encode_positions(positions, width).to(dtype)
+        step = distances.step
+        key = (step, distances.first % step, device, dtype)
+        first, cached = self._cache.get(key, (distances.first, None))
+        last = distances.first - step * (distances.count - 1)
+        if cached is None or first < distances.first or first - step * (len(cached) - 1) > last:
+            if cached is not None:
+                last = min(last, first - step * (len(cached) - 1))
+            first = max(first, distances.first)
+            count = (first - last) // step + 1
+            # An inference tensor in the cache could not take part in a later training step.
             with torch.inference_mode(False), torch.no_grad():
-                positions = _progression(first, -shift.step, count, device)
-                table = sinusoids(positions, width).to(dtype)
-            self._tables[key] = (first, table)
-        skip = (first - shift.first) // shift.step
-        return table[skip : skip + shift.count]
+                positions = _progression(first, -step, count, device)
+                cached = encode_positions(positions, width).to(dtype)
+            self._cache[key] = (first, cached)
+        skip = (first - distances.first) // step
+        return cached[skip : skip + distances.count]
 
     def __deepcopy__(self, memo: dict) -> ContextBuilder:
-        """Copies of a model do not share tables."""
+        """Copy without the cache."""
         return ContextBuilder(self._config)
 
     def __getstate__(self) -> dict:
-        """Pickle without tables."""
-        return {"_config": self._config, "_tables": {}}
+        """Pickle without the cache."""
+        return {"_config": self._config, "_cache": {}}
 
 
-def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """``[sin(x f), cos(x f)]``, ``f_m = 10000 ** (-2 m / width)``: [..., width], float32."""
+def encode_positions(positions: Tensor, width: int) -> Tensor:
+    """Return ``[sin(x f), cos(x f)]``, ``f_m = 10000 ** (-2 m / width)``, as float32 [..., width].
+
+    Args:
+        positions: positions or distances x, [...].
+        width: even; half of the features are sines, half cosines.
+    """
     half = width // 2
     exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
     angles = positions.float()[..., None] * torch.pow(10000.0, -exponents)
@@ -176,7 +233,7 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 
 
 def _dropout(encodings: Tensor, rate: float) -> Tensor:
-    """Dropout that leaves no trace in an exported graph where there is none."""
+    """Apply dropout; at rate 0 no operation of it gets into a traced graph."""
     return F.dropout(encodings, rate, training=rate > 0)
 
 
@@ -184,24 +241,20 @@ def _progression(start: int, step: int, count: int, device: torch.device) -> Ten
     return start + step * torch.arange(count, device=device)
 
 
-def _factorized_waves(
+def _factorized_sinusoids(
     query: BlockGeometry, key: BlockGeometry, config: ModelConfig, dropout: float, hidden: Tensor
-) -> Waves:
-    """Sines and cosines of both sides' positions.
+) -> Sinusoids:
+    """Return the sines and cosines of the positions of both sides.
 
-    Only differences of positions matter: both sides are shifted so that the sequence's middle is
-    0, which keeps angles small where the arithmetic is coarse.
+    Only differences of positions matter: both sides are shifted so that the middle of the sequence
+    is 0, which keeps angles small and bfloat16 accurate.
     """
     centre = key.stride * key.length // 2
-
-    def halves(side: BlockGeometry) -> tuple[Tensor, Tensor]:
-        positions = _progression(side.start - centre, side.stride, side.length, hidden.device)
-        sine, cosine = sinusoids(positions, config.d_model).chunk(2, -1)
-        return sine.to(hidden.dtype), cosine.to(hidden.dtype)
-
-    sine, cosine = (_dropout(wave, dropout) for wave in halves(query))
-    key_sine, key_cosine = halves(key)
-    return Waves(
+    sine, cosine = (
+        _dropout(half, dropout) for half in _sine_cosine(query, centre, config.d_model, hidden)
+    )
+    key_sine, key_cosine = _sine_cosine(key, centre, config.d_model, hidden)
+    return Sinusoids(
         torch.cat([sine, sine], -1),
         torch.cat([cosine, cosine], -1),
         torch.cat([key_cosine, key_sine], -1),
@@ -209,7 +262,16 @@ def _factorized_waves(
     )
 
 
+def _sine_cosine(
+    side: BlockGeometry, centre: int, width: int, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return sine and cosine [T, width / 2] of positions relative to ``centre``."""
+    positions = _progression(side.start - centre, side.stride, side.length, hidden.device)
+    sine, cosine = encode_positions(positions, width).chunk(2, -1)
+    return sine.to(hidden.dtype), cosine.to(hidden.dtype)
+
+
 def _same_segment(query: Tensor, key: Tensor) -> Tensor:
-    """Whether two positions count as one segment [B, Tq, Tk]; [CLS] belongs to every segment."""
+    """Return whether two positions count as one segment [B, Tq, Tk]; [CLS] is in every segment."""
     same = query[:, :, None] == key[:, None, :]
     return same | (query == SEGMENT_CLS)[:, :, None] | (key == SEGMENT_CLS)[:, None, :]

@@ -1,6 +1,6 @@
-"""Pretraining: masked language modelling, and ELECTRA with its generator.
+"""Pretraining models: masked language modelling (MLM), and ELECTRA with its generator.
 
-Dai et al. 2020, section 3.1; ELECTRA: Clark et al. 2020. Both models take batches of
+Dai et al. 2020, section 3.1; ELECTRA: Clark et al. 2020. Both models take the batches of
 :class:`funnel.pretraining.masking.Masker`:
 
     model = ElectraPretraining(config)
@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.names import generator_of
+from funnel.checkpoints.names import infer_generator
 from funnel.config.heads import DEFAULT_PRETRAINING, PretrainingConfig
 from funnel.config.model import ModelConfig
-from funnel.pretraining.masking import MaskedBatch
 from funnel_torch.models.heads import (
     DISCRIMINATOR_SCOPES,
     IGNORED,
@@ -32,78 +31,55 @@ from funnel_torch.models.heads import (
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.modeling import Decoder, Encoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
-from funnel_torch.training.pretraining_metrics import PretrainingSums
+from funnel_torch.models.pretraining_batch import LossDenominators, PretrainingBatch
 
-# What a generator does not have in common with its discriminator.
+# Settings in which a generator differs from its discriminator.
 _GENERATOR_SIZES = ("d_model", "n_head", "d_head", "d_inner")
 
 
-class PretrainingBatch(NamedTuple):
-    """What :class:`funnel.pretraining.masking.MaskedBatch` says of B records of T tokens, P slots,
-    as tensors.
+class PretrainingSums(NamedTuple):
+    """Sums over a batch, scalars without gradient, that can be added over batches and processes.
+
+    The discriminator's sums are 0 in MLM. A positive is a token predicted to be replaced, that is
+    one with a negative logit.
 
     Attributes:
-        masked_input: int64 [B, T], what the model (of ELECTRA: the generator) reads.
-        origin_input: int64 [B, T].
-        seg_id: int64 [B, T].
-        target: int64 [B, P], original ids at the targets.
-        target_mask: bool [B, P], False for an empty slot.
-        target_positions: int64 [B, P].
-        input_mask: bool [B, T], True where ``masked_input`` is the mask symbol or padding.
-        pad_mask: bool [B, T], True for padding.
+        targets: number of masked tokens to predict.
+        mlm_loss: sum of their cross entropies.
+        mlm_correct: number of targets whose most likely token is the original one.
+        tokens: number of tokens classified by the discriminator: all but padding.
+        disc_loss: sum of their sigmoid cross entropies, without ``disc_coeff``.
+        disc_correct: number of tokens classified correctly.
+        replaced: number of tokens that differ from the original.
+        predicted_positives: number of tokens predicted to be replaced.
+        true_positives: number of replaced tokens predicted to be replaced.
     """
 
-    masked_input: Tensor
-    origin_input: Tensor
-    seg_id: Tensor
-    target: Tensor
-    target_mask: Tensor
-    target_positions: Tensor
-    input_mask: Tensor
-    pad_mask: Tensor
+    targets: Tensor
+    mlm_loss: Tensor
+    mlm_correct: Tensor
+    tokens: Tensor
+    disc_loss: Tensor
+    disc_correct: Tensor
+    replaced: Tensor
+    predicted_positives: Tensor
+    true_positives: Tensor
 
-    @classmethod
-    def from_arrays(cls, batch: MaskedBatch) -> PretrainingBatch:
-        """The same arrays as tensors, which share their memory."""
-        return cls(*(torch.from_numpy(getattr(batch, name)) for name in cls._fields))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PretrainingBatch:
-        """The batch on ``device``."""
-        return PretrainingBatch(*(x.to(device, non_blocking=non_blocking) for x in self))
-
-
-class LossTotals(NamedTuple):
-    """What summed losses are divided by, numbers or scalar tensors.
-
-    A batch's losses are means over its own targets and tokens. Where several batches make one
-    step (accumulation, several processes) and gradients add up, the totals of the whole step make
-    its loss the mean over the step; where processes average their gradients, divide the totals by
-    the number of processes. They must be above 0.
-
-    Attributes:
-        targets: masked tokens to predict.
-        tokens: tokens that are no padding; MLM takes no notice.
-    """
-
-    targets: Tensor | float
-    tokens: Tensor | float
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> LossTotals:
-        """The totals on ``device``."""
-        moved = (torch.as_tensor(x).to(device, non_blocking=non_blocking) for x in self)
-        return LossTotals(*moved)
+    def vector(self) -> Tensor:
+        """Return all sums as float64 [9]; ``PretrainingSums(*vector)`` is the inverse."""
+        return torch.stack([value.double() for value in self])
 
 
 class PretrainingOutput(NamedTuple):
-    """What a pretraining step computes.
+    """Losses and statistics of a batch.
 
     Attributes:
-        loss: what to minimise; of ELECTRA ``mlm_loss + disc_coeff * disc_loss``.
+        loss: loss to minimise; for ELECTRA ``mlm_loss + disc_coeff * disc_loss``.
         mlm_loss: mean over the targets, scalar.
-        disc_loss: mean over the tokens, scalar; None in MLM.
-        sums: for statistics.
-        disc_logits: [B, T], positive for *original*, without gradient; None in MLM.
-        is_replaced: bool [B, T], the truth about them; None in MLM.
+        disc_loss: mean over the tokens, scalar; None for MLM.
+        sums: statistics of the batch.
+        disc_logits: [B, T], positive for *original*, without gradient; None for MLM.
+        is_replaced: bool [B, T], labels of the discriminator; None for MLM.
     """
 
     loss: Tensor
@@ -115,7 +91,7 @@ class PretrainingOutput(NamedTuple):
 
 
 class MLMPretraining(PretrainedModel):
-    """Predicts the masked tokens from the decoder's output, at their positions only."""
+    """Masked language model: predicts the masked tokens from the output of the decoder."""
 
     architecture = "FunnelForMaskedLM"
 
@@ -123,9 +99,9 @@ class MLMPretraining(PretrainedModel):
         self, config: ModelConfig, pretraining: PretrainingConfig = DEFAULT_PRETRAINING
     ) -> None:
         super().__init__(config)
-        self.pretraining = pretraining
         self.funnel = FunnelModel(config)
         self.lm_head = MaskedLMHead(config)
+        self.pretraining = pretraining
         initialize(self.lm_head, config)
 
     def variable_scopes(self) -> dict[str, str]:
@@ -133,21 +109,27 @@ class MLMPretraining(PretrainedModel):
         return MASKED_LM_SCOPES
 
     def forward(
-        self, batch: PretrainingBatch, totals: LossTotals | None = None
+        self, batch: PretrainingBatch, denominators: LossDenominators | None = None
     ) -> PretrainingOutput:
-        """Losses of a batch; ``totals`` replace its own counts as their divisors."""
-        hidden_keys = batch.input_mask if self.pretraining.hide_masked else batch.pad_mask
-        attention_mask = 1 - hidden_keys.float()
-        hidden = self.funnel(batch.masked_input, attention_mask, batch.seg_id).last_hidden_state
-        table = self.funnel.embeddings.word_embeddings.weight
-        logits = self.lm_head(_at_targets(hidden, batch), table)
-        loss_sum, sums = _score_predictions(logits, batch)
-        loss = loss_sum / (totals or _own_totals(sums)).targets
+        """Compute the loss of a batch.
+
+        Args:
+            batch: the records.
+            denominators: divisors of the summed losses; by default the counts of the batch.
+        """
+        # Hiding [MASK] positions from attention is the original's choice, unlike BERT's.
+        hides_masked = self.pretraining.hide_masked
+        attention_mask = batch.mlm_attention_mask if hides_masked else batch.attention_mask
+        hidden = self.funnel(batch.masked_input, attention_mask.float(), batch.token_type_ids)
+        word_embeddings = self.funnel.embeddings.word_embeddings.weight
+        logits = self.lm_head(_gather_targets(hidden.last_hidden_state, batch), word_embeddings)
+        loss_sum, sums = _mlm_loss(logits, batch)
+        loss = loss_sum / (denominators or _own_denominators(sums)).targets
         return PretrainingOutput(loss, loss, None, sums)
 
 
 class Generator(nn.Module):
-    """The small model that proposes replacements; it reads its discriminator's embeddings."""
+    """ELECTRA's generator, a small MLM model on the embeddings of its discriminator."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -158,25 +140,30 @@ class Generator(nn.Module):
         initialize(self, config)
 
     def forward(
-        self, embedded: Tensor, attention_mask: Tensor, batch: PretrainingBatch, table: Tensor
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        batch: PretrainingBatch,
+        word_embeddings: Tensor,
     ) -> Tensor:
-        """Logits [B, P, V] at the targets.
+        """Return the logits at the targets, [B, P, V].
 
         Args:
-            embedded: [B, T, E], the embedded ``masked_input``.
-            attention_mask: float [B, T], 1 for a real token.
-            batch: names the segments and the targets.
-            table: word embeddings [V, E], the output layer too.
+            embedded: embedded ``masked_input``, [B, T, E].
+            attention_mask: float [B, T], 1 for a token, 0 for padding.
+            batch: the records, for their segments and targets.
+            word_embeddings: [V, E], also the weights of the output layer.
         """
-        hidden = self.decoder(self.encoder(embedded, attention_mask, batch.seg_id))
-        return self.lm_head(_at_targets(hidden, batch), table)
+        hidden = self.decoder(self.encoder(embedded, attention_mask, batch.token_type_ids))
+        return self.lm_head(_gather_targets(hidden, batch), word_embeddings)
 
 
 class ElectraPretraining(PretrainedModel):
-    """A discriminator that tells original tokens from a generator's samples, and the generator.
+    """ELECTRA: a discriminator of original and sampled tokens, with the generator of the samples.
 
-    Both read the same word table through the same LayerNorm. Saved, it is the discriminator of
-    the Hugging Face layout, with the generator kept beside it.
+    Both use the same word embeddings and the same embedding LayerNorm. The model is saved as a
+    discriminator in the Hugging Face layout, with the weights of the generator in the same
+    directory.
     """
 
     architecture = "FunnelForPreTraining"
@@ -187,7 +174,14 @@ class ElectraPretraining(PretrainedModel):
         pretraining: PretrainingConfig = DEFAULT_PRETRAINING,
         generator_sizes: Mapping[str, int] | None = None,
     ) -> None:
-        """``generator_sizes`` (d_model, n_head, d_head, d_inner) overrule ``width_shrink``."""
+        """Build a model with fresh weights.
+
+        Args:
+            config: configuration of the discriminator.
+            pretraining: settings of the objective.
+            generator_sizes: d_model, n_head, d_head and d_inner of the generator; by default they
+                follow from ``pretraining.width_shrink``.
+        """
         super().__init__(config)
         self.pretraining = pretraining
         sizes = generator_sizes
@@ -199,11 +193,11 @@ class ElectraPretraining(PretrainedModel):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The sizes of the generator that was saved."""
+        """Return the sizes of the saved generator."""
         shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
         if not any(name.startswith("generator/") for name in shapes):
             return {}
-        saved = generator_of(checkpoint.config, shapes)
+        saved = infer_generator(checkpoint.config, shapes)
         return {"generator_sizes": {key: getattr(saved, key) for key in _GENERATOR_SIZES}}
 
     def variable_scopes(self) -> dict[str, str]:
@@ -214,29 +208,33 @@ class ElectraPretraining(PretrainedModel):
         self,
         batch: PretrainingBatch,
         noise: Tensor | None = None,
-        totals: LossTotals | None = None,
+        denominators: LossDenominators | None = None,
     ) -> PretrainingOutput:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             batch: the records.
-            noise: :func:`gumbel_noise` [B, P, V] that decides the samples; None draws it from
-                the global generator.
-            totals: replace the batch's own counts as divisors of its losses.
+            noise: :func:`gumbel_noise` [B, P, V] for the samples of the generator; None draws it
+                from the global random generator.
+            denominators: divisors of the summed losses; by default the counts of the batch.
         """
-        real = 1 - batch.pad_mask.float()
+        attention_mask, token_type_ids = batch.attention_mask.float(), batch.token_type_ids
         embeddings = self.funnel.embeddings
-        embedded = embeddings(batch.masked_input, batch.seg_id)
-        logits = self.generator(embedded, real, batch, embeddings.word_embeddings.weight)
-        mlm_sum, mlm_sums = _score_predictions(logits, batch)
+        embedded = embeddings(batch.masked_input, token_type_ids)
+        word_embeddings = embeddings.word_embeddings.weight
+        logits = self.generator(embedded, attention_mask, batch, word_embeddings)
+        mlm_sum, mlm_sums = _mlm_loss(logits, batch)
+        # Sampling has no gradient: the generator learns from the MLM loss alone.
         replaced_input = replace_targets(batch, sample(logits, noise))
 
-        hidden = self.funnel(replaced_input, real, batch.seg_id).last_hidden_state
+        hidden = self.funnel(replaced_input, attention_mask, token_type_ids).last_hidden_state
         disc_logits = self.discriminator(hidden)
+        # A sample that happens to equal the original token counts as original.
         is_replaced = replaced_input != batch.origin_input
-        disc_sum, sums = _score_judgements(disc_logits, is_replaced, batch, mlm_sums)
+        disc_sum, sums = _discriminator_loss(disc_logits, is_replaced, batch, mlm_sums)
 
-        divisors = totals or _own_totals(sums)
+        divisors = denominators or _own_denominators(sums)
+        # Means over different counts: targets of the generator, all tokens of the discriminator.
         mlm_loss = mlm_sum / divisors.targets
         disc_loss = disc_sum / divisors.tokens
         loss = mlm_loss + self.pretraining.disc_coeff * disc_loss
@@ -248,15 +246,15 @@ def gumbel_noise(
     device: torch.device | str = "cpu",
     generators: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Tensor:
-    """Independent draws of the standard Gumbel distribution, fp32.
+    """Return independent samples of the standard Gumbel distribution, fp32.
 
-    The arg max of logits plus such noise is distributed as their softmax.
+    The arg max of logits plus Gumbel noise is distributed according to their softmax.
 
     Args:
-        shape: of the result.
-        device: where to draw; that of the generators.
-        generators: one for all, or one for each entry of the first axis (what is drawn for a
-            record then depends on its own alone, not on its batch); None: the global one.
+        shape: shape of the result.
+        device: device of the result and of the generators.
+        generators: one for all samples, or one per entry of the first axis, so that the noise of a
+            record does not depend on its batch; None uses the global generator.
     """
     noise = torch.empty(shape, device=device)
     if generators is None or isinstance(generators, torch.Generator):
@@ -264,64 +262,72 @@ def gumbel_noise(
     else:
         for row, generator in zip(noise, generators, strict=True):
             row.uniform_(generator=generator)
-    # Never 1, so nothing is +inf; a 0 becomes -inf, which is never chosen. (Tensor.exponential_
-    # saves one logarithm, but takes longer than two on a CPU.)
+    # uniform_ is below 1, so nothing becomes +inf; a 0 becomes -inf, which arg max never selects.
+    # (Tensor.exponential_ would save one logarithm, but takes longer than two on a CPU.)
     return noise.log_().neg_().log_().neg_()
 
 
 @torch.no_grad()
 def sample(logits: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Token ids [...] from the softmax of ``logits`` [..., V]; nothing flows back through them."""
+    """Sample token ids [...] from the softmax of ``logits`` [..., V], without gradient."""
     if noise is None:
         noise = gumbel_noise(logits.shape, logits.device)
     return (logits + noise).argmax(-1)
 
 
 def replace_targets(batch: PretrainingBatch, tokens: Tensor) -> Tensor:
-    """The original ids [B, T] with ``tokens`` [B, P] at the targets; empty slots do nothing."""
+    """Return the original ids [B, T] with ``tokens`` [B, P] at the targets."""
     length = batch.origin_input.shape[1]
-    # Empty slots write to one position more, which is cut off again.
+    # Empty slots are written to an additional last position, which is cut off again.
     positions = batch.target_positions.masked_fill(~batch.target_mask.bool(), length)
     return F.pad(batch.origin_input, (0, 1)).scatter(1, positions, tokens)[:, :length]
 
 
-def _own_totals(sums: PretrainingSums) -> LossTotals:
-    """A batch may have nothing to predict: its loss is then 0."""
-    return LossTotals(sums.targets.clamp(min=1), sums.tokens.clamp(min=1))
+def _own_denominators(sums: PretrainingSums) -> LossDenominators:
+    """Return the counts of a batch, at least 1: without targets or tokens the loss is 0."""
+    return LossDenominators(sums.targets.clamp(min=1), sums.tokens.clamp(min=1))
 
 
-def _at_targets(hidden: Tensor, batch: PretrainingBatch) -> Tensor:
-    """[B, T, D] to [B, P, D]: the product with the vocabulary is made at the targets only."""
+def _gather_targets(hidden: Tensor, batch: PretrainingBatch) -> Tensor:
+    """Select the targets, [B, T, D] to [B, P, D].
+
+    Done before the output layer: its [D, V] product is the largest of the model, and most positions
+    are no targets.
+    """
     index = batch.target_positions[..., None].expand(-1, -1, hidden.shape[-1])
     return hidden.gather(1, index)
 
 
-def _score_predictions(logits: Tensor, batch: PretrainingBatch) -> tuple[Tensor, PretrainingSums]:
-    """Summed cross entropy of [B, P, V] logits, with gradient, and the statistics."""
+def _mlm_loss(logits: Tensor, batch: PretrainingBatch) -> tuple[Tensor, PretrainingSums]:
+    """Return the summed cross entropy of [B, P, V] logits, with gradient, and its statistics."""
     filled = batch.target_mask.bool()
     labels = batch.target.masked_fill(~filled, IGNORED).flatten()
     flat = logits.flatten(0, 1)
     loss = F.cross_entropy(flat, labels, ignore_index=IGNORED, reduction="sum")
     correct = (logits.detach().argmax(-1) == batch.target) & filled
-    nothing = torch.zeros_like(loss.detach())
-    none_judged = [nothing] * (len(PretrainingSums._fields) - 3)
-    return loss, PretrainingSums(filled.sum(), loss.detach(), correct.sum(), *none_judged)
+    zero = torch.zeros_like(loss.detach())
+    no_discriminator = [zero] * (len(PretrainingSums._fields) - 3)
+    return loss, PretrainingSums(filled.sum(), loss.detach(), correct.sum(), *no_discriminator)
 
 
-def _score_judgements(
+def _discriminator_loss(
     logits: Tensor, is_replaced: Tensor, batch: PretrainingBatch, sums: PretrainingSums
 ) -> tuple[Tensor, PretrainingSums]:
-    """Summed sigmoid cross entropy of [B, T] logits, and ``sums`` with these statistics added."""
-    real = ~batch.pad_mask.bool()
+    """Return the summed sigmoid cross entropy of [B, T] logits, and ``sums`` with its statistics.
+
+    The positive class of the loss is *original*, as in the original implementation, while precision
+    and recall are those of finding replaced tokens.
+    """
+    real = batch.attention_mask.bool()
     is_original = (~is_replaced).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, is_original, reduction="none")
     loss = losses.masked_fill(~real, 0).sum()
-    replaced, flagged = is_replaced & real, (logits.detach() < 0) & real
+    replaced, predicted = is_replaced & real, (logits.detach() < 0) & real
     return loss, sums._replace(
         tokens=real.sum(),
         disc_loss=loss.detach(),
-        disc_correct=((replaced == flagged) & real).sum(),
+        disc_correct=((replaced == predicted) & real).sum(),
         replaced=replaced.sum(),
-        flagged=flagged.sum(),
-        caught=(replaced & flagged).sum(),
+        predicted_positives=predicted.sum(),
+        true_positives=(replaced & predicted).sum(),
     )

@@ -1,4 +1,4 @@
-"""Everything a checkpoint can compute for a batch, as float32 arrays."""
+"""Feature extraction: every output that a checkpoint can compute, as float32 arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
 from funnel.config.model import ModelConfig
@@ -17,7 +17,7 @@ from funnel_torch.models.modeling import Backbone, Decoder
 
 
 class FeatureExtractor(Backbone):
-    """A model with whatever of decoder, summary and discriminator its checkpoint has."""
+    """Encoder with those of decoder, summary and discriminator that its checkpoint contains."""
 
     architecture = "FunnelForPreTraining"
 
@@ -36,11 +36,11 @@ class FeatureExtractor(Backbone):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Which parts there are."""
+        """Return which parts the checkpoint contains."""
         return detect_parts(checkpoint)._asdict()
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return DISCRIMINATOR_SCOPES | {"summary": SUMMARY_SCOPE["classifier.linear_hidden"]}
 
     @torch.inference_mode()
@@ -50,20 +50,33 @@ class FeatureExtractor(Backbone):
         token_type_ids: np.ndarray | None = None,
         attention_mask: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run one batch of [B, T] arrays; the names are those of ``extract_features.py``."""
+        """Run one batch.
+
+        Args:
+            input_ids: [B, T].
+            token_type_ids: [B, T].
+            attention_mask: [B, T], 1 for a real token.
+
+        Returns:
+            ``embedding``, ``hidden_0``, ``hidden_1`` ... and, where the model has the part,
+            ``decoder``, ``summary`` and ``discriminator_logits``.
+        """
         device = self.embeddings.word_embeddings.weight.device
-        arrays = (input_ids, attention_mask, token_type_ids)
-        ids, mask, segments = (
-            None if array is None else torch.as_tensor(array, device=device) for array in arrays
-        )
+        ids = torch.as_tensor(input_ids, device=device)
+        mask, segments = _to_device(attention_mask, device), _to_device(token_type_ids, device)
         encoded, states = self.encode(ids, mask, segments, output_hidden_states=True)
-        found = {"embedding": states[0]}
-        found |= {f"hidden_{index}": state for index, state in enumerate(states[1:])}
-        output = self.decoder(encoded) if self.decoder is not None else encoded.hidden
+        outputs = {}
+        for index, state in enumerate(states or ()):
+            outputs[f"hidden_{index - 1}" if index else "embedding"] = state
+        final = self.decoder(encoded) if self.decoder is not None else encoded.hidden
         if self.decoder is not None:
-            found["decoder"] = output
+            outputs["decoder"] = final
         if self.summary is not None:
-            found["summary"] = torch.tanh(self.summary(encoded.hidden[:, 0]))
+            outputs["summary"] = torch.tanh(self.summary(encoded.hidden[:, 0]))
         if self.discriminator is not None:
-            found["discriminator_logits"] = self.discriminator(output)
-        return {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+            outputs["discriminator_logits"] = self.discriminator(final)
+        return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
+
+
+def _to_device(array: np.ndarray | None, device: torch.device) -> Tensor | None:
+    return None if array is None else torch.as_tensor(array, device=device)

@@ -1,4 +1,4 @@
-"""Task heads on the encoder (one vector per sequence) or the decoder (one per token)."""
+"""Task heads: on the encoder's [CLS] vector, or on the decoder's vector of every token."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.names import SUMMARY, TOKEN_LOGITS
 from funnel.config.model import ModelConfig
 from funnel_torch.models.initialization import initialize
-from funnel_torch.models.layers import activation, gelu
+from funnel_torch.models.layers import gelu, get_activation
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
-# Target of a position that takes no part in a loss, as in torch's cross entropy.
+# Label of a position that is left out of a loss; the default of torch's cross entropy.
 IGNORED = -100
 
 
 class HeadOutput(NamedTuple):
-    """Loss (a mean; None without labels) and logits in fp32."""
+    """Loss (a mean; None without labels) and float32 logits."""
 
     loss: Tensor | None
     logits: Tensor
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of [B, T, C] logits over the labels [B, T] that are not ignored.
+    """Return the mean cross entropy over the labels that are not :data:`IGNORED`.
 
-    Without any such label it is 0, not NaN: a batch may have nothing to predict.
+    It is 0, not NaN, if all are: a batch may have nothing to predict.
+
+    Args:
+        logits: [B, T, C].
+        labels: class ids [B, T].
     """
     flat = labels.flatten()
     total = F.cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
@@ -40,7 +45,7 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class ClassificationHead(nn.Module):
-    """Summary of the first position, ``tanh(W h[0] + b)``, then dropout and a dense layer."""
+    """Summary of the first position, ``tanh(W h[0] + b)``, then dropout and a linear layer."""
 
     def __init__(self, config: ModelConfig, num_labels: int) -> None:
         super().__init__()
@@ -49,26 +54,33 @@ class ClassificationHead(nn.Module):
         self.linear_out = nn.Linear(config.d_model, num_labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T', D] to [B, num_labels]."""
+        """Map [B, T', D] to logits [B, num_labels]."""
         summary = torch.tanh(self.linear_hidden(hidden[:, 0]))
         return self.linear_out(self.dropout(summary)).float()
 
 
 SUMMARY_SCOPE = {
-    # The misspelling is part of the format.
-    "classifier.linear_hidden": "sequnece_summary/summary",
+    # Misspelled in all released checkpoints, so part of the format.
+    "classifier.linear_hidden": SUMMARY.removeprefix("model/"),
 }
 _CLASSIFIER = re.compile(r"model/(?P<scope>.+)/logit/kernel")
 
 
-def _classifiers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The output kernels of classification heads [D, num_labels] by their scope."""
+def _find_classifiers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the output kernels [D, num_labels] of classification heads by variable scope."""
     matches = ((_CLASSIFIER.fullmatch(name), array) for name, array in tensors.items())
     return {match["scope"]: array for match, array in matches if match}
 
 
 class FunnelForSequenceClassification(PretrainedModel):
-    """A label or (``regression``) a number for every sequence."""
+    """Classifies a sequence, or predicts a number for it (``regression``).
+
+    Args:
+        config: of the encoder.
+        num_labels: number of classes, 1 for regression.
+        regression: whether labels are numbers.
+        cls_scope: name of the head in TensorFlow checkpoints, where it is the task's.
+    """
 
     architecture = "FunnelForSequenceClassification"
 
@@ -79,7 +91,6 @@ class FunnelForSequenceClassification(PretrainedModel):
         regression: bool = False,
         cls_scope: str = "classification",
     ) -> None:
-        """``cls_scope`` names the head in TensorFlow checkpoints (there: the task)."""
         super().__init__(config)
         self.num_labels, self.regression, self.cls_scope = num_labels, regression, cls_scope
         self.funnel = FunnelEncoder(config)
@@ -88,26 +99,30 @@ class FunnelForSequenceClassification(PretrainedModel):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Number of labels, kind of problem and scope of the head that was saved."""
+        """Return number of labels, problem type and scope of the saved head."""
         arguments: dict[str, Any] = {}
-        for scope, kernel in _classifiers(checkpoint.tensors).items():
+        for scope, kernel in _find_classifiers(checkpoint.tensors).items():
             arguments = {"num_labels": kernel.shape[1], "cls_scope": scope}
         if checkpoint.metadata.get("problem_type") == "regression":
             arguments["regression"] = True
         return arguments
 
     def head_metadata(self) -> dict[str, Any]:
-        """Number of labels, kind of problem and scope."""
-        kind = "regression" if self.regression else "single_label_classification"
-        return {"num_labels": self.num_labels, "problem_type": kind, "cls_scope": self.cls_scope}
+        """Return number of labels, problem type and scope."""
+        problem_type = "regression" if self.regression else "single_label_classification"
+        return {
+            "num_labels": self.num_labels,
+            "problem_type": problem_type,
+            "cls_scope": self.cls_scope,
+        }
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return SUMMARY_SCOPE | {"classifier.linear_out": f"{self.cls_scope}/logit"}
 
     def adapt_tensors(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Take the only head there is, whatever its task was called."""
-        found = list(_classifiers(tensors))
+        """Rename the checkpoint's only classification head to this model's scope."""
+        found = list(_find_classifiers(tensors))
         if len(found) != 1 or found[0] == self.cls_scope:
             return tensors
         old, new = f"model/{found[0]}/logit/", f"model/{self.cls_scope}/logit/"
@@ -120,9 +135,14 @@ class FunnelForSequenceClassification(PretrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> HeadOutput:
-        """Classify; ``labels`` [B] are class ids, or numbers for regression.
+        """Compute logits [B, num_labels], and the loss if labels are given.
 
-        The loss is cross entropy, or the squared error of a regression.
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 1 for a real token.
+            token_type_ids: [B, T].
+            labels: class ids [B] (loss: cross entropy), or numbers for regression (loss: squared
+                error).
         """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.classifier(hidden)
@@ -135,7 +155,7 @@ class FunnelForSequenceClassification(PretrainedModel):
 
 
 class FunnelForMultipleChoice(PretrainedModel):
-    """One of several candidate sequences per question (RACE)."""
+    """Selects one of several candidate sequences per question (RACE)."""
 
     architecture = "FunnelForMultipleChoice"
 
@@ -146,7 +166,7 @@ class FunnelForMultipleChoice(PretrainedModel):
         initialize(self.classifier, config)
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return SUMMARY_SCOPE | {"classifier.linear_out": "race/logits"}
 
     def forward(
@@ -156,7 +176,7 @@ class FunnelForMultipleChoice(PretrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> HeadOutput:
-        """Score [B, C, T] candidates; logits [B, C], ``labels`` [B] the right candidate."""
+        """Score candidates [B, C, T]: logits [B, C]; ``labels`` [B] index the right candidate."""
         inputs = (input_ids, attention_mask, token_type_ids)
         flat = (None if x is None else x.flatten(0, 1) for x in inputs)
         logits = self.classifier(self.funnel(*flat).last_hidden_state)
@@ -165,7 +185,7 @@ class FunnelForMultipleChoice(PretrainedModel):
 
 
 class FunnelForTokenClassification(PretrainedModel):
-    """A label for every token."""
+    """Classifies every token."""
 
     architecture = "FunnelForTokenClassification"
 
@@ -179,16 +199,16 @@ class FunnelForTokenClassification(PretrainedModel):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Number of labels of the head that was saved."""
-        kernel = checkpoint.tensors.get("model/token_classification/logits/kernel")
+        """Return the number of labels of the saved head."""
+        kernel = checkpoint.tensors.get(f"{TOKEN_LOGITS}/kernel")
         return {} if kernel is None else {"num_labels": kernel.shape[1]}
 
     def head_metadata(self) -> dict[str, Any]:
-        """Number of labels."""
+        """Return the number of labels."""
         return {"num_labels": self.num_labels}
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return {"classifier": "token_classification/logits"}
 
     def forward(
@@ -198,7 +218,7 @@ class FunnelForTokenClassification(PretrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> HeadOutput:
-        """Logits [B, T, num_labels]; ``labels`` [B, T], :data:`IGNORED` where there is none."""
+        """Compute logits [B, T, num_labels]; ``labels`` [B, T] may hold :data:`IGNORED`."""
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.classifier(self.dropout(hidden)).float()
         loss = None
@@ -208,19 +228,19 @@ class FunnelForTokenClassification(PretrainedModel):
 
 
 class MaskedLMHead(nn.Module):
-    """Projection to the embedding's width; the product with the tied table gives the logits."""
+    """Projection to the embedding width, then the output layer tied to the embeddings."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.d_model, config.d_embed)
-        self.activation = activation(config.ff_activation)
+        self.activation = get_activation(config.ff_activation)
         self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
-    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
-        """[..., D] and the [V, E] embedding table to [..., V]."""
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """Map [..., D] to logits [..., V] by the word embeddings [V, E]."""
         projected = self.layer_norm(self.activation(self.dense(hidden)))
-        return F.linear(projected, table, self.bias).float()
+        return F.linear(projected, word_embeddings, self.bias).float()
 
 
 MASKED_LM_SCOPES = {
@@ -231,7 +251,7 @@ MASKED_LM_SCOPES = {
 
 
 class FunnelForMaskedLM(PretrainedModel):
-    """Predicts tokens from the decoder's output."""
+    """Masked language model: predicts tokens from the decoder's output."""
 
     architecture = "FunnelForMaskedLM"
 
@@ -242,7 +262,7 @@ class FunnelForMaskedLM(PretrainedModel):
         initialize(self.lm_head, config)
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return MASKED_LM_SCOPES
 
     def forward(
@@ -253,16 +273,16 @@ class FunnelForMaskedLM(PretrainedModel):
         labels: Tensor | None = None,
         target_positions: Tensor | None = None,
     ) -> HeadOutput:
-        """Logits for every position, or only for ``target_positions``.
+        """Compute logits [B, T, V] for every position, or for ``target_positions`` only.
 
         Args:
             input_ids: [B, T].
             attention_mask: [B, T], 1 for a real token.
             token_type_ids: [B, T].
-            labels: token ids [B, T] ([B, P] with ``target_positions``), :data:`IGNORED` where
-                nothing is to be predicted.
+            labels: token ids [B, T] ([B, P] with ``target_positions``), :data:`IGNORED` at
+                positions without a prediction.
             target_positions: [B, P] indices into T; logits are then [B, P, V], which saves the
-                product with the vocabulary everywhere else.
+                output layer, the most expensive one, everywhere else.
         """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         if target_positions is not None:
@@ -283,7 +303,7 @@ DISCRIMINATOR_SCOPES = {
 
 
 class DiscriminatorHead(nn.Module):
-    """ELECTRA's judgement per token: a positive logit means *original*."""
+    """ELECTRA's classifier of tokens: a positive logit means *original*."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -292,12 +312,13 @@ class DiscriminatorHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(1))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, D] to [B, T]."""
+        """Map [B, T, D] to logits [B, T]."""
+        # GELU whatever ff_activation is, as in the original.
         return (torch.matmul(gelu(self.dense(hidden)), self.weight) + self.bias).float()
 
 
 class FunnelForPreTraining(PretrainedModel):
-    """The ELECTRA discriminator: tells original tokens from replaced ones."""
+    """ELECTRA discriminator: distinguishes original tokens from replaced ones."""
 
     architecture = "FunnelForPreTraining"
 
@@ -308,7 +329,7 @@ class FunnelForPreTraining(PretrainedModel):
         initialize(self.discriminator, config)
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         return DISCRIMINATOR_SCOPES
 
     def forward(
@@ -318,10 +339,16 @@ class FunnelForPreTraining(PretrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> HeadOutput:
-        """Logits [B, T], positive for original; ``labels`` [B, T], 1 = original, 0 = replaced.
+        """Compute logits [B, T], positive for original tokens.
 
-        The loss is averaged over real tokens. Hugging Face's convention is the opposite; files
-        in its layout carry the negated last layer.
+        Hugging Face's convention is the opposite; files in its layout contain the negated last
+        layer.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 1 for a real token; the loss is averaged over these.
+            token_type_ids: [B, T].
+            labels: [B, T], 1 = original, 0 = replaced.
         """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.discriminator(hidden)

@@ -1,4 +1,7 @@
-"""The model a run starts from: a checkpoint of any kind, or fresh weights for a config."""
+"""The initial model of a run: from a checkpoint of any format, or with random weights.
+
+This module does not import torch, so that command lines can use :class:`InitConfig`.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +9,41 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.checkpoints import Checkpoint, load_checkpoint
-from funnel.config.model import ModelConfig
+from funnel.checkpoints.names import is_task_head
+from funnel.checkpoints.vocabulary import check_vocabulary
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
-from funnel.utils.files import sha256_file
-from funnel_torch.models.layers import MAX_ABSOLUTE_POSITIONS
-from funnel_torch.models.pretrained import PretrainedModel
+
+if TYPE_CHECKING:
+    from funnel_torch.models.pretrained import PretrainedModel
 
 logger = logging.getLogger(__name__)
 
-Model = TypeVar("Model", bound=PretrainedModel)
-
-# Weights of heads for whole sequences by their canonical names (`model/<task>/logit/kernel`, the
-# summary layer under it, RACE's `model/race/logits/kernel`) and of the three parts of SQuAD's.
-_HEAD_PARTS = (
-    *("/logit/", "/logits/", "/sequnece_summary/"),
-    *("/start_logits/", "/end_logits/", "/answer_class/"),
-)
+Model = TypeVar("Model", bound="PretrainedModel")
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where weights and configuration come from.
+    """Initial weights and configuration of a run.
 
-    ``checkpoint`` is any path :func:`funnel.checkpoints.load_checkpoint` takes, empty for fresh
-    weights. The configuration is the file ``config_path``, else the checkpoint's, else
-    ``fallback``. ``overwrite`` names the keys for which ``fallback`` beats the file.
-    ``attn_type`` is how relative attention is computed; ``truncate_seq`` None keeps what the file
-    says. ``new_head`` leaves a task's head in the checkpoint unread; ``labels`` are the
-    task's, in the order in which such a head must have them.
+    The model's configuration is the file ``config_path``, else the checkpoint's, else
+    ``fallback``.
+
+    Attributes:
+        checkpoint: any path that :func:`funnel.checkpoints.load_checkpoint` accepts; empty for
+            random weights.
+        config_path: model config file.
+        fallback: configuration from the command line.
+        overwrite: keys for which ``fallback`` takes precedence over the file or checkpoint.
+        attn_type: form in which relative attention is computed.
+        truncate_seq: replaces the configuration's setting; None keeps it.
+        new_head: ignore the task head in the checkpoint.
+        labels: the task's labels, in the order that a head in the checkpoint must have.
+        with_optimizer: also read Adam moments and step counter of a TensorFlow checkpoint.
     """
 
     checkpoint: str = ""
@@ -48,93 +54,103 @@ class InitConfig:
     truncate_seq: bool | None = None
     new_head: bool = False
     labels: tuple[str, ...] | None = None
+    with_optimizer: bool = False
+
+
+def read_initial_checkpoint(init: InitConfig) -> Checkpoint | None:
+    """Read the checkpoint that a run starts from; None for random weights.
+
+    Raises:
+        CheckpointError: it is corrupt or of no known format.
+    """
+    if not init.checkpoint:
+        return None
+    return load_checkpoint(
+        init.checkpoint,
+        config_path=init.config_path or None,
+        with_optimizer=init.with_optimizer,
+    )
 
 
 def build_model(
     head: type[Model],
-    start: InitConfig,
+    init: InitConfig,
     tokenizer: Tokenizer,
     max_length: int,
+    checkpoint: Checkpoint | None = None,
     **arguments: Any,
 ) -> Model:
-    """The model of a head, loaded or freshly initialised (with torch's global generator).
+    """Build a model with a head, from a checkpoint or initialized by torch's global generator.
 
-    ``arguments`` are the head's own, e.g. ``num_labels``.
+    Args:
+        head: class of the model.
+        init: initial weights and configuration.
+        tokenizer: its vocabulary must fit the model.
+        max_length: longest input in tokens.
+        checkpoint: result of :func:`read_initial_checkpoint` for ``init``, where the caller needs
+            it too; None reads it here.
+        **arguments: arguments of ``head``, e.g. ``num_labels``.
 
     Raises:
-        ConfigError: the vocabulary, the length or the settings do not fit the configuration.
-        CheckpointError: damaged weights, or a head of another size.
+        ConfigError: vocabulary, length or settings do not fit the configuration.
+        CheckpointError: corrupt weights, or a head of another size.
     """
-    if not start.checkpoint:
-        config = final_config(start, None)
-        check_vocabulary(config, tokenizer, None)
-        check_length(config, max_length)
+    checkpoint = checkpoint or read_initial_checkpoint(init)
+    config = resolve_config(init, None if checkpoint is None else checkpoint.config)
+    check_vocabulary(
+        config,
+        tokenizer.path,
+        tokenizer.vocab_size,
+        pretrained=checkpoint is not None,
+        pretrained_vocab=None if checkpoint is None else checkpoint.metadata.get("vocab_path"),
+    )
+    check_length(config, max_length)
+    if checkpoint is None:
         logger.info("no --init_ckpt: the model starts from random weights")
         return head(config, **arguments)
-    checkpoint = load_checkpoint(start.checkpoint, config_path=start.config_path or None)
-    config = final_config(start, checkpoint.config)
-    check_vocabulary(config, tokenizer, checkpoint)
-    check_length(config, max_length)
-    if start.new_head:
-        kept = {k: v for k, v in checkpoint.tensors.items() if not is_head_weight(k)}
-        checkpoint = Checkpoint(checkpoint.config, kept, {"path": start.checkpoint})
+    if init.new_head:
+        kept = {k: v for k, v in checkpoint.tensors.items() if not is_task_head(k)}
+        checkpoint = Checkpoint(checkpoint.config, kept, {"path": init.checkpoint})
     else:
-        check_num_labels(checkpoint, start.checkpoint, arguments.get("num_labels"))
-        check_labels(checkpoint.metadata.get("labels"), start.labels)
+        check_num_labels(checkpoint, init.checkpoint, arguments.get("num_labels"))
+        check_labels(checkpoint.metadata.get("labels"), init.labels)
     return head.from_checkpoint(checkpoint, **config.to_dict(), **arguments)
 
 
-def final_config(start: InitConfig, found: ModelConfig | None) -> ModelConfig:
-    """The configuration of the run; ``found`` is the checkpoint's, None without one.
+def resolve_config(init: InitConfig, found: ModelConfig | None) -> ModelConfig:
+    """Return the model configuration of a run.
+
+    Args:
+        init: settings of the run.
+        found: the checkpoint's configuration; None without a checkpoint.
 
     Raises:
-        ConfigError: there is none, or a key of ``overwrite`` is no setting of a model.
+        ConfigError: there is no configuration, or a key of ``overwrite`` is not a setting.
     """
-    if found is None and start.config_path:
-        found = ModelConfig.load(start.config_path)
-    config = found or start.fallback
+    if found is None and init.config_path:
+        found = ModelConfig.load(init.config_path)
+    config = found or init.fallback
     if config is None:
         raise ConfigError("neither a checkpoint nor a model configuration is given")
-    if start.fallback is not None and config is not start.fallback:
-        known = start.fallback.to_dict()
-        unknown = [key for key in start.overwrite if key not in known]
+    if init.fallback is not None and config is not init.fallback:
+        values = init.fallback.to_dict()
+        unknown = [key for key in init.overwrite if key not in values]
         if unknown:
             raise ConfigError(f"overwrite_keys: {unknown[0]!r} is no setting of a model")
-        config = config.replace(**{key: known[key] for key in start.overwrite})
+        config = config.replace(**{key: values[key] for key in init.overwrite})
     if config.rel_attn_type != "null":
-        config = config.replace(rel_attn_type=start.attn_type)
-    if start.truncate_seq is not None:
-        config = config.replace(truncate_seq=start.truncate_seq)
+        config = config.replace(rel_attn_type=init.attn_type)
+    if init.truncate_seq is not None:
+        config = config.replace(truncate_seq=init.truncate_seq)
     return config
 
 
-def check_vocabulary(
-    config: ModelConfig, tokenizer: Tokenizer, checkpoint: Checkpoint | None
-) -> None:
-    """Refuse a vocabulary whose ids mean something else to the model.
-
-    A fresh model may have room for more tokens than there are; a trained one may only if it was
-    trained with this very file, which then lies beside it.
-    """
-    size = tokenizer.vocab_size
-    if size == config.vocab_size:
-        return
-    message = (
-        f"{tokenizer.path}: holds {size} tokens, but vocab_size of the model is {config.vocab_size}"
-    )
-    if size > config.vocab_size:
-        hint = "" if checkpoint else "; --overwrite_keys=vocab_size fits the model to it"
-        raise ConfigError(message + hint)
-    if checkpoint is None:
-        logger.info("%s: the other rows of the table stay unused", message)
-        return
-    beside = checkpoint.metadata.get("vocab_path")
-    if beside is None or sha256_file(beside) != sha256_file(tokenizer.path):
-        raise ConfigError(f"{message}; use the vocabulary it was trained with")
-
-
 def check_length(config: ModelConfig, max_length: int) -> None:
-    """Refuse sequences longer than a model with absolute positions can tell apart."""
+    """Check that a model with absolute positions has embeddings for ``max_length`` positions.
+
+    Raises:
+        ConfigError: it has not.
+    """
     if config.rel_attn_type == "null" and max_length > MAX_ABSOLUTE_POSITIONS:
         raise ConfigError(
             f"max_length={max_length}: a model with rel_attn_type 'null' has "
@@ -143,7 +159,11 @@ def check_length(config: ModelConfig, max_length: int) -> None:
 
 
 def check_num_labels(checkpoint: Checkpoint, path: str | Path, num_labels: int | None) -> None:
-    """Refuse a checkpoint whose classification head has another number of outputs."""
+    """Check that the checkpoint's classification head has ``num_labels`` outputs.
+
+    Raises:
+        CheckpointError: it has another number of outputs.
+    """
     for name, array in checkpoint.tensors.items():
         is_output = num_labels is not None and name.endswith("/logit/kernel")
         if is_output and array.shape[-1] != num_labels:
@@ -154,10 +174,10 @@ def check_num_labels(checkpoint: Checkpoint, path: str | Path, num_labels: int |
 
 
 def check_labels(checkpoint_labels: Sequence[str] | None, labels: Sequence[str] | None) -> None:
-    """Refuse to read a head's outputs in another order than it was trained with.
+    """Check that a head's outputs are read in the order they were trained in.
 
     Raises:
-        ConfigError: both name the same labels in different orders.
+        ConfigError: both lists hold the same labels in different orders.
     """
     if checkpoint_labels is None or labels is None or list(checkpoint_labels) == list(labels):
         return
@@ -166,8 +186,3 @@ def check_labels(checkpoint_labels: Sequence[str] | None, labels: Sequence[str] 
             f"the checkpoint's labels are {', '.join(checkpoint_labels)} in this order, the "
             f"task's are {', '.join(labels)}; --new_head starts with a fresh head"
         )
-
-
-def is_head_weight(name: str) -> bool:
-    """Whether a canonical name belongs to the head of a task."""
-    return any(part in name for part in _HEAD_PARTS)

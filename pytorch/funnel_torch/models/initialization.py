@@ -1,4 +1,4 @@
-"""Initial weights: the TensorFlow tree's distributions, or by name the original PyTorch ones."""
+"""Initial weights: the original TensorFlow code's distributions, or the original PyTorch code's."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from torch.overrides import TorchFunctionMode
 from funnel.config.model import ModelConfig
 
 _ZERO_PARAMETERS = ("k_bias", "v_bias", "bias")
-_is_filling: ContextVar[bool] = ContextVar("is_filling", default=True)
+_is_enabled: ContextVar[bool] = ContextVar("initialization_is_enabled", default=True)
 
 
 @torch.no_grad()
 def initialize(module: nn.Module, config: ModelConfig, only: Collection[str] | None = None) -> None:
-    """Fill the parameters of ``module``, or those named in ``only``; inside :func:`unfilled`, none.
+    """Initialize the parameters of ``module``, in place; does nothing inside :func:`skip_init`.
 
-    Biases are 0 and normalisation gains 1. Every other parameter is drawn as ``config.init``
-    says; ``"pytorch"`` stands for the original PyTorch code's choices, which Hugging Face kept:
-    dense N(0, 1 / (fan_in + fan_out)), embeddings N(0, 1), relative parameters uniform in 0..0.1.
+    Biases become 0 and normalization gains 1. All other parameters, including the relative biases
+    ``r_w_bias``, ``r_r_bias`` and ``r_s_bias``, are sampled as ``config.init`` names it, in the
+    order of ``named_modules``: a seed gives the same weights only while that order stays.
+    ``"pytorch"`` selects the distributions of the original PyTorch code, which transformers kept:
+    linear layers N(0, 1 / (fan_in + fan_out)), embeddings N(0, 1), relative parameters uniform in
+    [0, 0.1].
+
+    Args:
+        module: a model or a part of one.
+        config: ``init``, ``init_std`` and ``init_range`` are used.
+        only: names of the parameters to initialize; None means all.
     """
-    if not _is_filling.get():
+    if not _is_enabled.get():
         return
     for prefix, owner in module.named_modules():
         for name, parameter in owner.named_parameters(prefix, recurse=False):
@@ -38,28 +46,29 @@ def initialize(module: nn.Module, config: ModelConfig, only: Collection[str] | N
             elif isinstance(owner, nn.LayerNorm):
                 parameter.fill_(1.0)
             elif config.init == "pytorch":
-                _draw_like_original_pytorch(owner, last, parameter)
+                _sample_like_original_pytorch(owner, last, parameter)
             else:
-                _draw(parameter, config)
+                _sample(parameter, config)
 
 
 @contextlib.contextmanager
-def unfilled() -> Iterator[None]:
-    """Modules made inside get parameters with undefined values, as of ``torch.empty``.
+def skip_init() -> Iterator[None]:
+    """Build modules with uninitialized parameters, as from ``torch.empty``.
 
-    Loading weights into them takes no time for random ones first. (The device "meta" would do the
-    same, but torch imports for a second before it makes an ``nn.Embedding`` there.)
+    Saves the time for random values that a checkpoint is about to replace, and leaves the random
+    generator alone. (``torch.nn.utils.skip_init`` does this through the device "meta", but torch
+    imports for a second before it makes an ``nn.Embedding`` there.)
     """
-    token = _is_filling.set(False)
+    token = _is_enabled.set(False)
     try:
-        with _NothingFilled():
+        with _SkipTorchInit():
             yield
     finally:
-        _is_filling.reset(token)
+        _is_enabled.reset(token)
 
 
-class _NothingFilled(TorchFunctionMode):
-    """``torch.nn.init``, by which torch's own modules begin, does nothing."""
+class _SkipTorchInit(TorchFunctionMode):
+    """Turns the functions of ``torch.nn.init``, which torch's own modules call, into no-ops."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -70,20 +79,22 @@ class _NothingFilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _draw(parameter: Tensor, config: ModelConfig) -> None:
+def _sample(parameter: Tensor, config: ModelConfig) -> None:
     if config.init == "uniform":
         parameter.uniform_(-config.init_range, config.init_range)
     elif config.init == "normal":
         parameter.normal_(0.0, config.init_std)
     else:
+        # TensorFlow's truncated_normal cuts at two standard deviations.
         bound = 2 * config.init_std
         nn.init.trunc_normal_(parameter, 0.0, config.init_std, -bound, bound)
 
 
-def _draw_like_original_pytorch(owner: nn.Module, name: str, parameter: Tensor) -> None:
+def _sample_like_original_pytorch(owner: nn.Module, name: str, parameter: Tensor) -> None:
     if isinstance(owner, nn.Embedding):
         parameter.normal_(0.0, 1.0)
     elif name == "qkv_weight":
+        # Three matrices in one: the fan-out is that of a single projection.
         rows, width = parameter.shape
         parameter.normal_(0.0, math.sqrt(1 / (rows // 3 + width)))
     elif parameter.dim() == 2 and isinstance(owner, nn.Linear):

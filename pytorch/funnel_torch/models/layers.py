@@ -1,4 +1,4 @@
-"""The building blocks of encoder and decoder: embeddings, feed-forward and one whole layer."""
+"""Building blocks of encoder and decoder: embeddings, feed-forward and the Transformer layer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_torch.kernels.dropout import Dropout
-from funnel_torch.kernels.linear import Dense, gelu_linear
+from funnel_torch.kernels.linear import Linear
 from funnel_torch.models.attention import RelativeAttention
 from funnel_torch.models.attention_inputs import AttentionContext
 
-# Size of the absolute position table of the Transformer baseline (rel_attn_type "null").
-MAX_ABSOLUTE_POSITIONS = 512
-
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh approximation (a function: copies of a model share it)."""
+    """Apply GELU in its tanh approximation."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -32,13 +29,17 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of a config's ``ff_activation``."""
+def get_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the function for a config's ``ff_activation``."""
     return _ACTIVATIONS[name]
 
 
 class Embeddings(nn.Module):
-    """Token embeddings, normalised; the Transformer baseline adds positions and segments."""
+    """Token embeddings, layer normalization and dropout.
+
+    The Transformer baseline (``rel_attn_type`` "null") adds absolute position embeddings, and
+    segment embeddings where segment ids are given.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -50,11 +51,11 @@ class Embeddings(nn.Module):
         self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-        """[B, T] ids to [B, T, d_embed].
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Embed ids [B, T] as [B, T, d_embed].
 
         Raises:
-            DataError: the baseline got more tokens than it has positions.
+            DataError: the input of the baseline is longer than its position embeddings.
         """
         hidden = self.word_embeddings(input_ids)
         if self.absolute:
@@ -65,43 +66,45 @@ class Embeddings(nn.Module):
                     f"(rel_attn_type null) takes at most {MAX_ABSOLUTE_POSITIONS}"
                 )
             hidden = hidden + self.position_embeddings.weight[:length]
-            if segment_ids is not None:
-                hidden = hidden + self.segment_embeddings(segment_ids % 2)
+            if token_type_ids is not None:
+                # [CLS] has segment id 2 and takes the embedding of the first segment.
+                hidden = hidden + self.segment_embeddings(token_type_ids % 2)
         return self.dropout(self.layer_norm(hidden))
 
 
 class FeedForward(nn.Module):
-    """``LayerNorm(x + W2 act(W1 x + b1) + b2)`` with dropout after both products."""
+    """``LayerNorm(x + W2 act(W1 x + b1) + b2)`` with dropout after activation and output."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.linear_1 = Dense(config.d_model, config.d_inner)
-        self.linear_2 = Dense(config.d_inner, config.d_model)
+        self.linear_1 = Linear(config.d_model, config.d_inner)
+        self.linear_2 = Linear(config.d_inner, config.d_model)
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
-        self.activation = activation(config.ff_activation)
+        self.activation = get_activation(config.ff_activation)
         self.activation_dropout = Dropout(config.dropact)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
+        """Map [B, T, D] to [B, T, D]."""
         return self.layer_norm(hidden + self.dropout(self._transform(hidden)))
 
     def _transform(self, hidden: Tensor) -> Tensor:
-        drops = self.training and self.activation_dropout.p > 0
         if self.activation is not gelu:
             inner = self.activation(self.linear_1(hidden))
-        elif torch.is_grad_enabled() and isinstance(self.linear_2, Dense) and not drops:
-            inner = self.linear_1(hidden)
-            return gelu_linear(inner, self.linear_2.weight, self.linear_2.bias)
+        elif self.training and torch.is_grad_enabled() and not self.activation_dropout.p:
+            # Saves GELU's input only; with dropout in between its output is needed anyway.
+            return self.linear_2.forward_from_gelu(self.linear_1(hidden))
         else:
             inner = self.linear_1(hidden, gelu=True)
         return self.linear_2(self.activation_dropout(inner))
 
 
 class FunnelLayer(nn.Module):
-    """Attention, then feed-forward, each normalised after its residual.
+    """Transformer layer: attention, then feed-forward, each normalized after its residual.
 
-    ``recompute``: see :func:`recompute_layers`.
+    Attributes:
+        recompute: whether training recomputes the layer in the backward pass; see
+            :func:`recompute_layers`.
     """
 
     recompute = False
@@ -112,7 +115,7 @@ class FunnelLayer(nn.Module):
         self.ffn = FeedForward(config)
 
     def forward(self, query: Tensor, key: Tensor, context: AttentionContext) -> Tensor:
-        """[B, Tq, D] and [B, Tk, D] to [B, Tq, D]; the residual is the query's."""
+        """Map query [B, Tq, D] and key [B, Tk, D] to [B, Tq, D]; the residual is the query's."""
         if self.recompute and self.training:
             return checkpoint(self._compute, query, key, context, use_reentrant=False)
         return self._compute(query, key, context)
@@ -122,10 +125,10 @@ class FunnelLayer(nn.Module):
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Make every layer in ``model`` trade time for memory in training (gradient checkpointing).
+    """Turn on gradient checkpointing in every layer of ``model``.
 
-    A layer keeps its inputs alone; its inside is computed again for the backward pass, with the
-    same dropout. Results stay the same.
+    In training a layer then saves its inputs only, and is computed again in the backward pass with
+    the same dropout: less memory for more time, with the same results.
     """
     for module in model.modules():
         if isinstance(module, FunnelLayer):

@@ -1,4 +1,4 @@
-"""The Funnel-Transformer: an encoder that shortens the sequence, a decoder that restores it.
+"""The Funnel-Transformer: an encoder that shortens the sequence and a decoder that restores it.
 
 Dai et al. 2020, *Funnel-Transformer: Filtering out Sequential Redundancy for Efficient Language
 Processing*, sections 2.2 (encoder) and 2.3 (decoder).
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from funnel.config.geometry import BlockGeometry, encoder_geometry
 from funnel.config.model import ModelConfig
-from funnel_torch.kernels.linear import Dense
+from funnel_torch.kernels.linear import Linear
 from funnel_torch.models.attention_inputs import (
     AttentionContext,
     ContextBuilder,
-    Tokens,
-    pool_sequence,
-    pool_tokens,
+    SequenceInfo,
+    pool_hidden,
+    pool_sequence_info,
 )
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import Embeddings, FunnelLayer
@@ -29,13 +29,13 @@ from funnel_torch.models.pretrained import PretrainedModel
 
 
 class FunnelOutput(NamedTuple):
-    """What a model without a head returns.
+    """Output of a model without a head.
 
     Attributes:
-        last_hidden_state: the decoder's output [B, T, D]; of an encoder alone, its own.
+        last_hidden_state: output of the decoder [B, T, D]; of the encoder, if there is no decoder.
         encoder_last_hidden_state: [B, T', D], T' the pooled length.
-        hidden_states: if asked for, the embedding output [B, T, E] and the output of every
-            executed encoder layer, else None.
+        hidden_states: the embedding output [B, T, E] and the output of every executed encoder
+            layer; None unless requested.
     """
 
     last_hidden_state: Tensor
@@ -43,66 +43,72 @@ class FunnelOutput(NamedTuple):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class Stream(NamedTuple):
-    """The input of a stack of layers.
+class LayerStackInput(NamedTuple):
+    """Input of a stack of layers.
 
     Attributes:
         hidden: residual and query of the first layer [B, Tq, D].
-        key: what the first layer attends to [B, Tk, D]; ``hidden`` itself if not pooled.
-        entry: context of the first layer.
+        key: keys and values of the first layer [B, Tk, D]; ``hidden`` itself if it pools nothing.
+        first_context: context of the first layer.
         context: context of all later layers.
     """
 
     hidden: Tensor
     key: Tensor
-    entry: AttentionContext
+    first_context: AttentionContext
     context: AttentionContext
 
 
 class EncoderOutput(NamedTuple):
-    """The encoder's result and what the decoder needs of its way there.
+    """Output of the encoder and the inputs of the decoder.
 
     Attributes:
         hidden: [B, T', D].
-        bridge: output of the first block [B, T, D], the decoder's skip connection.
-        context: the first block's context; the decoder works on the same positions.
-        layers: outputs of all executed layers, empty unless asked for.
+        skip_connection: output of the first block [B, T, D], which the decoder adds.
+        context: context of the first block; the decoder works on the same positions.
+        layers: outputs of all executed layers, empty unless requested.
     """
 
     hidden: Tensor
-    bridge: Tensor
+    skip_connection: Tensor
     context: AttentionContext
     layers: tuple[Tensor, ...]
 
 
 def run_layers(
-    layers: Iterable[FunnelLayer],
+    layers: Iterable[nn.Module],
     repeats: int,
-    stream: Stream,
-    keep: list[Tensor] | None = None,
+    inputs: LayerStackInput,
+    outputs: list[Tensor] | None = None,
 ) -> Tensor:
-    """Run each layer ``repeats`` times in a row (shared weights); outputs are added to ``keep``.
+    """Run each layer ``repeats`` times in a row (shared weights).
 
-    Only the very first application may see other keys than its own input: those of ``stream``.
+    Only the very first application may attend to keys other than its own input.
+
+    Args:
+        layers: :class:`FunnelLayer` modules.
+        repeats: applications of each layer.
+        inputs: hidden states and contexts.
+        outputs: list to which the output of every application is appended.
     """
-    hidden, key, context = stream.hidden, stream.key, stream.entry
+    hidden, key, context = inputs.hidden, inputs.key, inputs.first_context
     for layer in layers:
         for _ in range(repeats):
             hidden = layer(hidden, key, context)
-            key, context = hidden, stream.context
-            if keep is not None:
-                keep.append(hidden)
+            key, context = hidden, inputs.context
+            if outputs is not None:
+                outputs.append(hidden)
     return hidden
 
 
 class Encoder(nn.Module):
-    """Blocks of layers; every block after the first begins by pooling."""
+    """Blocks of layers; every block after the first pools the sequence on entry (section 2.2)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         if config.d_embed != config.d_model:
-            self.input_projection = Dense(config.d_embed, config.d_model)
+            self.input_projection = Linear(config.d_embed, config.d_model)
         self.layers = nn.ModuleList(FunnelLayer(config) for _ in range(config.num_encoder_params))
         self._contexts = ContextBuilder(config)
 
@@ -110,49 +116,60 @@ class Encoder(nn.Module):
         self,
         embedded: Tensor,
         attention_mask: Tensor | None,
-        segment_ids: Tensor | None,
-        keep_layers: bool = False,
+        token_type_ids: Tensor | None,
+        output_layers: bool = False,
     ) -> EncoderOutput:
-        """Encode [B, T, E] embeddings; ``attention_mask`` [B, T] float, 1 for a real token."""
+        """Encode embeddings.
+
+        Args:
+            embedded: [B, T, E].
+            attention_mask: float [B, T], 1 for a real token.
+            token_type_ids: [B, T].
+            output_layers: also return the output of every executed layer.
+        """
         config = self.config
         hidden = embedded
         if config.d_embed != config.d_model:
             hidden = self.input_projection(hidden)
         geometry = encoder_geometry(config, hidden.shape[1])
-        tokens = Tokens(geometry[0], attention_mask, segment_ids)
-        context = self._context(tokens, tokens, hidden)
-        first_context, bridge = context, hidden
-        kept: list[Tensor] | None = [] if keep_layers else None
-        done = 0
+        sequence = SequenceInfo(geometry[0], attention_mask, token_type_ids)
+        context = self._context(sequence, sequence, hidden)
+        first_context, skip_connection = context, hidden
+        outputs: list[Tensor] | None = [] if output_layers else None
+        start = 0
         for index, block in enumerate(config.blocks):
-            stream = Stream(hidden, hidden, context, context)
+            inputs = LayerStackInput(hidden, hidden, context, context)
             if geometry[index].pooled:
-                stream, tokens = self._pool(hidden, tokens, geometry[index])
-            layers = self.layers[done : done + block.params]
-            hidden, context = run_layers(layers, block.repeats, stream, kept), stream.context
-            done += block.params
-            bridge = hidden if index == 0 else bridge
-        return EncoderOutput(hidden, bridge, first_context, tuple(kept or ()))
+                inputs, sequence = self._pool(hidden, sequence, geometry[index])
+            layers = self.layers[start : start + block.params]
+            hidden, context = run_layers(layers, block.repeats, inputs, outputs), inputs.context
+            start += block.params
+            skip_connection = hidden if index == 0 else skip_connection
+        return EncoderOutput(hidden, skip_connection, first_context, tuple(outputs or ()))
 
     def _pool(
-        self, hidden: Tensor, tokens: Tokens, geometry: BlockGeometry
-    ) -> tuple[Stream, Tokens]:
-        """Enter a pooled block: residual and query pooled; keys too unless ``pool_q_only``."""
-        pooled = pool_sequence(hidden, self.config, self.config.pooling_type)
-        pooled_tokens = pool_tokens(tokens, geometry, self.config)
-        context = self._context(pooled_tokens, pooled_tokens, pooled)
-        if not self.config.pool_q_only:
-            return Stream(pooled, pooled, context, context), pooled_tokens
-        entry = self._context(pooled_tokens, tokens, pooled)
-        return Stream(pooled, hidden, entry, context), pooled_tokens
+        self, hidden: Tensor, sequence: SequenceInfo, geometry: BlockGeometry
+    ) -> tuple[LayerStackInput, SequenceInfo]:
+        """Enter a block: pool residual and query, keys and values only without ``pool_q_only``.
 
-    def _context(self, query: Tokens, key: Tokens, hidden: Tensor) -> AttentionContext:
+        Keys and values at full length let the pooled positions attend to everything that pooling
+        merges (the paper's "pool-query-only" design).
+        """
+        pooled = pool_hidden(hidden, self.config, self.config.pooling_type)
+        pooled_sequence = pool_sequence_info(sequence, geometry, self.config)
+        context = self._context(pooled_sequence, pooled_sequence, pooled)
+        if not self.config.pool_q_only:
+            return LayerStackInput(pooled, pooled, context, context), pooled_sequence
+        first_context = self._context(pooled_sequence, sequence, pooled)
+        return LayerStackInput(pooled, hidden, first_context, context), pooled_sequence
+
+    def _context(self, query: SequenceInfo, key: SequenceInfo, hidden: Tensor) -> AttentionContext:
         dropout = self.config.dropout if self.training else 0.0
         return self._contexts.build(query, key, hidden, dropout)
 
 
 class Decoder(nn.Module):
-    """Up-sampling, the skip connection, and a few layers at full length."""
+    """Up-sampling, the skip connection, and a few layers at full length (section 2.3)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -160,26 +177,30 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(FunnelLayer(config) for _ in range(config.num_decoder_params))
 
     def forward(self, encoded: EncoderOutput) -> Tensor:
-        """[B, T, D] at the length of the input; a one-block encoder's output as it is."""
+        """Return [B, T, D]; the output of an encoder of one block is returned unchanged."""
         config = self.config
         if len(config.blocks) == 1:
             return encoded.hidden
-        hidden = encoded.bridge + upsample(encoded.hidden, encoded.bridge.shape[1], config)
+        skip_connection = encoded.skip_connection
+        hidden = skip_connection + upsample(encoded.hidden, skip_connection.shape[1], config)
         if config.decoder is None:
             return hidden
-        stream = Stream(hidden, hidden, encoded.context, encoded.context)
-        return run_layers(self.layers, config.decoder.repeats, stream)
+        inputs = LayerStackInput(hidden, hidden, encoded.context, encoded.context)
+        return run_layers(self.layers, config.decoder.repeats, inputs)
 
 
 def upsample(hidden: Tensor, length: int, config: ModelConfig) -> Tensor:
-    """Repeat every pooled position to ``length`` positions, cut or filled up with zeros."""
+    """Repeat every pooled position, then cut or zero-pad to ``length``: [B, T', D] to [B, T, D].
+
+    A separate [CLS] was never pooled and is not repeated.
+    """
     cls = hidden[:, :1]
     pooled = hidden[:, 1:] if config.separate_cls else hidden
     repeated = pooled.repeat_interleave(config.upsample_factor, dim=1)
     if config.separate_cls:
         repeated = torch.cat([cls, repeated], 1)
     if torch.jit.is_tracing():
-        # A graph for every length cannot branch on one.
+        # A traced graph must not branch on the sequence length.
         repeated = F.pad(repeated, (0, 0, 0, length))
     elif repeated.shape[1] < length:
         return F.pad(repeated, (0, 0, 0, length - repeated.shape[1]))
@@ -187,7 +208,7 @@ def upsample(hidden: Tensor, length: int, config: ModelConfig) -> Tensor:
 
 
 class Backbone(PretrainedModel):
-    """Embeddings and encoder, which both models share."""
+    """Base class of the two models: embeddings and encoder."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -201,7 +222,11 @@ class Backbone(PretrainedModel):
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> tuple[EncoderOutput, tuple[Tensor, ...] | None]:
-        """Embed and encode; the second result is None unless hidden states are asked for."""
+        """Embed and encode.
+
+        Returns:
+            The encoder's output, and the hidden states of :class:`FunnelOutput` or None.
+        """
         embedded = self.embeddings(input_ids, token_type_ids)
         mask = None if attention_mask is None else attention_mask.float()
         encoded = self.encoder(embedded, mask, token_type_ids, output_hidden_states)
@@ -209,7 +234,7 @@ class Backbone(PretrainedModel):
 
 
 class FunnelEncoder(Backbone):
-    """Embeddings and encoder: what classification needs, and all that released .pt files hold."""
+    """The encoder alone, as classification uses it and released ``.pt`` files contain it."""
 
     architecture = "FunnelBaseModel"
 
@@ -230,8 +255,8 @@ class FunnelEncoder(Backbone):
             input_ids: [B, T].
             attention_mask: [B, T], 1 for a real token, 0 for padding; None hides nothing.
             token_type_ids: [B, T], 0 first segment, 1 second, 2 [CLS]; None leaves the segment
-                term out.
-            output_hidden_states: also return the embedding and every layer's output.
+                scores out.
+            output_hidden_states: also return the embeddings and every layer's output.
         """
         inputs = (input_ids, attention_mask, token_type_ids)
         encoded, hidden_states = self.encode(*inputs, output_hidden_states)

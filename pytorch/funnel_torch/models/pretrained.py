@@ -1,4 +1,4 @@
-"""Loading and saving models: ``from_pretrained`` for every format, ``save_pretrained`` in one."""
+"""Loading pretrained models from every checkpoint format, and saving them in one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from torch import nn
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
-from funnel_torch.models.initialization import initialize, unfilled
+from funnel.utils.text import join_names
+from funnel_torch.models.initialization import initialize, skip_init
 from funnel_torch.models.weight_mapping import LoadReport, export_tensors, import_tensors
 
 logger = logging.getLogger(__name__)
 
-_NAMES_SHOWN = 8
-
 
 class PretrainedModel(nn.Module):
-    """A module with a config that can be loaded and saved."""
+    """Base class of all models: a module with a config that can be loaded and saved.
+
+    A head overrides :meth:`head_arguments`, :meth:`head_metadata`, :meth:`variable_scopes` and,
+    if its variables have names of their own, :meth:`adapt_tensors`.
+
+    Attributes:
+        architecture: class name written to ``config.json``, for transformers.
+    """
 
     architecture: ClassVar[str]
 
@@ -32,54 +38,57 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Arguments of the constructor that a checkpoint's own head implies."""
+        """Return the constructor arguments that match the head in a checkpoint."""
         return {}
 
     def head_metadata(self) -> dict[str, Any]:
-        """What a saved checkpoint should tell of the head besides its weights."""
+        """Return what a checkpoint has to record about the head besides its weights."""
         return {}
 
     def variable_scopes(self) -> dict[str, str]:
-        """Variable scope of every head module (or name, of a bare parameter), without model/."""
+        """Return the variable scope, without ``model/``, of each head module.
+
+        Keys are module paths, or parameter paths for parameters that are not a weight or bias.
+        """
         return {}
 
     def adapt_tensors(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """A checkpoint's tensors under the names that this model looks for."""
+        """Return a checkpoint's tensors under the variable names of this model."""
         return tensors
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, config_path: str | Path | None = None, **overrides: Any
     ) -> Self:
-        """Load a model from any supported file or directory; the kind is detected.
+        """Load a model from any supported file or directory; the format is detected.
 
         Args:
-            path: our or Hugging Face's directory, a released PyTorch directory or ``.pt`` file,
-                a TensorFlow directory or checkpoint prefix.
-            config_path: config file to use instead of the one beside the weights.
+            path: directory in this package's or the Hugging Face layout, a released PyTorch
+                directory or ``.pt`` file, a TensorFlow directory or checkpoint prefix.
+            config_path: config file to use instead of the one in the same directory.
             **overrides: settings of the config (``truncate_seq=False``) or arguments of the head
                 (``num_labels=3``).
 
         Returns:
             The model in evaluation mode. Weights that the checkpoint lacks (a new head) are
-            initialised and named in a warning.
+            initialized and listed in a warning.
 
         Raises:
-            CheckpointError: damaged, unsafe, or not the weights of such a model.
+            CheckpointError: the checkpoint is corrupt, unsafe, or of another kind of model.
         """
         checkpoint = load_checkpoint(path, config_path=config_path)
         return cls.from_checkpoint(checkpoint, **overrides)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, **overrides: Any) -> Self:
-        """Build the model of a loaded checkpoint; see :meth:`from_pretrained`."""
+        """Build the model from a checkpoint in memory; see :meth:`from_pretrained`."""
         settings = checkpoint.config.to_dict()
         changes = {key: overrides.pop(key) for key in list(overrides) if key in settings}
         if checkpoint.config.rel_attn_type == "factorized":
-            # The same function; factorized is the form for TPUs.
+            # Both forms compute the same function; factorized is the faster one on TPUs only.
             changes.setdefault("rel_attn_type", "rel_shift")
         arguments = cls.head_arguments(checkpoint) | overrides
-        with unfilled():
+        with skip_init():
             model = cls(checkpoint.config.replace(**changes), **arguments)
         report = import_tensors(model, model.adapt_tensors(checkpoint.tensors))
         _check(report, checkpoint.metadata.get("path"))
@@ -94,16 +103,17 @@ class PretrainedModel(nn.Module):
         vocab_path: str | Path | None = None,
         labels: Sequence[str] | None = None,
     ) -> list[str]:
-        """Write the model in the Hugging Face layout, whole or not at all.
+        """Write the model in the Hugging Face layout, atomically.
 
         Args:
             directory: receives ``config.json``, ``net_config.json``, ``model.safetensors``, a
                 model card and, if given, the vocabulary.
-            vocab_path: vocabulary or SentencePiece model to keep with the weights.
+            vocab_path: vocabulary or SentencePiece model to copy into the directory.
             labels: class names in the order of the logits.
 
         Returns:
-            Names of weights that transformers cannot load; they are kept in a file beside.
+            Names of the weights that transformers cannot load; they are saved in
+            ``funnel_extra.safetensors`` in the same directory.
         """
         metadata: dict[str, Any] = {"architecture": self.architecture}
         if vocab_path is not None:
@@ -116,21 +126,20 @@ class PretrainedModel(nn.Module):
 
 
 def _check(report: LoadReport, path: str | None) -> None:
-    """Warn of new weights; raise if the model itself is not in the checkpoint."""
+    """Warn of newly initialized heads; refuse a checkpoint without the model's own weights.
+
+    Raises:
+        CheckpointError: embeddings or encoder are incomplete, or a shape differs.
+    """
     needed = [n for n in report.missing if n.startswith(("model/input/", "model/encoder/"))]
     if needed or report.mismatched:
         parts = []
         if needed:
-            parts.append("missing " + _shorten(needed))
+            parts.append("missing " + join_names(needed))
         if report.mismatched:
-            parts.append("wrong shape: " + _shorten(report.mismatched))
+            parts.append("wrong shape: " + join_names(report.mismatched))
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(parts)}")
     if report.missing:
-        logger.warning("%s: newly initialised: %s", path, _shorten(report.missing))
+        logger.warning("%s: newly initialized: %s", path, join_names(report.missing))
     if report.unexpected:
-        logger.info("%s: not used by this model: %s", path, _shorten(report.unexpected))
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        logger.info("%s: not used by this model: %s", path, join_names(report.unexpected))

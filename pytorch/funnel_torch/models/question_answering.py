@@ -1,4 +1,4 @@
-"""The SQuAD head: answer spans by beam, and whether there is an answer at all."""
+"""Extractive question answering (SQuAD): answer spans by beam search, and answerability."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from funnel_torch.models.initialization import initialize
 from funnel_torch.models.modeling import FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
-# Logit of a position that cannot begin or end an answer.
+# Logit of a position that cannot start or end an answer.
 IMPOSSIBLE = -1e30
 
 
 class AnswerTargets(NamedTuple):
-    """Gold answers, each [B]: token positions and 1 where the question has no answer."""
+    """Gold answers, each [B].
+
+    Attributes:
+        start_positions: token index.
+        end_positions: token index.
+        is_impossible: 1 where the question has no answer.
+    """
 
     start_positions: Tensor
     end_positions: Tensor
@@ -28,13 +34,13 @@ class AnswerTargets(NamedTuple):
 
 
 class AnswerOutput(NamedTuple):
-    """What the head finds.
+    """Output of the head, with S = ``start_n_top`` and E = ``end_n_top`` (at most T).
 
     Attributes:
-        loss: the weighted sum, None without targets.
+        loss: weighted sum of the losses, None without targets.
         start_logits: [B, T], masked.
-        end_logits: [B, T] given the gold start (training) or without a start; [B, S, T] per kept
-            start otherwise.
+        end_logits: [B, T] for the gold start (with targets) or without ``conditional_end``, else
+            [B, S, T] for each of the best starts.
         start_top_log_probs: [B, S].
         start_top_index: [B, S].
         end_top_log_probs: [B, S * E], start-major; [B, E] without ``conditional_end``.
@@ -53,7 +59,7 @@ class AnswerOutput(NamedTuple):
 
 
 class ConditionalEnd(nn.Module):
-    """End scores given a start: ``dense(LayerNorm(tanh(dense([h, h_start]))))``."""
+    """Scores of ends given a start: ``linear(LayerNorm(tanh(linear([h, h_start]))))``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,8 +68,8 @@ class ConditionalEnd(nn.Module):
         self.dense_1 = nn.Linear(config.d_model, 1)
 
     def forward(self, hidden: Tensor, start: Tensor) -> Tensor:
-        """[B, T, D] and start vectors [B, S, D] to [B, S, T]."""
-        # The product with a concatenation is the sum of two products: hidden's is shared by S.
+        """Map hidden states [B, T, D] and those of the starts [B, S, D] to logits [B, S, T]."""
+        # A linear layer of a concatenation is the sum of two; the one of hidden is shared by all S.
         by_hidden, by_start = self.dense_0.weight.chunk(2, 1)
         from_hidden = F.linear(hidden, by_hidden, self.dense_0.bias)[:, None]
         inner = torch.tanh(from_hidden + F.linear(start, by_start)[:, :, None])
@@ -71,7 +77,7 @@ class ConditionalEnd(nn.Module):
 
 
 class AnswerClass(nn.Module):
-    """Whether a question has no answer, from the expected start and the [CLS] position."""
+    """Answerability classifier of the expected start vector and the [CLS] vector."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -80,13 +86,13 @@ class AnswerClass(nn.Module):
         self.dense_1 = nn.Linear(config.d_model, 1, bias=False)
 
     def forward(self, expected_start: Tensor, cls: Tensor) -> Tensor:
-        """Two [B, D] to [B]."""
+        """Map two [B, D] to logits [B], high for no answer."""
         inner = torch.tanh(self.dense_0(torch.cat([expected_start, cls], -1)))
         return self.dense_1(self.dropout(inner))[:, 0].float()
 
 
 class FunnelForQuestionAnswering(PretrainedModel):
-    """Extractive question answering over the decoder's output (SQuAD 1.1 and 2.0)."""
+    """Finds answer spans in the decoder's output (SQuAD 1.1 and 2.0)."""
 
     architecture = "FunnelForQuestionAnswering"
 
@@ -104,7 +110,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The kind of head that was saved."""
+        """Return which parts the saved head has."""
         tensors = checkpoint.tensors
         if "model/start_logits/dense/kernel" not in tensors:
             return {}
@@ -114,7 +120,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
         return {"answers": answers}
 
     def variable_scopes(self) -> dict[str, str]:
-        """See the base class."""
+        """Return the variable scope of each head module."""
         modules = ("end.dense_0", "end.layer_norm", "end.dense_1")
         scopes = {name: name.replace("end.", "end_logits/") for name in modules}
         scopes |= {"start": "start_logits/dense", "end": "end_logits/dense"}
@@ -129,13 +135,13 @@ class FunnelForQuestionAnswering(PretrainedModel):
         cls_index: Tensor | None = None,
         targets: AnswerTargets | None = None,
     ) -> AnswerOutput:
-        """Find answers.
+        """Score starts and ends, and search the best spans.
 
         Args:
             input_ids: [B, T].
             attention_mask: [B, T], 1 for a real token.
             token_type_ids: [B, T].
-            p_mask: [B, T], 1 where no answer can begin or end.
+            p_mask: [B, T], 1 where no answer can start or end.
             cls_index: [B], position of [CLS]; None means 0.
             targets: gold answers, for the loss.
         """
@@ -152,6 +158,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
         end_logits = self._end_logits(hidden, given, p_mask)
         ends = F.log_softmax(end_logits, -1).topk(min(self.answers.end_n_top, hidden.shape[1]))
         if self.answer_class is not None:
+            # The hidden state at the start, averaged over the distribution of starts.
             expected = torch.einsum("bt,btd->bd", start_log_probs.exp().to(hidden.dtype), hidden)
             cls_logits = self.answer_class(expected, _gather(hidden, cls_index[:, None])[:, 0])
         else:
@@ -165,7 +172,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
         return AnswerOutput(loss, start_logits, end_logits, *tops, cls_logits)
 
     def _end_logits(self, hidden: Tensor, given: Tensor, p_mask: Tensor | None) -> Tensor:
-        """[B, S, T] for every given start, [B, T] if ends do not depend on it."""
+        """Return [B, S, T] for the given starts [B, S]; [B, T] if ends do not depend on starts."""
         if not self.answers.conditional_end:
             return _masked(self.end(hidden)[..., 0].float(), p_mask)
         mask = None if p_mask is None else p_mask[:, None]
@@ -185,10 +192,10 @@ class FunnelForQuestionAnswering(PretrainedModel):
 
 
 def _masked(logits: Tensor, p_mask: Tensor | None) -> Tensor:
-    """Logits with every position that ``p_mask`` marks made impossible."""
+    """Set the logits of the positions marked by ``p_mask`` to :data:`IMPOSSIBLE`."""
     return logits if p_mask is None else logits.masked_fill(p_mask > 0, IMPOSSIBLE)
 
 
 def _gather(hidden: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` [B, S] of [B, T, D]: [B, S, D]."""
+    """Gather the rows ``index`` [B, S] of [B, T, D]: [B, S, D]."""
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))

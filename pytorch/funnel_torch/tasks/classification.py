@@ -1,8 +1,9 @@
-"""Classification and regression tasks: features and scores for the fine-tuner."""
+"""Classification and regression tasks: features and scores for fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from funnel_torch.tasks.finetune import Evaluation, Outputs
 def load_splits(
     task: Task, splits: Iterable[str], config: DataConfig, tokenizer: Tokenizer
 ) -> dict[str, Features]:
-    """The encoded examples of every split, from the cache where it fits.
+    """Return the encoded examples of every split, from the cache if that is up to date.
 
     Raises:
-        DataError: a file is missing or malformed; then no cache has been started.
+        DataError: a file is missing or malformed; in that case no cache is created.
     """
     splits = list(splits)
     if config.cache_dir and not Path(config.cache_dir).exists():
@@ -49,10 +50,10 @@ def load_splits(
     return features
 
 
-def source_of(
+def build_source(
     features: Features, model_config: ModelConfig, config: DataConfig, tokenizer: Tokenizer
 ) -> SequenceSource:
-    """Encoded examples as batches for a model."""
+    """Return encoded examples as a source of batches for a model."""
     return SequenceSource(
         features,
         model_config,
@@ -64,34 +65,36 @@ def source_of(
 
 
 def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Class ids (or, in regression, scores) of logits [n, num_labels]."""
+    """Return the class ids (in regression: the scores) of logits [n, num_labels]."""
     return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
 
 
 def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The training loss of logits [n, num_labels], in float64."""
+    """Return the training loss of logits [n, num_labels], in float64."""
     if task.is_regression:
         return float(np.mean((logits[:, 0].astype(np.float64) - labels) ** 2))
     return mean_cross_entropy(logits, labels)
 
 
 def mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The cross entropy of logits [n, C] for class ids [n], in float64."""
+    """Return the mean cross entropy of logits [n, C] for class ids [n], in float64."""
     logits = logits.astype(np.float64)
+    # log-sum-exp with the maximum subtracted, so that exp cannot overflow.
     highest = logits.max(axis=1)
-    total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-    return float(np.mean(total - logits[np.arange(len(labels)), labels]))
+    log_sum = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    return float(np.mean(log_sum - logits[np.arange(len(labels)), labels]))
 
 
-def evaluation_of(task: Task, split: str, source: SequenceSource, batch_size: int) -> Evaluation:
-    """The evaluation of a labelled split: the task's metrics, then the loss."""
+def build_evaluation(task: Task, split: str, source: SequenceSource, batch_size: int) -> Evaluation:
+    """Return the evaluation of a labelled split: the metrics of the task, then the loss."""
     labels = source.features.labels
     if labels is None:
         raise ConfigError(f"split {split} of task {task.name} has no labels to score against")
+    return Evaluation(split, source, partial(score, task, labels), batch_size=batch_size)
 
-    def score(outputs: Outputs) -> dict[str, float]:
-        logits = outputs["logits"]
-        metrics = compute(task, decisions(task, logits), labels)
-        return {**metrics, "loss": mean_loss(task, logits, labels)}
 
-    return Evaluation(split, source, score, batch_size=batch_size)
+def score(task: Task, labels: np.ndarray, outputs: Outputs) -> dict[str, float]:
+    """Return the metrics of the task and the loss for model outputs with ``logits``."""
+    logits = outputs["logits"]
+    metrics = compute(task, decisions(task, logits), labels)
+    return {**metrics, "loss": mean_loss(task, logits, labels)}

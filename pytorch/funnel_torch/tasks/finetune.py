@@ -1,8 +1,8 @@
-"""Fine-tuning of any head: batches, optimizer, schedule and evaluation around the training loop.
+"""Fine-tuning of any model with a head: batches, optimizer, schedule and evaluation.
 
-A task brings its examples (an :class:`~funnel_torch.data.batching.ExampleSource`), its model (a
-head whose
-forward takes a batch as keywords) and, per split, a function that scores the model's outputs.
+A task provides its examples (an :class:`~funnel_torch.data.batching.ExampleSource`), its model
+(which takes a batch as keyword arguments) and, for each evaluation split, a function that scores
+the outputs of the model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from funnel_torch.data.batching import (
 from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import build_optimizer
+from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
-from funnel_torch.training.trainer import Progress, RunOutput, Trainer, autocast
+from funnel_torch.training.trainer import Progress, RunOutput, Trainer, compiled
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,15 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One split: its examples and what their outputs are worth.
+    """Evaluation of a split.
 
-    ``score`` takes arrays by the names in ``outputs`` (fields of what the model returns), in the
-    order of the examples, and returns metrics, the main one first.
+    Attributes:
+        split: name of the split.
+        source: the examples.
+        score: returns metrics, the main one first, from arrays [n, ...] by the names in
+            ``outputs``, in the order of the examples.
+        outputs: fields of the model output that ``score`` needs.
+        batch_size: examples per process and batch.
     """
 
     split: str
@@ -58,16 +65,21 @@ def fine_tune(
     output: RunOutput | None = None,
     resume: bool = False,
 ) -> Progress:
-    """Train ``model`` (on ``world.device`` already) and score it as the run goes along.
+    """Train a model and evaluate it in regular intervals.
 
-    With ``resume`` the optimizer, schedule, data order and random generators go on where the
-    newest checkpoint of ``output.directory`` left them; the model must hold its weights.
+    Args:
+        model: model on ``world.device``.
+        train: training examples.
+        evaluations: evaluation splits; the first metric of the first one selects the best model.
+        config: settings.
+        world: the processes.
+        output: destinations of logs and checkpoints.
+        resume: restore optimizer, schedule, data order and random generators from the last
+            checkpoint of ``output.directory``; ``model`` must already have its weights.
     """
     batches = TrainBatches(train, config.batches, world.rank, world.size)
-    # Every process draws its own dropout masks.
+    # Every process has its own dropout masks.
     seed_everything(config.batches.seed + world.rank)
-    # Static shapes: with symbolic lengths the compiler (torch 2.13) fails on the pooled ones.
-    step_model = torch.compile(model, dynamic=False) if config.compile else model
     trainer = Trainer(
         model,
         build_optimizer(model, config.optimizer),
@@ -76,20 +88,18 @@ def fine_tune(
         config.trainer(batches.steps_per_epoch),
         world,
         output,
-        world.wrap(step_model),
+        world.wrap(compiled(model) if config.compile else model),
     )
-    _announce(train, batches, config, world)
+    _log_sizes(train, batches, config, world)
     if resume and output is not None and output.directory is not None:
         trainer.restore(output.directory.load_state())
         logger.info("resumed at step %d", trainer.progress.step)
-
-    def evaluate_all() -> dict[str, dict[str, float]]:
-        return {e.split: evaluate(model, e, world, config.precision) for e in evaluations}
-
-    return trainer.train(evaluate_all if evaluations else None)
+    if not evaluations:
+        return trainer.train()
+    return trainer.train(partial(evaluate_all, model, evaluations, world, config.precision))
 
 
-def _announce(
+def _log_sizes(
     train: ExampleSource, batches: TrainBatches, config: FineTuneConfig, world: DistributedContext
 ) -> None:
     total = config.total_steps(batches.steps_per_epoch)
@@ -105,10 +115,20 @@ def _announce(
     )
 
 
+def evaluate_all(
+    model: nn.Module,
+    evaluations: Sequence[Evaluation],
+    world: DistributedContext,
+    precision: str = "fp32",
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of several splits by their names."""
+    return {one.split: evaluate(model, one, world, precision) for one in evaluations}
+
+
 def evaluate(
     model: nn.Module, evaluation: Evaluation, world: DistributedContext, precision: str = "fp32"
 ) -> dict[str, float]:
-    """The metrics of a split, equal in every process, each example counted once."""
+    """Return the metrics of a split, the same in every process; each example counts once."""
     return evaluation.score(
         predict(
             model,
@@ -130,9 +150,9 @@ def predict(
     batch_size: int = 32,
     precision: str = "fp32",
 ) -> dict[str, np.ndarray]:
-    """The named outputs [n, ...] of all examples, in their order, in every process.
+    """Return the named outputs [n, ...] of all examples, in their order, in every process.
 
-    Leaves the model in evaluation mode.
+    The model is left in evaluation mode.
     """
     model.eval()
     plan = evaluation_plan(source.lengths, batch_size, world.rank, world.size)
@@ -142,13 +162,14 @@ def predict(
             plan, desc="predict", disable=None if world.is_rank_zero else True
         ):
             inputs = as_tensors(source.collate(indices))
-            # Labels would only cost a loss; test sets have none anyway.
+            # Without labels the model computes no loss, which is not needed here.
             inputs.pop("labels", None)
             result = model(**to_device(inputs, world.device))
             fields = {name: getattr(result, name).float().cpu().numpy() for name in outputs}
             parts.append((indices, fields))
-    everyone = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    order = np.argsort(np.concatenate([indices for indices, _ in everyone]))
+    all_parts = [part for process_parts in world.gather(parts) for part in process_parts]
+    # The plan sorts examples by length and deals the batches out: restore their original order.
+    order = np.argsort(np.concatenate([indices for indices, _ in all_parts]))
     return {
-        name: np.concatenate([fields[name] for _, fields in everyone])[order] for name in outputs
+        name: np.concatenate([fields[name] for _, fields in all_parts])[order] for name in outputs
     }

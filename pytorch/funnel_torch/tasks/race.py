@@ -1,6 +1,8 @@
-"""RACE for the fine-tuner: what the chosen options are worth (Lai et al. 2017)."""
+"""RACE: evaluation of the selected options (Lai et al. 2017)."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from funnel.features.race import RaceFeatures
 from funnel.tasks.race import race_accuracy
@@ -9,14 +11,15 @@ from funnel_torch.tasks.classification import mean_cross_entropy
 from funnel_torch.tasks.finetune import Evaluation, Outputs
 
 
-def evaluation_of(
+def build_evaluation(
     features: RaceFeatures, source: ExampleSource, split: str, batch_size: int
 ) -> Evaluation:
-    """The evaluation of a split: accuracy of all, of each level, then the loss."""
+    """Return the evaluation of a split: accuracies overall and by level, then the loss."""
+    return Evaluation(split, source, partial(score, features), batch_size=batch_size)
 
-    def score(outputs: Outputs) -> dict[str, float]:
-        logits = outputs["logits"]
-        accuracy = race_accuracy(logits.argmax(axis=1), features.labels, features.is_high)
-        return accuracy | {"loss": mean_cross_entropy(logits, features.labels)}
 
-    return Evaluation(split, source, score, batch_size=batch_size)
+def score(features: RaceFeatures, outputs: Outputs) -> dict[str, float]:
+    """Return the accuracies and the loss for model outputs with ``logits`` [n, options]."""
+    logits = outputs["logits"]
+    accuracy = race_accuracy(logits.argmax(axis=1), features.labels, features.is_high)
+    return accuracy | {"loss": mean_cross_entropy(logits, features.labels)}

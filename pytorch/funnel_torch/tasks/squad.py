@@ -1,10 +1,8 @@
-"""SQuAD for the fine-tuner: the head with its targets, answers from its outputs, their scores."""
+"""SQuAD: the trainable model, cached windows, and evaluation during training."""
 
 from __future__ import annotations
 
 from typing import Any, Self
-
-from torch import Tensor
 
 from funnel.checkpoints import Checkpoint
 from funnel.features import squad_scoring as scoring
@@ -18,12 +16,12 @@ from funnel_torch.models.question_answering import (
 )
 from funnel_torch.tasks.finetune import Evaluation, Outputs
 
-# Settings of the head that decide which weights there are.
+# Settings of the head that determine which weights it has.
 _KIND = ("conditional_end", "use_answer_class")
 
 
 class TrainableQuestionAnswering(FunnelForQuestionAnswering):
-    """The head as the training loop calls it: targets are keywords like all inputs of a batch."""
+    """The model with its targets as keyword arguments, as the training loop passes them."""
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, **overrides: Any) -> Self:
@@ -43,27 +41,24 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
                 )
         return super().from_checkpoint(checkpoint, **overrides)
 
-    def forward(
-        self,
-        *inputs: Tensor,
-        start_positions: Tensor | None = None,
-        end_positions: Tensor | None = None,
-        is_impossible: Tensor | None = None,
-        **named: Any,
-    ) -> AnswerOutput:
-        """Find answers, as the base class does; all three targets [B], or none of them."""
-        if start_positions is not None and end_positions is not None and is_impossible is not None:
-            named["targets"] = AnswerTargets(start_positions, end_positions, is_impossible)
-        return super().forward(*inputs, **named)
+    def forward(self, *args: Any, **kwargs: Any) -> AnswerOutput:
+        """Find answers, see the base class; takes the fields of ``AnswerTargets`` as keywords.
+
+        The loss is computed if all three, int [B], are given.
+        """
+        given = [kwargs.pop(name, None) for name in AnswerTargets._fields]
+        if all(target is not None for target in given):
+            kwargs["targets"] = AnswerTargets(*given)
+        return super().forward(*args, **kwargs)
 
 
 class SquadScorer(scoring.SquadScorer):
-    """The scorer of :mod:`funnel.features.squad_scoring` as the fine-tuner uses it."""
+    """The scorer of :mod:`funnel.features.squad_scoring` with an evaluation for fine-tuning."""
 
     def evaluation(self, source: ExampleSource, batch_size: int) -> Evaluation:
-        """The evaluation of these questions during training."""
+        """Return the evaluation of these questions during training."""
+        return Evaluation("dev", source, self.score_outputs, BEAM_FIELDS, batch_size)
 
-        def score(outputs: Outputs) -> dict[str, float]:
-            return self.score(self.answers(outputs))
-
-        return Evaluation("dev", source, score, BEAM_FIELDS, batch_size)
+    def score_outputs(self, outputs: Outputs) -> dict[str, float]:
+        """Return the metrics of model outputs, the target first."""
+        return self.score(self.answers(outputs))

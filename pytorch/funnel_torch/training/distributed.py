@@ -1,7 +1,7 @@
-"""One process or many: the same calls either way.
+"""Collective operations with one interface for a single process and for several.
 
-A :class:`DistributedContext` of size 1 never touches ``torch.distributed``, so single-process
-training needs no process group and the calling code needs no ifs.
+A :class:`DistributedContext` of size 1 never calls ``torch.distributed``, so single-process
+training needs no process group, and calling code needs no case distinction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,23 +20,29 @@ from torch import Tensor, nn
 
 from funnel.utils.errors import FunnelError, RunError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# The other processes wait this long for the first one to read and cache a large data set.
-_PATIENCE = timedelta(hours=6)
+# Long enough for rank 0 to read and cache a large data set while the other processes wait.
+_TIMEOUT = timedelta(hours=6)
 
 
 class FirstProcessFailed(Exception):
-    """The first process met a user error and reports it; this one only has to stop."""
+    """Rank 0 raised a user error and reports it; this process only has to stop."""
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Which process this is.
+    """Place of this process in the process group, and its device.
 
-    ``init_method`` is what ``torch.distributed`` takes: ``env://`` under a launcher, or
-    ``tcp://host:port``. ``device_id`` is the CUDA device, -1 for the CPU.
+    Attributes:
+        rank: rank of this process.
+        world_size: number of processes.
+        device_id: CUDA device, -1 for the CPU.
+        backend: backend of ``torch.distributed`` on GPUs; CPUs use gloo.
+        init_method: rendezvous URL of ``torch.distributed``: ``env://`` under a launcher, or
+            ``tcp://host:port``.
     """
 
     rank: int = 0
@@ -48,7 +54,7 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's place among ``size`` equal ones, and its device."""
+    """Rank of this process among ``size`` processes, its device, and collective operations."""
 
     rank: int
     size: int
@@ -56,12 +62,15 @@ class DistributedContext:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this is the process that writes files and logs to the console."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` with its gradients averaged over all processes in the backward pass."""
-        if self.size == 1:
+        """Return ``model`` with gradients averaged over all processes in the backward pass.
+
+        A model that is fully sharded (FSDP) averages its gradients itself.
+        """
+        if self.size == 1 or hasattr(model, "set_requires_gradient_sync"):
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
@@ -69,7 +78,7 @@ class DistributedContext:
         )
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of ``value`` over all processes; the argument is left as it is."""
+        """Return the sum of ``value`` over all processes; the argument is not modified."""
         if self.size == 1:
             return value
         total = value.clone()
@@ -77,7 +86,7 @@ class DistributedContext:
         return total
 
     def gather(self, value: T) -> list[T]:
-        """Every process's ``value``, by rank, in every process. Values are pickled."""
+        """Return the values of all processes, by rank, in every process. They are pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -85,71 +94,80 @@ class DistributedContext:
         return values
 
     def broadcast(self, value: T) -> T:
-        """The first process's ``value`` in every process. It is pickled."""
+        """Return the value of rank 0 in every process. It is pickled."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def rank_zero_first(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in the first process and, once it is done, in all others.
+    def rank_zero_first(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` on rank 0 and, once that has returned, in all other processes.
 
-        So that one process fills the caches the others read, and a user's error is said once.
+        So one process fills the caches that the others read, and a user error is reported once.
 
         Raises:
-            FirstProcessFailed: in the other processes, if the first one raised a FunnelError.
+            FirstProcessFailed: in the other processes, if rank 0 raised a FunnelError.
         """
-        result, failure = None, None
+        if not self.is_rank_zero:
+            self._wait_for_rank_zero()
+            return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except FunnelError:
+            self.broadcast(True)
+            raise
+        self.broadcast(False)
+        return result
+
+    def on_rank_zero(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call ``function`` on rank 0 only; all processes wait for it, and stop if it fails.
+
+        Raises:
+            FirstProcessFailed: in the other processes, if rank 0 raised a FunnelError.
+        """
         if self.is_rank_zero:
-            try:
-                result = function()
-            except FunnelError as error:
-                failure = error
-        failed = self.broadcast(failure is not None)
-        if failure is not None:
-            raise failure
-        if failed:
+            self.rank_zero_first(function, *args, **kwargs)
+        else:
+            self._wait_for_rank_zero()
+
+    def _wait_for_rank_zero(self) -> None:
+        # The counterpart of rank_zero_first: rank 0 broadcasts whether its call failed.
+        if self.broadcast(False):
             raise FirstProcessFailed
-        return function() if not self.is_rank_zero else result
-
-    def on_rank_zero(self, function: Callable[[], Any]) -> None:
-        """Call ``function`` in the first process only; all wait for it, and stop if it fails.
-
-        Raises:
-            FirstProcessFailed: in the other processes, if the first one raised a FunnelError.
-        """
-        self.rank_zero_first(function if self.is_rank_zero else lambda: None)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def no_sync(model: nn.Module) -> Iterator[None]:
-    """A backward pass inside leaves its gradients in this process, to be exchanged later."""
-    sharded = getattr(model, "set_requires_gradient_sync", None)
-    if sharded is None:
+    """Accumulate gradients locally in backward passes inside the context, without exchange.
+
+    Works for DistributedDataParallel, fully sharded and plain models.
+    """
+    set_sync = getattr(model, "set_requires_gradient_sync", None)
+    if set_sync is None:
         with getattr(model, "no_sync", contextlib.nullcontext)():
             yield
         return
-    sharded(False)
+    set_sync(False)
     yield
-    sharded(True)
+    set_sync(True)
 
 
 def choose_device(device_id: int) -> torch.device:
-    """CUDA device ``device_id``; the CPU for -1 or, with a notice, without a GPU.
+    """Return CUDA device ``device_id``, or the CPU for -1 and on machines without a GPU.
 
     Raises:
-        RunError: there are GPUs, but not so many.
+        RunError: there are GPUs, but no device ``device_id``.
     """
     if device_id < 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        logger.info("no GPU found: running on the CPU (--device_id=-1 says so without this notice)")
+        logger.info("no GPU found: running on the CPU (--device_id=-1 selects it explicitly)")
         return torch.device("cpu")
     if device_id >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -159,10 +177,10 @@ def choose_device(device_id: int) -> torch.device:
 
 @contextlib.contextmanager
 def start(config: DistributedConfig) -> Iterator[DistributedContext]:
-    """Join the other processes, if any; leave them when the block ends.
+    """Join the process group, if there are several processes, and leave it at the end.
 
     Raises:
-        RunError: an impossible rank or world size, or the processes cannot find each other.
+        RunError: rank or world size is invalid, or the processes cannot find each other.
     """
     if not 0 <= config.rank < config.world_size:
         raise RunError(f"rank {config.rank} of {config.world_size} processes does not exist")
@@ -179,7 +197,7 @@ def start(config: DistributedConfig) -> Iterator[DistributedContext]:
             init_method=config.init_method,
             rank=config.rank,
             world_size=config.world_size,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
     except (ValueError, RuntimeError, dist.DistError) as error:
         reason = str(error).splitlines()[0]
@@ -188,8 +206,8 @@ def start(config: DistributedConfig) -> Iterator[DistributedContext]:
         ) from error
     try:
         yield world
-        # Leave together, and with no wrapped model alive: it would keep the group's threads, and
-        # one that still runs when the interpreter ends aborts the process.
+        # Collect wrapped models before the group is destroyed: they keep its threads alive, and a
+        # thread that still runs when the interpreter exits aborts the process.
         world.barrier()
         gc.collect()
     finally:

@@ -1,18 +1,18 @@
-"""Fully sharded training (FSDP2): every process holds a part of weights, gradients and moments.
+"""Fully sharded training (FSDP2): weights, gradients and moments are divided among the processes.
 
-What is saved is whole, so a run may go on sharded or not:
+Checkpoints hold full tensors, so that a run can be resumed sharded or not:
 
-    sharded = ShardedModel(model, world)     # before the optimizer is built
+    sharded = ShardedModel(model, world)  # before the optimizer is built
     ...
-    sharded.collect()                        # in every process
-    sharded.twin.save_pretrained(folder)     # in the first one
+    sharded.gather()  # in every process
+    sharded.cpu_copy.save_pretrained(folder)  # on rank 0
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,26 +21,28 @@ from funnel.utils.errors import ConfigError
 from funnel_torch.models.layers import FunnelLayer
 from funnel_torch.training.distributed import DistributedContext
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
 
 class ShardedModel:
-    """Shards a model in place, layer by layer; embeddings and heads are one more unit.
+    """Shards a model in place, one unit per layer, and one for embeddings and heads.
 
     Attributes:
-        twin: in the first process, the whole model on the CPU as of the last :meth:`collect`;
-            None in the others.
+        cpu_copy: the full model on the CPU as of the last :meth:`gather`; None except on rank 0.
 
     Raises:
-        ConfigError: there is one process only.
+        ConfigError: there is only one process.
     """
 
     def __init__(self, model: nn.Module, world: DistributedContext) -> None:
         if world.size == 1:
             raise ConfigError("--fsdp shares a model among processes: start several with torchrun")
-        # Imported here: it takes half a second, which runs of other kinds need not wait.
+        # Imported on use: the import takes half a second.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        self.twin = copy.deepcopy(model).cpu() if world.is_rank_zero else None
+        self.cpu_copy = copy.deepcopy(model).cpu() if world.is_rank_zero else None
         self._model = model
         mesh = init_device_mesh(world.device.type, (world.size,))
         for module in list(model.modules()):
@@ -48,74 +50,79 @@ class ShardedModel:
                 fully_shard(module, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
-    @torch.no_grad()
-    def collect(self) -> None:
-        """Bring :attr:`twin` up to date; every process has to call it."""
-        targets = dict(self.twin.named_parameters()) if self.twin is not None else {}
-        for name, parameter in self._model.named_parameters():
-            full = whole(parameter)
-            if name in targets:
-                targets[name].copy_(full)
+    def gather(self) -> None:
+        """Copy the current weights to :attr:`cpu_copy`; to be called in every process."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(self._model, options=options)  # empty except on rank 0
+        if self.cpu_copy is not None:
+            self.cpu_copy.load_state_dict(state)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each process holds a part; any other as it is."""
-    return tensor.full_tensor() if _is_part(tensor) else tensor
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor of a sharded one, on every process; any other tensor unchanged."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of such a tensor, sharing its memory; any other as it is."""
-    return tensor.to_local() if _is_part(tensor) else tensor
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Return the local shard of a sharded tensor (shared memory); any other tensor unchanged."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
-def split_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole ``tensor`` on the device of ``parameter``, and in parts if that is."""
+def distribute_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a full ``tensor`` on the device of ``parameter``, sharded as that is."""
     tensor = tensor.to(parameter.device)
-    if not _is_part(parameter):
+    if not _is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
-def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's ``state_dict`` with whole tensors; every process has to call it."""
+# torch.distributed.checkpoint.state_dict.get_optimizer_state_dict is not used here: it keys the
+# state by parameter name, while an unsharded optimizer's (and so the format of
+# training_state.pt) is keyed by number, and it takes an optimizer step to create missing state.
+def full_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the ``state_dict`` of an optimizer with full tensors; to be called in every process.
+
+    The state of an optimizer of sharded parameters is moved to the CPU.
+    """
     state = optimizer.state_dict()
-    if not _is_sharded(optimizer):
+    if not _has_sharded_parameters(optimizer):
         return state
     entries = {
-        index: {key: _whole_on_cpu(value) for key, value in entry.items()}
+        index: {
+            key: full_tensor(value).cpu() if isinstance(value, Tensor) else value
+            for key, value in entry.items()
+        }
         for index, entry in state["state"].items()
     }
     return {**state, "state": entries}
 
 
-def load_whole_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load what :func:`whole_state` returned, into an optimizer that may be sharded or not."""
-    if _is_sharded(optimizer):
+def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the result of :func:`full_optimizer_state`, also into an optimizer that is sharded."""
+    if _has_sharded_parameters(optimizer):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         entries = {
-            index: {key: _split_value(value, parameters[index]) for key, value in entry.items()}
+            index: {key: _distribute(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
         state = {**state, "state": entries}
     optimizer.load_state_dict(dict(state))
 
 
-def _is_sharded(optimizer: torch.optim.Optimizer) -> bool:
-    return any(_is_part(p) for group in optimizer.param_groups for p in group["params"])
-
-
-def _is_part(tensor: Tensor) -> bool:
-    """Whether this is a ``DTensor``, told without importing it."""
-    return hasattr(tensor, "full_tensor")
-
-
-def _whole_on_cpu(value: Any) -> Any:
-    return whole(value).cpu() if isinstance(value, Tensor) else value
-
-
-def _split_value(value: Any, parameter: Tensor) -> Any:
-    # Counters are tensors of no dimension, the same everywhere.
+def _distribute(value: Any, parameter: Tensor) -> Any:
+    # Step counters are tensors without dimensions, replicated in every process.
     is_moment = isinstance(value, Tensor) and value.dim() > 0
-    return split_like(value, parameter) if is_moment else value
+    return distribute_like(value, parameter) if is_moment else value
+
+
+def _has_sharded_parameters(optimizer: torch.optim.Optimizer) -> bool:
+    return any(_is_sharded(p) for group in optimizer.param_groups for p in group["params"])
+
+
+def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    # Not isinstance: it would import torch.distributed.tensor, which takes half a second.
+    return hasattr(tensor, "full_tensor")

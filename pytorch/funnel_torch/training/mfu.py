@@ -1,15 +1,16 @@
-"""How much of a processor's arithmetic a run uses: model FLOPs utilisation (MFU).
+"""Model FLOPs utilization (MFU): peak throughput of devices.
 
-MFU is what the model's matrix products need, forward and backward, over what the device could do in
-that time (Chowdhery et al. 2022, appendix B). Layers computed again to save memory do not count.
+MFU is the number of FLOPs of the model's matrix products, forward and backward, divided by the
+number of FLOPs that the device could do in the same time (Chowdhery et al. 2022, appendix B).
+Layers recomputed to save memory do not count.
 """
 
 from __future__ import annotations
 
 import torch
 
-# Dense peak, in TFLOP/s, by a part of the device's name: 16-bit tensor cores; fp32, as a run in
-# full precision uses it (without TF32, which torch leaves off).
+# Dense peaks in TFLOP/s by part of the device name: 16-bit tensor cores, and fp32 without TF32
+# (which PyTorch disables by default). Longer names come before those they contain.
 _PEAKS = {
     "B200": (2250.0, 75.0),
     "H200": (989.4, 66.9),
@@ -23,12 +24,12 @@ _PEAKS = {
     "V100": (125.0, 15.7),
 }
 
-# A backward pass costs two forward ones: gradients of inputs and of weights.
+# A backward pass costs as much as two forward passes: gradients of inputs and of weights.
 FORWARD_PASSES_PER_STEP = 3
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
-    """The device's published peak in TFLOP/s; None where it is not known (CPUs, other GPUs)."""
+    """Return the published peak of a device in TFLOP/s, or None for CPUs and unknown GPUs."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

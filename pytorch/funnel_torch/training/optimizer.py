@@ -1,10 +1,12 @@
-"""Optimizers, learning-rate schedules, layer decay and weight-decay exclusion.
+"""Optimizers, layer-wise learning-rate decay, weight-decay exclusion and gradient clipping.
 
-Two optimizers are offered. ``adamw`` is :class:`torch.optim.AdamW` with the constants of the
-original PyTorch fine-tuner. ``funnel_adamw`` is the update of the original TensorFlow programs:
-epsilon joins the root of the second moment *before* bias correction, and the bias correction
-scales the weight decay too, so it is not the same update as ``torch.optim.AdamW``.
+There are two optimizers. ``adamw`` is :class:`torch.optim.AdamW` with the constants of the original
+PyTorch fine-tuner. ``funnel_adamw`` is the update rule of the original TensorFlow programs, which
+differs from ``torch.optim.AdamW``: epsilon is added to the root of the second moment *before* bias
+correction, and bias correction also scales the weight decay.
 """
+
+from __future__ import annotations
 
 import math
 import re
@@ -22,7 +24,7 @@ from funnel.config.optimizer import (
     ScheduleConfig,
     layer_factors,
 )
-from funnel_torch.training.fsdp import local, whole
+from funnel_torch.training.fsdp import full_tensor, local_tensor
 
 __all__ = [
     "DECAY_METHODS",
@@ -40,18 +42,23 @@ __all__ = [
     "set_learning_rate",
 ]
 
-# The parameters that belong to a depth of the model, wherever a head keeps its `funnel` body.
+# Parameters that belong to a layer; models with a head keep the transformer under `funnel`.
 _EMBEDDING = re.compile(r"^(?:funnel\.)?embeddings\.")
 _LAYER = re.compile(r"^(?:funnel\.)?(encoder|decoder)\.layers\.(\d+)\.")
-# Fused or renamed biases that are plain `bias` variables in the canonical names.
+# Parameters that are `bias` variables in the canonical names (k and v are fused or renamed here).
 _BIAS_NAMES = frozenset({"bias", "k_bias", "v_bias"})
 
 
 class FunnelAdamW(torch.optim.Optimizer):
-    """AdamW as in the original trees (see the module docstring), vectorised over all tensors.
+    """AdamW of the original TensorFlow programs (see the module docstring), vectorised.
 
-    With t counted from 1: ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``,
-    ``p -= lr sqrt(1-b2^t)/(1-b1^t) (m / (sqrt(v) + eps) + wd p)``.
+    With t counted from 1::
+
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        p = p - lr sqrt(1 - b2^t) / (1 - b1^t) (m / (sqrt(v) + eps) + wd p)
+
+    ``correct_bias=False`` replaces the factor sqrt(1 - b2^t) / (1 - b1^t) by 1.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class FunnelAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of every parameter that has a gradient; returns the closure's loss."""
+        """Update every parameter that has a gradient; return the loss of the closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -87,40 +94,44 @@ class FunnelAdamW(torch.optim.Optimizer):
 
     def _update(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
         beta1, beta2 = group["betas"]
-        # One count per group: all its parameters are updated together. It lives in the group, so
-        # that a parameter without a gradient now and then does not fall behind the others.
+        # One step count per group, not per parameter: a parameter that has no gradient in some
+        # steps must not fall behind the others in its bias correction.
         group["step"] = group.get("step", 0) + 1
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-        # Every element has its own update: of a sharded tensor this process's part will do.
-        grads = [local(p.grad) for p in params]
-        first = [local(self.state[p]["m"]) for p in params]
-        second = [local(self.state[p]["v"]) for p in params]
-        params = [local(p) for p in params]
+        # The update is elementwise: each process updates its local shards.
+        grads = [local_tensor(p.grad) for p in params if p.grad is not None]
+        first = [local_tensor(self.state[p]["m"]) for p in params]
+        second = [local_tensor(self.state[p]["v"]) for p in params]
+        params = [local_tensor(p) for p in params]
 
         torch._foreach_mul_(first, beta1)
         torch._foreach_add_(first, grads, alpha=1.0 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, value=1.0 - beta2)
+        # Epsilon is added before bias correction, as in the original: in the first steps, where
+        # 1 - beta2^t is small, it weighs more than in torch.optim.AdamW.
         update = torch._foreach_sqrt(second)
         torch._foreach_add_(update, group["eps"])
         update = torch._foreach_div(first, update)
         if group["weight_decay"] != 0.0:
             torch._foreach_add_(update, params, alpha=group["weight_decay"])
 
-        size = group["lr"]
+        # The factor applies to the weight decay too, which is part of the update by now.
+        step_size = group["lr"]
         if group["correct_bias"]:
             t = group["step"]
-            size *= math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
-        torch._foreach_add_(params, update, alpha=-size)
+            step_size *= math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        torch._foreach_add_(params, update, alpha=-step_size)
 
 
 def parameter_layers(names: Iterable[str]) -> dict[str, int | None]:
-    """The depth of every parameter: 0 the input embedding, k+1 parameter layer k, None elsewhere.
+    """Return the layer of every parameter for layer decay.
 
-    Decoder layers count on after the encoder's. Heads, the input projection and a generator have
-    no depth: layer decay leaves them alone.
+    The input embedding (with its LayerNorm) is layer 0, encoder layer k is layer k + 1, and decoder
+    layers follow those of the encoder. Heads, the input projection and a generator have no layer
+    (None) and are not scaled.
     """
     names = list(names)
     matches = {name: _LAYER.match(name) for name in names}
@@ -137,18 +148,21 @@ def parameter_layers(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight-decay exclusion still decays this parameter.
+    """Return whether a parameter is decayed with ``use_wd_exclusion``.
 
-    Left out are layer norms and everything that is a ``bias`` in the canonical names; the tables,
-    ``seg_embed`` and the relative ``r_*_bias`` are decayed, as in the original.
+    LayerNorms and biases (``bias`` in the canonical names) are not decayed; the embeddings,
+    ``seg_embed`` and the relative ``r_*_bias`` are, as in the original.
     """
     return "layer_norm" not in name and name.rsplit(".", 1)[-1] not in _BIAS_NAMES
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Parameters in groups of equal decay and layer factor, in the order of the model.
+    """Return parameter groups of equal weight decay and layer factor, in the order of the model.
 
-    Each group carries ``grad_scale`` (see :func:`scale_gradients`) and ``lr_scale`` (see
+    Layer l of L has the factor q^(L - 1 - l), with q = ``layer_decay_rate``. By default it scales
+    the clipped gradient, as in the original; since Adam divides by the gradient's magnitude, that
+    hardly changes the updates. ``layer_decay="lr"`` scales the learning rate instead. The groups
+    have the factor as ``grad_scale`` (see :func:`scale_gradients`) or ``lr_scale`` (see
     :func:`set_learning_rate`).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -172,7 +186,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer named by ``config`` over all trainable parameters of ``model``."""
+    """Build the optimizer of all trainable parameters of ``model``."""
     groups = parameter_groups(model, config)
     betas = (config.beta1, config.beta2)
     if config.name == "funnel_adamw":
@@ -185,31 +199,32 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group ``lr`` times its layer's ``lr_scale``."""
+    """Set the learning rate of every group to ``lr`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 @torch.no_grad()
 def scale_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply the (already clipped) gradients by their layer's ``grad_scale``, in place."""
+    """Multiply the (already clipped) gradients by the ``grad_scale`` of their group, in place."""
     for group in optimizer.param_groups:
         scale = group.get("grad_scale", 1.0)
-        grads = [local(p.grad) for p in group["params"] if p.grad is not None]
+        grads = [local_tensor(p.grad) for p in group["params"] if p.grad is not None]
         if scale != 1.0 and grads:
             torch._foreach_mul_(grads, scale)
 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[torch.Tensor], clip: float) -> torch.Tensor:
-    """Scale all gradients by ``min(1, clip / norm)`` in place; returns the norm before that.
+    """Multiply all gradients by ``min(1, clip / norm)`` in place; return the norm before clipping.
 
-    ``clip`` of 0 or less only measures. The norm is that of the dense gradient.
+    With ``clip`` 0 or less the gradients are not changed. The norm is that of the dense gradient.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(grads))
+    norm = full_tensor(torch.nn.utils.get_total_norm(grads))
     if clip > 0.0:
-        # clamp keeps a NaN norm NaN: the caller sees it and skips the step
+        # clamp propagates NaN, so a step with a NaN norm is still recognised and skipped. A tensor
+        # as factor avoids waiting for the GPU.
         factor = torch.clamp(clip / norm, max=1.0)
-        torch._foreach_mul_([local(grad) for grad in grads], factor)
+        torch._foreach_mul_([local_tensor(grad) for grad in grads], factor)
     return norm

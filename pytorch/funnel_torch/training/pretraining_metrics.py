@@ -1,56 +1,29 @@
-"""What is measured in pretraining, as sums that add up over batches and processes."""
+"""Metrics of pretraining, computed from sums that can be added over batches and processes."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Discriminator logits are counted in this many bins from -SCORE_LIMIT to SCORE_LIMIT.
+from funnel_torch.models.electra import PretrainingSums
+
+# Histogram of discriminator logits: number of bins, from -SCORE_LIMIT to SCORE_LIMIT.
 SCORE_BINS = 4000
 SCORE_LIMIT = 20.0
 
 
-class PretrainingSums(NamedTuple):
-    """Sums over a batch, scalars without gradient, which add up over batches and processes.
+def score_histogram(disc_logits: Tensor, is_replaced: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return histograms of the scores of original and of replaced tokens, float64 [2, SCORE_BINS].
 
-    The discriminator's are 0 in MLM. It is right about a token if the sign of its logit is.
+    The score is the negated logit, in bins of equal width. Histograms can be added over batches and
+    processes.
 
-    Attributes:
-        targets: masked tokens to predict.
-        mlm_loss: their cross entropy.
-        mlm_correct: those whose likeliest token is the original.
-        tokens: tokens the discriminator judged, all but padding.
-        disc_loss: their sigmoid cross entropy, without ``disc_coeff``.
-        disc_correct: those it was right about.
-        replaced: those that differ from the original.
-        flagged: those it took for replaced.
-        caught: those that both are replaced and were taken for it.
+    Args:
+        disc_logits: [B, T], see :class:`~funnel_torch.models.electra.PretrainingOutput`.
+        is_replaced: bool [B, T].
+        attention_mask: [B, T], 1 for a token, 0 for padding.
     """
-
-    targets: Tensor
-    mlm_loss: Tensor
-    mlm_correct: Tensor
-    tokens: Tensor
-    disc_loss: Tensor
-    disc_correct: Tensor
-    replaced: Tensor
-    flagged: Tensor
-    caught: Tensor
-
-    def vector(self) -> Tensor:
-        """All of them, float64 [9], to add up; ``PretrainingSums(*vector)`` is the way back."""
-        return torch.stack([value.double() for value in self])
-
-
-def score_histogram(disc_logits: Tensor, is_replaced: Tensor, pad_mask: Tensor) -> Tensor:
-    """How often the discriminator gave which score: original, replaced tokens [2, SCORE_BINS].
-
-    Bins are of equal width in the negated logit, float64; they add up over batches and processes.
-    All three arguments are [B, T], the first two of a model's output, the last of its batch.
-    """
-    real = ~pad_mask.bool()
+    real = attention_mask.bool()
     share = (SCORE_LIMIT - disc_logits[real].double()) / (2 * SCORE_LIMIT)
     bins = (share * SCORE_BINS).long().clamp(0, SCORE_BINS - 1)
     index = bins + SCORE_BINS * is_replaced[real]
@@ -58,38 +31,41 @@ def score_histogram(disc_logits: Tensor, is_replaced: Tensor, pad_mask: Tensor) 
 
 
 def area_under_curve(histogram: Tensor) -> float:
-    """Probability that a replaced token looks worse than an original one, 0..1; NaN without both.
+    """Return the area under the ROC curve of a :func:`score_histogram`, 0 to 1.
 
-    ``histogram`` as :func:`score_histogram` makes it; two tokens in one bin count one half.
+    It is the probability that a replaced token has a higher score than an original one; tokens in
+    the same bin count one half. NaN if there are no original or no replaced tokens.
     """
     original, replaced = histogram.double()
-    better = original.cumsum(0) - original / 2
+    # Original tokens with a lower score than those of each bin.
+    lower = original.cumsum(0) - original / 2
     pairs = original.sum() * replaced.sum()
-    return float((replaced * better).sum() / pairs)
+    return float((replaced * lower).sum() / pairs)
 
 
 def summarize(sums: PretrainingSums, histogram: Tensor | None = None) -> dict[str, float]:
-    """Means over everything that was summed up: losses, and fractions from 0 to 1.
+    """Return the metrics of everything that was summed: mean losses, and fractions from 0 to 1.
 
-    ``mlm_loss`` comes first. ELECTRA adds the discriminator's loss, accuracy, precision and recall
-    (of finding replaced tokens), with ``histogram`` its AUC, and the share of replaced tokens.
+    ``mlm_loss`` comes first. For ELECTRA they include loss, accuracy, precision and recall of the
+    discriminator (of finding replaced tokens), its AUC if a ``histogram`` is given, and the
+    fraction of replaced tokens.
     """
-    total = PretrainingSums(*(float(value) for value in sums))
+    total = {name: float(value) for name, value in sums._asdict().items()}
     metrics = {
-        "mlm_loss": _ratio(total.mlm_loss, total.targets),
-        "mlm_accuracy": _ratio(total.mlm_correct, total.targets),
+        "mlm_loss": _ratio(total["mlm_loss"], total["targets"]),
+        "mlm_accuracy": _ratio(total["mlm_correct"], total["targets"]),
     }
-    if not total.tokens:
+    if not total["tokens"]:
         return metrics
     metrics |= {
-        "disc_loss": _ratio(total.disc_loss, total.tokens),
-        "disc_accuracy": _ratio(total.disc_correct, total.tokens),
-        "disc_precision": _ratio(total.caught, total.flagged),
-        "disc_recall": _ratio(total.caught, total.replaced),
-        "replaced_rate": _ratio(total.replaced, total.tokens),
+        "disc_loss": _ratio(total["disc_loss"], total["tokens"]),
+        "disc_accuracy": _ratio(total["disc_correct"], total["tokens"]),
+        "disc_precision": _ratio(total["true_positives"], total["predicted_positives"]),
+        "disc_recall": _ratio(total["true_positives"], total["replaced"]),
+        "replaced_rate": _ratio(total["replaced"], total["tokens"]),
     }
     return metrics if histogram is None else metrics | {"disc_auc": area_under_curve(histogram)}
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0

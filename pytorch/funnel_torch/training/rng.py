@@ -1,4 +1,4 @@
-"""Seeding, and the state of every random generator as plain values a checkpoint can hold."""
+"""Seeding of all random generators, and their states in a form that checkpoints can hold."""
 
 from __future__ import annotations
 
@@ -10,27 +10,37 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (CPU and all GPUs)."""
+    """Seed the random generators of Python, NumPy and PyTorch (CPU and all GPUs)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def capture_random_state(device: torch.device) -> dict[str, Any]:
-    """The states of all generators of this process, as tensors, numbers and tuples only."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+def get_rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators of this process as tensors, numbers and tuples.
+
+    Checkpoints are read with ``weights_only=True``, which refuses NumPy arrays.
+    """
+    numpy_state = np.random.get_state(legacy=False)
+    keys, position = numpy_state["state"]["key"], numpy_state["state"]["pos"]
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (
+            numpy_state["bit_generator"],
+            torch.from_numpy(keys.astype(np.int64)),
+            position,
+            numpy_state["has_gauss"],
+            numpy_state["gauss"],
+        ),
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Undo everything drawn since :func:`capture_random_state`."""
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore the states that :func:`get_rng_state` returned."""
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     random.setstate(state["python"])

@@ -1,4 +1,4 @@
-"""The training loop, for any model whose forward takes a batch as keywords and returns a loss."""
+"""The training loop, for models that take a batch as keyword arguments and return a loss."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from funnel.utils.errors import RunError
 from funnel.utils.logging import NullLog, RunLog
-from funnel_torch.data.batching import Batches, MicroBatch, to_device
+from funnel_torch.data.batching import Batches, to_device
 from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedContext, no_sync
-from funnel_torch.training.fsdp import load_whole_state, whole_state
+from funnel_torch.training.fsdp import full_optimizer_state, load_full_optimizer_state
 from funnel_torch.training.optimizer import (
     ScheduleConfig,
     clip_gradients,
     scale_gradients,
     set_learning_rate,
 )
-from funnel_torch.training.rng import capture_random_state, restore_random_state
-from funnel_torch.training.run_directory import RunDirectory, SaveModel
+from funnel_torch.training.precision import autocast
+from funnel_torch.training.rng import get_rng_state, set_rng_state
+from funnel_torch.training.run_directory import RunDirectory
+from funnel_torch.training.saving import ModelSaver
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# fp16 begins with a loss scale of 2^16 and may have to halve it that often; more is divergence.
+# fp16 starts with a loss scale of 2^16 and skips a step whenever it has to halve it; this many
+# skipped steps in a row mean that training has diverged.
 _MAX_SKIPS_IN_A_ROW = 50
 
-# What an evaluation brings back: the metrics of every split, the main one of the first split first.
+# Metrics by split. The first metric of the first split selects the best model.
 Scores = Mapping[str, Mapping[str, float]]
 
 
 @dataclass
 class Progress:
-    """Where training stands; all of it goes into a checkpoint.
+    """Progress of training, saved in checkpoints.
 
-    ``loss_sum`` gathers the loss of the ``loss_steps`` steps since the last log line.
+    ``loss_sum`` is the sum of the losses of the ``loss_steps`` steps since the last log line.
+    ``best`` holds the scores at ``best_step``.
     """
 
     step: int = 0
@@ -57,50 +60,58 @@ class Progress:
 
 
 class Meter:
-    """What a log line says besides loss and speed; this one says nothing.
+    """Extra training metrics; the base class is a no-op.
 
-    Called alike in every process.
+    All methods are called in every process.
     """
 
     def update(self, output: Any) -> None:
-        """Take in what the model returned for a micro-batch."""
+        """Add the model output of a micro-batch."""
 
     def report(self, seconds_per_step: float) -> dict[str, float]:
-        """Figures of the steps since the last report."""
+        """Return the metrics of the steps since the last report."""
         return {}
 
-    def describe(self, figures: Mapping[str, float]) -> str:
-        """The report in a few words, to follow the line on the console."""
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """Return the end of the console log line for reported metrics."""
         return ""
 
     def state(self) -> list[float]:
-        """What has been taken in and not yet reported."""
+        """Return the state since the last report, for a checkpoint."""
         return []
 
     def load(self, state: list[float]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the result of :meth:`state`."""
 
 
 @dataclass(frozen=True)
 class RunOutput:
-    """Where a run leaves its traces. ``directory`` None keeps none (and ``log`` writes nothing).
+    """Output destinations: directory, logger, model saver, metrics.
 
-    ``save_model`` is called in the first process; before it ``before_save`` in all of them.
+    Without ``directory`` or ``saver`` nothing is saved.
     """
 
     directory: RunDirectory | None = None
     log: RunLog = field(default_factory=NullLog)
-    save_model: SaveModel | None = None
-    before_save: Callable[[], None] = lambda: None
+    saver: ModelSaver | None = None
     meter: Meter = field(default_factory=Meter)
 
 
 class Trainer:
-    """Everything one training run needs; :meth:`train` is the loop.
+    """State of a training run; :meth:`train` is the loop.
 
-    ``model`` is called with the inputs of a batch as keywords and returns an object with a
-    ``loss``, the mean over the batch's examples. ``step_model`` is the same model as it is to be
-    called for training (compiled, or wrapped for several processes); by default ``model`` itself.
+    Args:
+        model: called with the inputs of a micro-batch as keyword arguments, it returns an object
+            with a ``loss``.
+        optimizer: its parameter groups may have scales, see
+            :func:`~funnel_torch.training.optimizer.parameter_groups`.
+        schedule: learning rate by step.
+        batches: training data.
+        config: number of steps and intervals.
+        world: the processes.
+        output: destinations of logs and checkpoints; by default nothing is written.
+        step_model: the same model in the form called for training (compiled, or wrapped for several
+            processes); by default ``model``.
     """
 
     def __init__(
@@ -122,7 +133,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
 
     def train(self, evaluate: Callable[[], Scores] | None = None) -> Progress:
-        """Train from where :attr:`progress` stands to the last step.
+        """Train from step ``progress.step`` to the last step.
 
         ``evaluate`` is called in every process, every ``eval_steps`` and after the last step.
         """
@@ -135,18 +146,20 @@ class Trainer:
             set_learning_rate(self.optimizer, lr)
 
             loss = torch.zeros((), device=self.world.device)
-            for number, micro_batch in enumerate(micro_batches, start=1):
-                loss += self._backward(micro_batch, exchange=number == len(micro_batches))
+            for number, (inputs, weight) in enumerate(micro_batches, start=1):
+                loss += self._backward(inputs, weight, sync=number == len(micro_batches))
 
+            # Clipping needs the true gradients: fp16 gradients are scaled until here.
             self.scaler.unscale_(self.optimizer)
             total_norm = clip_gradients(parameters, config.clip)
-            # The one place where a step waits for the GPU: both numbers at once.
+            # The only point of a step that waits for the GPU: both numbers are fetched together.
             norm, mean_loss = torch.stack([total_norm, self.world.sum(loss)]).tolist()
             if math.isfinite(norm):
                 scale_gradients(self.optimizer)
                 self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+            # Skipped steps count too: schedule and data order are functions of the step number.
             progress.step += 1
             self._count(mean_loss, applied=math.isfinite(norm))
 
@@ -154,25 +167,25 @@ class Trainer:
                 self._log(lr, norm, clock)
             if evaluate is not None and self._is_due(config.eval_steps):
                 with clock.stopped():
-                    self._keep_if_best(evaluate())
+                    self._update_best(evaluate())
                 self.step_model.train()
             if self._is_due(config.save_steps):
                 with clock.stopped():
                     self.save()
         return progress
 
-    def _backward(self, micro_batch: MicroBatch, exchange: bool) -> Tensor:
-        """Add a micro-batch's gradients; returns its part of the step's mean loss.
+    def _backward(self, inputs: Mapping[str, Any], weight: float, sync: bool) -> Tensor:
+        """Add the gradients of a micro-batch; return its part of the loss of the step.
 
-        Processes average their gradients, so each weighs its part by their number. They do it in
-        the last micro-step only (``exchange``).
+        Gradients are averaged over the processes, in the last micro-step only (``sync``). The loss
+        is multiplied by the number of processes, so that the average becomes the sum.
         """
         world = self.world
-        inputs = to_device(micro_batch.inputs, world.device)
-        with contextlib.nullcontext() if exchange else no_sync(self.step_model):
+        inputs = to_device(inputs, world.device)
+        with contextlib.nullcontext() if sync else no_sync(self.step_model):
             with autocast(world.device, self.config.precision):
                 output = self.step_model(**inputs)
-                loss = output.loss * micro_batch.share
+                loss = output.loss * weight
             self.scaler.scale(loss * world.size).backward()
         self.output.meter.update(output)
         return loss.detach()
@@ -202,7 +215,7 @@ class Trainer:
         progress.loss_sum, progress.loss_steps = 0.0, 0
         seconds = clock.seconds_per_step(progress.step)
         rate = batches.examples_per_step / seconds
-        figures = self.output.meter.report(seconds)
+        metrics = self.output.meter.report(seconds)
         self.output.log.log(
             progress.step,
             "train",
@@ -211,7 +224,7 @@ class Trainer:
             grad_norm=norm,
             skipped=progress.skipped,
             examples_per_second=round(rate, 2),
-            **figures,
+            **metrics,
         )
         left = time.strftime(
             "%H:%M:%S", time.gmtime(seconds * (self.config.total_steps - progress.step))
@@ -219,11 +232,12 @@ class Trainer:
         logger.info(
             "step %d/%d, epoch %.2f | loss %.4f | lr %.2e | norm %.2f | %.1f ex/s | left %s%s%s",
             *(progress.step, self.config.total_steps, progress.step / batches.steps_per_epoch),
-            *(loss, lr, norm, rate, left, self.output.meter.describe(figures)),
+            *(loss, lr, norm, rate, left, self.output.meter.describe(metrics)),
             f" | {progress.skipped} skipped" if progress.skipped else "",
         )
 
-    def _keep_if_best(self, scores: Scores) -> None:
+    def _update_best(self, scores: Scores) -> None:
+        """Log the scores of an evaluation; save the model if it is the best so far."""
         progress = self.progress
         for split, metrics in scores.items():
             self.output.log.log(progress.step, split, **metrics)
@@ -235,44 +249,48 @@ class Trainer:
             return
         progress.best_step, progress.best_score = progress.step, score
         progress.best = {name: dict(values) for name, values in scores.items()}
-        result = {"split": split, "metric": metric, "score": score, "step": progress.step}
-        result["epoch"] = progress.step / self.batches.steps_per_epoch
-        self._write(
-            lambda directory, save: directory.save_best(save, {**result, "scores": progress.best})
-        )
+        result = {
+            "split": split,
+            "metric": metric,
+            "score": score,
+            "step": progress.step,
+            "epoch": progress.step / self.batches.steps_per_epoch,
+            "scores": progress.best,
+        }
+        directory, saver = self.output.directory, self.output.saver
+        if directory is not None and saver is not None:
+            saver.gather()
+            self.world.on_rank_zero(directory.save_best, saver.save, result)
 
     def _is_better(self, score: float) -> bool:
-        """Whether a score beats the best so far; any number beats none and NaN."""
+        """Return whether a score is better than the best so far; any number is better than NaN."""
         best = self.progress.best_score
         if self.progress.best_step < 0 or math.isnan(best):
             return self.progress.best_step < 0 or not math.isnan(score)
         return score > best if self.config.higher_is_better else score < best
 
     def save(self) -> None:
-        """Write the newest checkpoint; every process has to call it."""
+        """Write the last checkpoint; to be called in every process."""
+        directory, saver = self.output.directory, self.output.saver
+        if directory is None or saver is None:
+            return
         progress, total = self.progress, self.config.total_steps
-        random_states = self.world.gather(capture_random_state(self.world.device))
         state = {
             "progress": asdict(progress),
-            "optimizer": whole_state(self.optimizer),
+            "optimizer": full_optimizer_state(self.optimizer),
             "meter": self.output.meter.state(),
             "scaler": self.scaler.state_dict(),
-            "random": random_states,
+            "random": self.world.gather(get_rng_state(self.world.device)),
         }
         summary = {"step": progress.step, "total_steps": total, "finished": progress.step >= total}
-        self._write(lambda directory, save: directory.save_last(save, state, summary))
-
-    def _write(self, write: Callable[[RunDirectory, SaveModel], None]) -> None:
-        directory, save_model = self.output.directory, self.output.save_model
-        if directory is not None and save_model is not None:
-            self.output.before_save()
-            self.world.on_rank_zero(lambda: write(directory, save_model))
+        saver.gather()
+        self.world.on_rank_zero(directory.save_last, saver.save, state, summary)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`save` wrote; the model's weights are loaded by the caller.
+        """Restore the state that :meth:`save` wrote; the caller loads the weights of the model.
 
         Raises:
-            RunError: the checkpoint was made by another number of processes.
+            RunError: the checkpoint was written by another number of processes.
         """
         random_states = state["random"]
         if len(random_states) != self.world.size:
@@ -281,20 +299,20 @@ class Trainer:
                 f"this run has {self.world.size}: resume with the same number"
             )
         self.progress = Progress(**state["progress"])
-        load_whole_state(self.optimizer, state["optimizer"])
+        load_full_optimizer_state(self.optimizer, state["optimizer"])
         self.output.meter.load(state.get("meter", []))
         self.scaler.load_state_dict(state["scaler"])
-        restore_random_state(random_states[self.world.rank], self.world.device)
+        set_rng_state(random_states[self.world.rank], self.world.device)
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Run in ``precision`` where that is safe; parameters stay fp32."""
-    dtype = _DTYPES[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+def compiled(model: nn.Module) -> nn.Module:
+    """Return ``model`` compiled, sharing its parameters."""
+    # Static shapes: with symbolic lengths the compiler (torch 2.13) fails on the pooled ones.
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 class _Clock:
-    """Seconds per training step since the last look, evaluation and saving left out."""
+    """Measures seconds per training step, without evaluation and saving."""
 
     def __init__(self, step: int) -> None:
         self._step, self._since, self._away = step, time.perf_counter(), 0.0

@@ -63,8 +63,8 @@ def mask_records(
         randoms: see :func:`sample_randoms`.
 
     Returns:
-        The features described in :mod:`funnel_tf.models.electra`, and ``is_target``, float32
-        [B, T]. All shapes are static.
+        The arrays of :class:`funnel.pretraining.masking.MaskedBatch` by name: ids and positions
+        int32, masks float32. All shapes are static.
     """
     config, special = masker.config, masker.special
     origin = records.input_ids

@@ -11,13 +11,13 @@ from funnel.checkpoints import Checkpoint
 from funnel.config.model import ModelConfig
 from funnel.features.feature_extraction import ModelParts, detect_parts
 from funnel.utils.errors import CheckpointError
+from funnel.utils.text import join_names
 from funnel_tf.models.heads import discriminator_logits
 from funnel_tf.models.modeling import ModelInputs, funnel_decoder, funnel_encoder, funnel_summary
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import assign_tensors
 
 Ids = np.ndarray
-_SHOWN = 8  # names in a message
 
 
 class FeatureExtractor:
@@ -53,8 +53,7 @@ class FeatureExtractor:
         problems = [f"missing {name}" for name in report.missing]
         problems += [f"wrong shape: {text}" for text in report.mismatched]
         if problems:
-            more = len(problems) - _SHOWN
-            shown = "; ".join(problems[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+            shown = join_names(problems, separator="; ")
             raise CheckpointError(f"{checkpoint.metadata.get('path')}: does not fit: {shown}")
 
     def extract(

@@ -11,9 +11,11 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints import detect, load_checkpoint
+from funnel.checkpoints.base import describe_mismatches
 from funnel.checkpoints.names import is_optimizer_state
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
+from funnel.utils.text import join_names
 from funnel_tf.models.variables import variable_name
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,9 @@ def init_from_checkpoint(checkpoint: str, variables: Sequence[tf.Variable]) -> I
     _raise_mismatches(reader, report.missing, report.mismatched)
     logger.info("%s: %d variables restored", reader.prefix, len(report.restored))
     if report.fresh:
-        logger.warning("%s: lacks %s, which start fresh", reader.prefix, _shorten(report.fresh))
+        logger.warning(
+            "%s: lacks %s, which start fresh", reader.prefix, join_names(report.fresh, _SHOWN)
+        )
     tf.train.init_from_checkpoint(str(reader.prefix), {name: name for name in report.restored})
     return report
 
@@ -104,19 +108,11 @@ def _raise_mismatches(
 ) -> None:
     """Raise CheckpointError unless both lists are empty."""
     problems = {"missing": missing, "of another shape": mismatched}
-    parts = [
-        f"{len(names)} {problem}: {_shorten(names)}" for problem, names in problems.items() if names
-    ]
-    if parts:
+    if told := describe_mismatches(problems, _SHOWN):
         raise CheckpointError(
-            f"{reader.prefix}: does not fit the model: {'; '.join(parts)} "
+            f"{reader.prefix}: does not fit the model: {told} "
             "(do --model_config and the flags of the head describe this checkpoint?)"
         )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def as_tf_checkpoint(path: str, directory: Path, config_path: str = "") -> str:

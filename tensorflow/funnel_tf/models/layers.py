@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from funnel.checkpoints.names import MAX_POSITIONS
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import get_constant, get_embeddings, get_kernel
@@ -137,13 +136,13 @@ def _absolute_embeddings(
 ) -> tf.Tensor:
     """Return position embeddings [T, E], plus those of the segments if given: [B, T, E]."""
     length = input_ids.shape.as_list()[1]
-    if length > MAX_POSITIONS:
+    if length > MAX_ABSOLUTE_POSITIONS:
         raise DataError(
             f"input of {length} tokens: a model with absolute positions (rel_attn_type null) "
-            f"takes at most {MAX_POSITIONS}"
+            f"takes at most {MAX_ABSOLUTE_POSITIONS}"
         )
     with tf.variable_scope("position_embedding"):
-        positions = get_embeddings((MAX_POSITIONS, config.d_embed), config, options)
+        positions = get_embeddings((MAX_ABSOLUTE_POSITIONS, config.d_embed), config, options)
     with tf.variable_scope("segment_embedding"):
         segments = get_embeddings((2, config.d_embed), config, options)
     added = tf.slice(positions, [0, 0], [length, -1])

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.config.model import read_json_object
 from funnel.utils.files import atomic_write_json
+from funnel.utils.json_files import read_json_object
 from funnel.utils.logging import RunLog
-from funnel_tf.training.run_directory import BEST_RESULT, SavedStep, retain, saved_steps
+from funnel.utils.run_directory import BEST_RESULT
+from funnel_tf.training.run_directory import SavedStep, retain, saved_steps
 
 logger = logging.getLogger(__name__)
 

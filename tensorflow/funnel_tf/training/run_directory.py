@@ -1,42 +1,29 @@
-"""The directory of a run: who may train in it, which checkpoints it holds, which is the best.
+"""The directory of a training run: its checkpoints, which to keep, and how it is resumed.
 
-run_config.json      the resolved settings, written before the first step
-net_config.json      the model's configuration; vocabulary and labels beside it
+run_config.json      settings, seed and command line, written before the first step
+net_config.json      the model's configuration, with vocabulary and labels next to it
 model.ckpt-STEP.*    checkpoints with optimizer state, as TensorFlow writes them
 metrics.jsonl, events.out.tfevents.*    loss and scores over steps
-best_result.json     the best checkpoint's name and scores
-progress.json        how far the run came; written at its end
+best_result.json     name and scores of the best checkpoint
+progress.json        last step, written at the end of the run
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funnel.checkpoints.base import copy_vocabulary, write_labels
-from funnel.config.model import NET_CONFIG, ModelConfig, read_json_object
+from funnel.checkpoints.base import LABELS_FILE, write_side_files
+from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
-
-logger = logging.getLogger(__name__)
-
-RUN_CONFIG = "run_config.json"
-BEST_RESULT = "best_result.json"
-PROGRESS = "progress.json"
+from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
 
 _CHECKPOINT = re.compile(r"(.*-(\d+))\.index")
-# Everything a run writes: what starting anew deletes, and nothing else.
-_OURS = (
-    *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", "labels.json", STATE_FILE),
-    *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
-)
 
 
 @dataclass(frozen=True)
@@ -47,98 +34,67 @@ class SavedStep:
     prefix: Path
 
 
-class RunDirectory:
-    """Claims ``path`` for a training run with given ``settings``; writes nothing yet.
+class RunDirectory(BaseRunDirectory):
+    """Directory of a TensorFlow run; the constructor writes nothing.
 
-    ``settings`` are what decides the result: a directory belongs to the run whose settings it
-    records. ``overwrite`` starts anew where another run, or this one, stands.
+    Args:
+        path, settings, overwrite: see :class:`~funnel.utils.run_directory.BaseRunDirectory`.
 
     Raises:
-        RunError: the directory belongs to another run, or to this one and that is finished.
+        RunError: the directory belongs to another run, or to this one and it is finished.
     """
+
+    overwrite_flag = "--overwrite_run"
+    evaluate_flag = "--do_train=False"
+    own_files = (
+        *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
+        *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
+    )
 
     def __init__(
         self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
-        self.path = Path(path)
-        # What JSON makes of them is what a later run will compare with.
-        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-        self._anew = overwrite
-        self._before: dict[str, Any] = {}
-        # Without a checkpoint nothing has begun, whatever a failed start has recorded.
+        super().__init__(path, settings, overwrite=overwrite)
+        # Without a checkpoint no run has begun, even if a failed start has left a record.
         if overwrite or not (self.path / STATE_FILE).is_file():
             return
-        record = self.path / RUN_CONFIG
-        if not record.is_file():
+        if not (self.path / RUN_CONFIG).is_file():
             raise RunError(
                 f"{self.path}: holds checkpoints but no {RUN_CONFIG}; choose another --model_dir, "
                 "or --overwrite_run deletes them"
             )
-        self._before = read_json_object(record)
-        self._check_same()
-
-    def _check_same(self) -> None:
-        old, new = self._before.get("settings", {}), self.settings
-        changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        if changed:
-            key = changed[0]
-            raise RunError(
-                f"{self.path}: another run stands there (--{key} was {old.get(key)!r}, now "
-                f"{new.get(key)!r}); choose another --model_dir, or --overwrite_run deletes it"
-            )
-        progress = self.path / PROGRESS
-        if progress.is_file() and read_json_object(progress).get("finished"):
-            raise RunError(
-                f"{self.path}: this run is finished; --do_train=False evaluates it again, "
-                "--overwrite_run deletes it and starts anew"
-            )
-
-    @property
-    def seed(self) -> int | None:
-        """The seed with which this run began; None if it has not."""
-        return self._before.get("seed")
+        self._load_record()
+        self._refuse_finished(self.path / PROGRESS)
 
     @property
     def step(self) -> int:
-        """The step to go on from, 0 for a fresh run."""
-        return 0 if self._anew else latest_step(self.path)
+        """The step to resume from, 0 for a new run."""
+        return 0 if self.overwrites else latest_step(self.path)
 
     def create(
         self, config: ModelConfig, information: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> None:
-        """Make the directory and say what runs there.
+        """Create the directory and record the run; a resumed run keeps its record.
 
-        ``information`` (the seed must be among it) is recorded but not compared; ``metadata`` is
-        what checkpoints say beside their weights: vocab_path, labels, cls_scope, problem_type.
+        Args:
+            config: written to ``net_config.json``.
+            information: recorded but not compared: seed and command line.
+            metadata: facts that checkpoints need besides their weights: vocab_path, labels,
+                cls_scope, problem_type.
         """
-        if self._anew:
-            delete_run(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self._before:
-            content = {"settings": self.settings, **information, "model": config.to_dict()}
-            atomic_write_json(self.path / RUN_CONFIG, content)
-        # These describe the checkpoints: a kill may have come between the record and them.
+        self._write_record({**information, "model": config.to_dict()})
+        # Also when resuming: a kill may have come between the record and these files.
         config.save_net_config(self.path / NET_CONFIG)
-        write_labels(metadata, self.path)
-        copy_vocabulary(metadata, self.path)
+        write_side_files(metadata, self.path)
 
     def finish(self, step: int, total_steps: int) -> None:
-        """Record that everything this run was asked for is done."""
+        """Record the last step, and whether the run is finished."""
         progress = {"step": step, "total_steps": total_steps, "finished": step >= total_steps}
         atomic_write_json(self.path / PROGRESS, progress)
 
 
-def delete_run(path: Path) -> None:
-    """Delete what a run left in ``path``, and nothing else."""
-    for item in (item for pattern in _OURS for item in path.glob(pattern)):
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
-
-
 def latest_step(model_dir: str | Path) -> int:
-    """The step of the newest checkpoint of ``model_dir``, 0 without one."""
+    """Return the step of the newest checkpoint of ``model_dir``, 0 without one."""
     if not (Path(model_dir) / STATE_FILE).is_file():
         return 0
     prefix = resolve_prefix(model_dir)
@@ -147,7 +103,7 @@ def latest_step(model_dir: str | Path) -> int:
 
 
 def saved_steps(folder: str | Path, after: int = -1, upto: int = 10**9) -> list[SavedStep]:
-    """The checkpoints of ``folder`` with ``after`` < step <= ``upto``, by step.
+    """Return the checkpoints of ``folder`` with ``after`` < step <= ``upto`` in order of steps.
 
     Raises:
         CheckpointError: there is none.
@@ -163,9 +119,9 @@ def saved_steps(folder: str | Path, after: int = -1, upto: int = 10**9) -> list[
 
 
 def retain(folder: str | Path, steps: Collection[int]) -> list[int]:
-    """Delete the checkpoints of ``folder`` but those of ``steps``; returns the steps deleted.
+    """Delete all checkpoints of ``folder`` except those of ``steps``; return the deleted steps.
 
-    The ``checkpoint`` file is rewritten first: it never names what is gone.
+    The ``checkpoint`` file is rewritten first, so that it never names a deleted checkpoint.
     """
     folder = Path(folder)
     every = saved_steps(folder)

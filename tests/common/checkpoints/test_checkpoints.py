@@ -1,4 +1,4 @@
-"""Loading and saving whole checkpoints in TensorFlow and Hugging Face layouts, no framework."""
+"""Loading and saving checkpoints in TensorFlow and Hugging Face layouts without a framework."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_round_trips_are_bit_identical(tmp_path, variant, heads):
     assert save_checkpoint(first, tmp_path / "tf", "tf") == []
     from_tf = load_checkpoint(tmp_path / "tf")
     assert_same(from_tf.tensors, first.tensors)
-    assert from_tf.config == config.replace(truncate_seq=True)  # net_config.json does not say
+    assert from_tf.config == config.replace(truncate_seq=True)  # not in net_config.json
     from_tf.config = config
     save_checkpoint(from_tf, tmp_path / "hf", "hf")
     from_hf = load_checkpoint(tmp_path / "hf")
@@ -52,7 +52,7 @@ def test_round_trips_are_bit_identical(tmp_path, variant, heads):
 
 
 @pytest.mark.parametrize(
-    ("heads", "architecture", "beside"),
+    ("heads", "architecture", "extra_parts"),
     [
         ("none", "FunnelModel", ()),
         ("classifier", "FunnelForSequenceClassification", ("decoder/",)),
@@ -65,13 +65,13 @@ def test_round_trips_are_bit_identical(tmp_path, variant, heads):
         ("electra", "FunnelForPreTraining", ("lm_proj", "lm_loss", "generator/")),
     ],
 )
-def test_what_transformers_cannot_hold_is_kept_beside_and_reported(
-    tmp_path, heads, architecture, beside
+def test_tensors_that_transformers_lacks_are_kept_and_reported(
+    tmp_path, heads, architecture, extra_parts
 ):
     checkpoint = random_checkpoint(TINY, HEADS[heads])
     kept = save_checkpoint(checkpoint, tmp_path / "m", "hf")
     assert json.loads((tmp_path / "m/config.json").read_text())["architectures"] == [architecture]
-    assert kept == sorted(n for n in checkpoint.tensors if any(part in n for part in beside))
+    assert kept == sorted(n for n in checkpoint.tensors if any(part in n for part in extra_parts))
     extra = tmp_path / "m/funnel_extra.safetensors"
     assert extra.exists() == bool(kept)
     if kept:
@@ -182,7 +182,7 @@ def test_a_config_that_does_not_fit_names_all_problems_in_one_line(tmp_path):
     assert "1 missing: model/binary_loss/bias; 1 unexpected: model/surplus; " in message
     # 4 layers of the encoder and 2 of the decoder, 11 variables with heads each; 8 are shown.
     assert "66 of another shape: model/encoder/layer_0/rel_attn/q/kernel [12, 2, 5] " in message
-    assert message.endswith(", and 58 more")
+    assert message.endswith(" and 58 more")
 
 
 def test_the_same_for_a_hugging_face_directory(tmp_path):
@@ -194,7 +194,7 @@ def test_the_same_for_a_hugging_face_directory(tmp_path):
         load_checkpoint(tmp_path / "m")
 
 
-def test_a_config_path_replaces_the_one_beside(tmp_path):
+def test_a_config_path_replaces_the_one_next_to_the_weights(tmp_path):
     save_checkpoint(random_checkpoint(TINY), tmp_path / "m", "tf")
     config = tmp_path / "m/net_config.json"
     config.rename(tmp_path / "elsewhere.json")
@@ -316,7 +316,7 @@ def test_safetensors_are_the_same_bytes_every_time(tmp_path):
     assert len(written) == 1
 
 
-def test_weights_are_as_readable_as_the_files_beside_them(tmp_path):
+def test_weights_have_the_permissions_of_the_other_files(tmp_path):
     save_checkpoint(random_checkpoint(TINY), tmp_path / "m", "hf")
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "m").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
@@ -327,7 +327,7 @@ def test_truncated_safetensors(tmp_path, size):
     save_checkpoint(random_checkpoint(TINY), tmp_path, "hf")
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match=r"model.safetensors: .*(truncated|damaged)"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: .*(truncated|corrupt)"):
         load_checkpoint(tmp_path)
 
 
@@ -344,7 +344,7 @@ def test_truncated_safetensors(tmp_path, size):
         b'{"__metadata__": 1, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
     ],
 )
-def test_hostile_safetensors_headers(tmp_path, header):
+def test_malformed_safetensors_headers(tmp_path, header):
     path = tmp_path / "m.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(CheckpointError, match=re.escape(str(path))):

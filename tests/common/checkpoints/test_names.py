@@ -132,26 +132,26 @@ def test_heads(head):
     assert added == {f"model/{name}": shape for name, shape in HEADS[head].items()}
 
 
-def test_the_generator_is_a_narrow_tree_without_an_input_table():
+def test_the_generator_is_narrow_and_has_no_embedding_table():
     shapes = names.expected_shapes(B4, heads=["generator"])
-    tree = {name: shape for name, shape in shapes.items() if name.startswith("generator/")}
-    assert tree["generator/encoder/input_projection/kernel"] == (768, 192)
-    assert tree["generator/encoder/layer_0/rel_attn/q/kernel"] == (192, 3, 64)
-    assert tree["generator/decoder/layer_13/ff/layer_1/kernel"] == (192, 768)
-    assert tree["generator/lm_proj/dense/kernel"] == (192, 768)
-    assert tree["generator/lm_loss/bias"] == (30522,)
-    assert len(tree) == 2 + 14 * 20 + 4 + 1
-    assert not any("input/" in name for name in tree)
+    found = {name: shape for name, shape in shapes.items() if name.startswith("generator/")}
+    assert found["generator/encoder/input_projection/kernel"] == (768, 192)
+    assert found["generator/encoder/layer_0/rel_attn/q/kernel"] == (192, 3, 64)
+    assert found["generator/decoder/layer_13/ff/layer_1/kernel"] == (192, 768)
+    assert found["generator/lm_proj/dense/kernel"] == (192, 768)
+    assert found["generator/lm_loss/bias"] == (30522,)
+    assert len(found) == 2 + 14 * 20 + 4 + 1
+    assert not any("input/" in name for name in found)
 
 
 def test_the_parts_of_a_checkpoint_are_recognised():
     heads = ["summary", "classification", "mlm", "discriminator", "generator", "squad"]
     generator = TINY.replace(**GENERATOR)
-    whole = names.expected_shapes(TINY, heads=heads, num_labels=5, generator=generator)
-    assert names.shapes_for(TINY, whole) == whole
+    expected = names.expected_shapes(TINY, heads=heads, num_labels=5, generator=generator)
+    assert names.shapes_for(TINY, expected) == expected
     core = names.expected_shapes(TINY, decoder=False)
     assert names.shapes_for(TINY, core) == core
-    one = dict(list(whole.items())[:1]) | {"model/lm_proj/dense/bias": (12,)}
+    one = dict(list(expected.items())[:1]) | {"model/lm_proj/dense/bias": (12,)}
     assert "model/lm_proj/layer_norm/beta" in names.shapes_for(TINY, one)
 
 

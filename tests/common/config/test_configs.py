@@ -1,4 +1,4 @@
-"""Every shipped config loads, is complete, and is the size that its name says."""
+"""Every shipped config loads, is complete, and has the size in its name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Lengths and positions against the rules in words, spelled out with lists."""
+"""Lengths and positions against pooling of explicit lists."""
 
 import itertools
 
@@ -13,7 +13,7 @@ CASES = list(itertools.product((True, False), (True, False), (2, 3)))
 LENGTHS = range(1, 40)
 
 
-def config_of(separate_cls, truncate_seq, pooling_size, blocks="1_1_1_1"):
+def build_config(separate_cls, truncate_seq, pooling_size, blocks="1_1_1_1"):
     return ModelConfig(
         vocab_size=10, d_model=8, d_embed=8, n_head=1, d_head=8, d_inner=8, block_size=blocks,
         separate_cls=separate_cls, truncate_seq=truncate_seq, pooling_size=pooling_size,
@@ -37,7 +37,7 @@ def literal_positions(separate_cls, truncate_seq, size, length):
 
 @pytest.mark.parametrize(("separate_cls", "truncate_seq", "size"), CASES)
 def test_positions(separate_cls, truncate_seq, size):
-    config = config_of(separate_cls, truncate_seq, size)
+    config = build_config(separate_cls, truncate_seq, size)
     for length in LENGTHS:
         geometry = encoder_geometry(config, length)
         expected = literal_positions(separate_cls, truncate_seq, size, length)
@@ -51,7 +51,7 @@ def test_positions(separate_cls, truncate_seq, size):
 
 @pytest.mark.parametrize(("separate_cls", "truncate_seq", "size"), CASES)
 def test_relative_range_places_every_distance(separate_cls, truncate_seq, size):
-    config = config_of(separate_cls, truncate_seq, size)
+    config = build_config(separate_cls, truncate_seq, size)
     pairs = []
     for length in LENGTHS[::3]:
         geometry = encoder_geometry(config, length)
@@ -68,7 +68,7 @@ def test_relative_range_places_every_distance(separate_cls, truncate_seq, size):
 
 
 def test_lengths_of_powers_of_two_stay_powers_of_two():
-    lengths = [block.length for block in encoder_geometry(config_of(True, True, 2), 512)]
+    lengths = [block.length for block in encoder_geometry(build_config(True, True, 2), 512)]
     assert lengths == [512, 256, 128, 64]
-    lengths = [block.length for block in encoder_geometry(config_of(True, False, 2), 8)]
+    lengths = [block.length for block in encoder_geometry(build_config(True, False, 2), 8)]
     assert lengths == [8, 5, 3, 2]

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoint files: round trips, finding them, and every kind of damage."""
+"""TensorFlow checkpoint files: round trips, resolving prefixes, every kind of corruption."""
 
 import resource
 
@@ -193,7 +193,7 @@ def test_random_messages_never_crash_the_parser(fuzzed, message):
         (b"\xff" * 11 + bytes(8), "64 bits"),
     ],
 )
-def test_hostile_blocks(tmp_path, block, told):
+def test_malformed_blocks(tmp_path, block, told):
     content = block + (1).to_bytes(4, "little")
     path = tmp_path / "m.index"
     path.write_bytes(_table_of(content))

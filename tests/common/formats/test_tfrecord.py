@@ -1,4 +1,4 @@
-"""TFRecord files and Examples: exact bytes, every kind of damage, resuming, bounded memory."""
+"""TFRecord files and Examples: exact bytes, corruption, resuming, bounded memory."""
 
 import struct
 import tracemalloc
@@ -75,7 +75,7 @@ def test_resuming_where_nothing_is(path):
         list(read_records(path, 6))
     with pytest.raises(DataError, match="no record starts at byte 9999: the file has"):
         list(read_records(path, 6, 9999))
-    with pytest.raises(DataError, match=r"record 1 \(byte 3\): damaged"):
+    with pytest.raises(DataError, match=r"record 1 \(byte 3\): corrupt"):
         list(read_records(path, 1, 3))
 
 
@@ -103,15 +103,15 @@ def test_a_failing_source_leaves_the_old_file(path):
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_damage_to_any_byte_is_found_named_and_skipped_only_on_request(path, mask):
-    whole, records = path.read_bytes(), list(read_records(path))
-    for position in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[position] ^= mask
-        path.write_bytes(damaged)
+def test_a_corrupt_byte_is_found_named_and_skipped_only_on_request(path, mask):
+    content, records = path.read_bytes(), list(read_records(path))
+    for position in range(len(content)):
+        corrupt = bytearray(content)
+        corrupt[position] ^= mask
+        path.write_bytes(corrupt)
         hit = next(record for record in records if position < record.end)
         rest = [record for record in records if record != hit]
-        name = rf"{path.name}, record {hit.index} \(byte {hit.offset}\): damaged: "
+        name = rf"{path.name}, record {hit.index} \(byte {hit.offset}\): corrupt: "
 
         reader = read_records(path)
         assert [next(reader) for _ in range(hit.index)] == records[: hit.index]
@@ -119,29 +119,29 @@ def test_damage_to_any_byte_is_found_named_and_skipped_only_on_request(path, mas
             next(reader)
 
         errors = []
-        assert list(read_records(path, on_damage=errors.append)) == rest
+        assert list(read_records(path, on_error=errors.append)) == rest
         assert len(errors) == 1 and isinstance(errors[0], DataError)
-        # Numbers count damaged records too, so resuming by number finds the same records.
-        assert list(read_records(path, 3, on_damage=errors.append)) == [
+        # Numbers count corrupt records too, so resuming by number finds the same records.
+        assert list(read_records(path, 3, on_error=errors.append)) == [
             record for record in rest if record.index >= 3
         ]
 
 
 def test_a_file_cut_short_at_any_byte(path):
-    whole, records = path.read_bytes(), list(read_records(path))
+    content, records = path.read_bytes(), list(read_records(path))
     borders = {0, *(record.end for record in records)}
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
         complete = [record for record in records if record.end <= size]
         errors = []
-        assert list(read_records(path, on_damage=errors.append)) == complete
+        assert list(read_records(path, on_error=errors.append)) == complete
         assert len(errors) == (size not in borders)
         if errors:
             assert f"record {len(complete)} " in str(errors[0])
             assert "the file ends inside" in str(errors[0])
 
 
-def test_reading_goes_on_after_a_long_hole(tmp_path):
+def test_reading_continues_after_a_long_hole(tmp_path):
     """A block of zeros, as a crash leaves it, over the start of a record and much of its data."""
     records = [bytes([65 + i]) * 3000 for i in range(5)]
     write_records(tmp_path / "a", records)
@@ -149,7 +149,7 @@ def test_reading_goes_on_after_a_long_hole(tmp_path):
     data[3016 * 2 : 3016 * 2 + 2000] = bytes(2000)
     (tmp_path / "a").write_bytes(data)
     errors = []
-    left = list(read_records(tmp_path / "a", on_damage=errors.append))
+    left = list(read_records(tmp_path / "a", on_error=errors.append))
     assert [(r.index, r.data[:1]) for r in left] == [(0, b"A"), (1, b"B"), (3, b"D"), (4, b"E")]
     assert len(errors) == 1
 
@@ -289,7 +289,7 @@ def test_records_that_are_no_wanted_examples(tmp_path):
     good = encode_example({"x": np.array([1]), "y": np.array([2])})
     write_records(path, [good, b"\xff\xff", encode_example({"x": np.array([3])}), good])
     errors = []
-    found = list(read_examples(path, ["x", "y"], on_damage=errors.append))
+    found = list(read_examples(path, ["x", "y"], on_error=errors.append))
     assert [(record.index, features["y"].tolist()) for record, features in found] == [
         (0, [2]),
         (3, [2]),

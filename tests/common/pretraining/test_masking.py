@@ -29,7 +29,7 @@ from masking_reference import (
     mean_run,
     random_records,
     reference_masking,
-    row_of,
+    take_row,
 )
 
 T, P = 512, 85
@@ -53,7 +53,7 @@ def many(strategy, count=3000, length=T, num_predict=P, tokens_per_word=1.3):
 
 
 def is_near(share, expected, trials, deviations=4.5):
-    """Whether a share of independent trials is within the binomial error of what is expected."""
+    """Whether a fraction of independent trials is within the binomial error of its expectation."""
     return abs(share - expected) < deviations * np.sqrt(expected * (1 - expected) / trials)
 
 
@@ -134,7 +134,7 @@ def test_span_lengths_follow_their_distribution_before_clipping(shortest, longes
 
 @pytest.mark.parametrize("unit", ["token_span", "word_span"])
 def test_spans_keep_apart(unit):
-    """Each span in its own slot: seldom two touch, as spans strewn at random do."""
+    """Spans in separate slots touch less often than spans at independent random positions."""
     rng = np.random.default_rng(3)
     for length, num_predict, expected in ((64, 10, 2.2), (T, P, 2.42)):
         # Words of one token, so that both strategies count alike.
@@ -150,7 +150,7 @@ def test_spans_keep_apart(unit):
 
 
 def test_span_targets_reach_everywhere():
-    """No position is out of reach: the record's end gets as many targets as its middle."""
+    """All positions are equally likely: the end of a record has as many targets as its middle."""
     for strategy in ("token_span", "word_span"):
         _, _, batch = many(strategy)
         parts = np.array_split(batch.is_target[:, 1:-1].mean(0), 8)
@@ -190,18 +190,18 @@ def test_whole_words_are_uniform_over_words():
 @pytest.mark.parametrize("stride", [0, 1, 4])
 @pytest.mark.parametrize("padded", [False, True])
 @STRATEGIES
-def test_equals_one_record_at_a_time_with_the_same_draws(strategy, padded, stride):
+def test_equals_one_record_at_a_time_with_the_same_random_numbers(strategy, padded, stride):
     rng = np.random.default_rng([stride, padded])
     for num_predict in (1, 6, 20, 36):  # 36 of 40: spans overlap, and truncated records lack text
         config = MaskingConfig(
             40, num_predict, strategy, 0.2, 0.3, 2, 4, max_word=9, truncate_stride=stride
         )
         inputs, segments, boundaries = random_records(rng, 60, 40, 1.4, padded)
-        draws = sample_randoms(config, generators(60, epoch=num_predict))
-        batch = Masker(config, SPECIAL, VOCAB_SIZE).apply(inputs, segments, boundaries, draws)
+        randoms = sample_randoms(config, generators(60, epoch=num_predict))
+        batch = Masker(config, SPECIAL, VOCAB_SIZE).apply(inputs, segments, boundaries, randoms)
         for row in range(60):
             origin, masked, targets = reference_masking(
-                inputs[row], boundaries[row], config, row_of(draws, row)
+                inputs[row], boundaries[row], config, take_row(randoms, row)
             )
             assert np.flatnonzero(batch.is_target[row]).tolist() == targets
             assert batch.origin_input[row].tolist() == origin
@@ -220,13 +220,15 @@ def test_equals_one_record_at_a_time_with_the_same_draws(strategy, padded, strid
 def test_masks_say_what_is_hidden_and_what_is_padding():
     inputs, segments, boundaries = random_records(np.random.default_rng(1), 50, 40, padded=True)
     batch = masker_for(seq_len=40, num_predict=9).mask(inputs, segments, boundaries, generators(50))
-    assert np.array_equal(batch.pad_mask, inputs == SPECIAL.pad_id)
+    assert np.array_equal(batch.attention_mask, inputs != SPECIAL.pad_id)
     hidden = batch.masked_input == SPECIAL.mask_id
-    assert np.array_equal(batch.input_mask, batch.pad_mask | hidden)
+    assert np.array_equal(batch.mlm_attention_mask, batch.attention_mask & ~hidden)
     assert hidden.any() and not (hidden & ~batch.is_target).any()
-    assert np.array_equal(batch.origin_input, inputs) and np.array_equal(batch.seg_id, segments)
-    ids = ("masked_input", "origin_input", "seg_id", "target", "target_positions")
-    for name, array in batch._asdict().items():
+    assert np.array_equal(batch.origin_input, inputs)
+    assert np.array_equal(batch.token_type_ids, segments)
+    ids = ("masked_input", "origin_input", "token_type_ids", "target", "target_positions")
+    assert batch.noise_seeds.shape == (50,) and batch.corrupt == ()
+    for name, array in zip(batch._fields[:-2], batch, strict=False):
         assert array.dtype == (np.int64 if name in ids else bool), name
         assert array.shape == (50, 9 if name.startswith("target") else 40), name
 
@@ -247,10 +249,10 @@ def test_a_truncated_record_ends_in_sep_and_padding():
         assert np.array_equal(batch.origin_input[:, :28], inputs[:, :28])
         assert (batch.origin_input[:, 28:] == [SPECIAL.sep_id] + [SPECIAL.pad_id] * 3).all()
         assert np.array_equal(batch.masked_input[:, 28:], batch.origin_input[:, 28:])
-        assert np.array_equal(batch.seg_id, segments)
+        assert np.array_equal(batch.token_type_ids, segments)
         assert batch.target_mask.all() and not batch.is_target[:, 28:].any()
         assert batch.is_target[:, 27].any()
-        assert (batch.pad_mask == (np.arange(32) > 28)).all()
+        assert (batch.attention_mask == (np.arange(32) <= 28)).all()
 
 
 def test_the_stride_of_truncation_follows_from_the_model():
@@ -266,10 +268,10 @@ def test_the_stride_of_truncation_follows_from_the_model():
 
 
 @STRATEGIES
-def test_a_record_is_masked_alike_in_any_batch_and_anew_every_epoch(strategy):
+def test_a_record_is_masked_alike_in_any_batch_and_differently_every_epoch(strategy):
     inputs, segments, boundaries = random_records(np.random.default_rng(2), 12, 64)
     masker = masker_for(seq_len=64, num_predict=10, sample_strategy=strategy)
-    whole = masker.mask(inputs, segments, boundaries, generators(12))
+    together = masker.mask(inputs, segments, boundaries, generators(12))
     for rows in ([7], [11, 3, 0]):
         some = pickle.loads(pickle.dumps(masker)).mask(
             inputs[rows],
@@ -277,10 +279,12 @@ def test_a_record_is_masked_alike_in_any_batch_and_anew_every_epoch(strategy):
             [boundaries[row] for row in rows],
             [record_generator(11, 0, row) for row in rows],
         )
-        for part, all_rows in zip(some, whole, strict=True):
+        for part, all_rows in zip(some[:-1], together[:-1], strict=True):
             assert np.array_equal(part, all_rows[rows])
     for other in (generators(12, epoch=1), generators(12, seed=12)):
-        assert (masker.mask(inputs, segments, boundaries, other).is_target != whole.is_target).any()
+        assert (
+            masker.mask(inputs, segments, boundaries, other).is_target != together.is_target
+        ).any()
     again = masker.mask(inputs[:1].repeat(3, 0), segments[:3], boundaries[:1] * 3, generators(3))
     assert (again.is_target[0] != again.is_target[1]).any()
 

@@ -1,4 +1,4 @@
-"""Finding the records of a run; whatever is incomplete or ambiguous is refused and named."""
+"""Find the records of a run; incomplete or ambiguous sets are refused with their names."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from corpus_cases import random_documents, tiny_tokenizer, write_text
 from funnel.pretraining.create_records import CorpusConfig, RecordSet, create_all_records
-from funnel.pretraining.dataset import MaskedStream, StreamConfig
+from funnel.pretraining.dataset import DatasetConfig, MaskedDataset
 from funnel.pretraining.record_index import find_records
 from funnel.utils.errors import ConfigError, DataError
 from record_cases import LENGTH, masker, write_set
@@ -15,9 +15,9 @@ from record_cases import LENGTH, masker, write_set
 
 def test_names_are_read_as_they_are_written():
     records = RecordSet("dev", 3, 128, False, 12)
-    assert RecordSet.of_meta(records.meta_name(11)) == (records, 11)
-    assert RecordSet.of_meta(records.data_name(11)) is None
-    assert RecordSet.of_meta(".tmp-" + records.meta_name(11)) is None
+    assert RecordSet.parse_meta_name(records.meta_name(11)) == (records, 11)
+    assert RecordSet.parse_meta_name(records.data_name(11)) is None
+    assert RecordSet.parse_meta_name(".tmp-" + records.meta_name(11)) is None
 
 
 def test_files_come_by_folder_pass_and_task(tmp_path):
@@ -42,8 +42,8 @@ def test_what_create_records_writes_is_found_and_read(tmp_path):
     shards = list(create_all_records(config, range(2), tokenizer := tiny_tokenizer(tmp_path)))
     found = find_records(f"{tmp_path}/out", "train", LENGTH, True)
     assert list(found.files) == [(shard.path, shard.num_example) for shard in shards]
-    stream = MaskedStream(found, masker(sample_strategy="word_span"), StreamConfig())
-    masked = stream.read(np.arange(found.num_examples)).masked
+    dataset = MaskedDataset(found, masker(sample_strategy="word_span"), DatasetConfig())
+    masked = dataset.read(np.arange(found.num_examples))
     assert masked.origin_input.shape == (found.num_examples, LENGTH)
     assert masked.origin_input.max() < tokenizer.vocab_size
 
@@ -54,7 +54,7 @@ def test_what_create_records_writes_is_found_and_read(tmp_path):
         ({"seq_len": 64}, "seq-64 uncased; it holds dev pass-0 seq-12 cased, train pass-0 seq-12"),
         ({"uncased": False}, "no records of train pass-0 seq-12 cased"),
         ({"split": "test"}, "no records of test"),
-        ({"record_dir": "empty"}, "it holds no records at all"),
+        ({"record_dir": "empty"}, "it holds no records"),
         ({"record_dir": "nowhere"}, "nowhere"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_description_may_name_several_files(tmp_path):
     meta.write_text(json.dumps({"filenames": names, "num_example": 5}))
     assert find_records(str(tmp_path), "train", LENGTH, True).counts.tolist() == [2, 3]
     meta.write_text(json.dumps({"filenames": names, "num_example": 6}))
-    with pytest.raises(DataError, match="speaks of 6 records; its files hold 5"):
+    with pytest.raises(DataError, match="states 6 records, but its files hold 5"):
         find_records(str(tmp_path), "train", LENGTH, True)
 
 

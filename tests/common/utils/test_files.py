@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what was there before survives every failure."""
+"""Files are replaced completely or not at all; the old content survives every failure."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from funnel.utils.errors import FunnelError
 COMMON = repo_layout.ROOT / "common"
 
 
-def test_atomic_path_replaces_and_leaves_nothing_beside(tmp_path):
+def test_atomic_path_replaces_and_leaves_no_other_file(tmp_path):
     target = tmp_path / "new" / "a.txt"
     files.atomic_write_text(target, "one\r\n")
     files.atomic_write_text(target, "zwei ü\n")
@@ -112,7 +112,7 @@ def test_previous_directory_survives_a_failing_body(tmp_path):
     assert os.listdir(tmp_path) == ["best"]
 
 
-def test_interrupted_swap_is_settled(tmp_path):
+def test_interrupted_swap_is_recovered(tmp_path):
     previous, target = tmp_path / ".previous-best", tmp_path / "best"
     previous.mkdir()
     files.recover_swap(target)

@@ -73,7 +73,7 @@ def test_resume_purges_tensorboard_too(tmp_path):
     assert _scalars(tmp_path) == {("train/loss", 1): 1.0, ("train/loss", 2): 20.0}
 
 
-def test_damaged_line_in_the_middle_is_named(tmp_path):
+def test_corrupt_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "split": "train"}\nnonsense\n{"step": 2, "split": "train"}\n')
     with pytest.raises(FunnelError, match=r"metrics.jsonl, line 2"):
@@ -117,7 +117,7 @@ def test_curves(tmp_path):
 
 def test_curves_without_a_loss_or_a_file_say_which(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "dev", "accuracy": 1}\n')
-    with pytest.raises(FunnelError, match=r"metrics.jsonl: holds no training loss"):
+    with pytest.raises(FunnelError, match=r"metrics.jsonl: no training loss"):
         reporting.plot_curves({"a": tmp_path / "metrics.jsonl"}, tmp_path / "c.png")
     with pytest.raises(FunnelError, match=r"none.jsonl: no such metrics file"):
         reporting.plot_curves({"a": tmp_path / "none.jsonl"}, tmp_path / "c.png")

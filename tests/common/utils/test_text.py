@@ -1,4 +1,4 @@
-"""Cleaning, punctuation and truncation against their step-by-step descriptions."""
+"""Names in messages; cleaning, punctuation and truncation against step-by-step descriptions."""
 
 import unicodedata
 
@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.utils.text import clean_classification_text, is_punctuation, truncate_pair
+from funnel.utils.text import (
+    clean_classification_text,
+    is_punctuation,
+    join_names,
+    truncate_pair,
+)
 
 
 def truncate_step_by_step(length_a, length_b, limit):
@@ -69,3 +74,9 @@ def test_punctuation_is_visible_ascii_marks_and_unicode_p():
     assert all(is_punctuation(char) for char in "«»“”…—、。¿")
     assert not any(is_punctuation(char) for char in "€½é中\u0301\xa0\u200b")
     assert all(unicodedata.category(char)[0] == "P" for char in "«»“”…—、。¿")
+
+
+def test_long_lists_of_names_are_cut():
+    assert join_names([]) == ""
+    assert join_names(["a", "b"], 2) == "a, b"
+    assert join_names(["a", "b", "c", "d"], 2, separator="; ") == "a; b and 2 more"

@@ -1,4 +1,4 @@
-"""Which kind of checkpoint a path means, and reading and writing any of them."""
+"""Detecting the kind of a checkpoint, and loading and saving any kind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import recover_swap
 
+_LOADERS = {"hf": load_hf, "pt": load_pt, "tf": load_tf}
 _SAVERS: dict[str, Callable[[Checkpoint, Path], list[str]]] = {
     "hf": save_hf,
     "pt": save_pt,
@@ -23,18 +24,19 @@ KINDS = tuple(_SAVERS)
 
 
 def detect(path: str | Path) -> tuple[str, Path]:
-    """The kind (hf, pt, tf) of the checkpoint at ``path`` and the file or directory to read.
+    """Return the kind (hf, pt, tf) of the checkpoint at ``path`` and the file or directory to read.
 
     ``path`` is a directory in the Hugging Face layout, a released PyTorch file or its directory, a
     TensorFlow prefix, one of its files, its directory, or ``DIRECTORY/latest``.
 
     Raises:
-        CheckpointError: there is nothing there, nothing known, or more than one thing.
+        CheckpointError: there is no checkpoint, none of a known kind, or more than one.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
         path = path.parent
     if path.is_file() and path.suffix in SUFFIXES:
+        # .bin is ambiguous: transformers' name tells its files from others.
         is_shard_of_hf = path.name.startswith("pytorch_model") and path.suffix == ".bin"
         return ("hf", path.parent) if is_shard_of_hf else ("pt", path)
     if path.is_dir():
@@ -44,6 +46,7 @@ def detect(path: str | Path) -> tuple[str, Path]:
             f"{path}: no known checkpoint; should be *.pt, *.safetensors or a TensorFlow prefix"
         )
     if not path.exists():
+        # A kill during an atomic replacement may have left the directory under another name.
         recover_swap(path)
         if path.is_dir():
             return _detect_in(path)
@@ -61,31 +64,35 @@ def detect(path: str | Path) -> tuple[str, Path]:
 def load_checkpoint(
     path: str | Path, *, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint of any kind, detected, into canonical form.
+    """Load a checkpoint of any kind into canonical form; the kind is detected.
 
-    Every checksum, name and shape is verified. ``config_path`` replaces the config beside the
-    weights. ``with_optimizer`` also reads Adam slots and ``global_step`` where there are any.
+    Every checksum, name and shape is verified.
+
+    Args:
+        path: as in :func:`detect`.
+        config_path: config file to use instead of the one next to the weights.
+        with_optimizer: also read Adam slots and ``global_step``, if there are any.
 
     Raises:
-        CheckpointError: nothing known is there, or it is damaged, unsafe or unfit for its config.
-        ConfigError: the config is missing, damaged or inconsistent.
+        CheckpointError: there is no known checkpoint, or it is corrupt, unsafe or does not fit its
+            config.
+        ConfigError: the config is missing, corrupt or inconsistent.
     """
     kind, source = detect(path)
-    loaders = {"hf": load_hf, "pt": load_pt, "tf": load_tf}
-    return loaders[kind](source, config_path, with_optimizer)
+    return _LOADERS[kind](source, config_path, with_optimizer)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path, kind: str) -> list[str]:
     """Write ``checkpoint`` in the layout ``kind`` (hf, pt or tf), with config and vocabulary.
 
     Returns:
-        the names that the layout has no place for. They are not lost: ``hf`` and ``pt`` keep them
-        in a file beside (``funnel_extra.safetensors``, ``NAME.extra.safetensors``), which
-        :func:`load_checkpoint` reads and other programs do not.
+        Names of the tensors that the layout has no place for. With ``hf`` and ``pt`` they are in a
+        separate file (``funnel_extra.safetensors``, ``NAME.extra.safetensors``), which
+        :func:`load_checkpoint` reads and other programs ignore.
 
     Raises:
         CheckpointError: an unknown kind, or a tensor or label list that does not fit.
-        FunnelError: the files cannot be written; what stood there is left.
+        FunnelError: the files cannot be written; the previous ones are unchanged.
     """
     if kind not in _SAVERS:
         raise CheckpointError(f"checkpoint kind {kind!r} should be one of {', '.join(KINDS)}")

@@ -1,0 +1,37 @@
+"""Saving of models during a run, sharded or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from funnel_torch.models.pretrained import PretrainedModel
+from funnel_torch.training.fsdp import ShardedModel
+
+
+@dataclass(frozen=True)
+class ModelSaver:
+    """Saves a model with its vocabulary and labels.
+
+    Attributes:
+        model: the model.
+        vocab_path: vocabulary or SentencePiece model to save with it.
+        labels: class names in the order of the logits.
+        sharded: given if the model is sharded: gathers its weights.
+    """
+
+    model: PretrainedModel
+    vocab_path: str | None = None
+    labels: tuple[str, ...] | None = None
+    sharded: ShardedModel | None = None
+
+    def gather(self) -> None:
+        """Collect the weights of a sharded model; to be called in every process before saving."""
+        if self.sharded is not None:
+            self.sharded.gather()
+
+    def save(self, folder: Path) -> None:
+        """Write the model to ``folder``; to be called on rank 0."""
+        model = self.model if self.sharded is None else self.sharded.cpu_copy
+        assert isinstance(model, PretrainedModel), "a sharded model is saved on rank 0 only"
+        model.save_pretrained(folder, vocab_path=self.vocab_path, labels=self.labels)
