@@ -5,23 +5,19 @@ Nothing here imports TensorFlow; :mod:`funnel_tf.cli.runs` does.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from funnel.checkpoints.base import find_vocabulary
+from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.cli.flags import split_list
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import sha256_file
 from funnel_tf.cli.programs import FineTuningSettings, ProgramSettings, TrainingSettings
-
-logger = logging.getLogger(__name__)
 
 
 def check_model_dir(settings: FineTuningSettings) -> None:
@@ -76,7 +72,14 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
-    check_vocabulary(config, tokenizer, run.init_checkpoint)
+    start = run.init_checkpoint
+    check_vocabulary(
+        config,
+        tokenizer.path,
+        tokenizer.vocab_size,
+        pretrained=bool(start),
+        pretrained_vocab=find_vocabulary(_directory(start)) if start else None,
+    )
     return config
 
 
@@ -100,31 +103,6 @@ def _read_config(
     if "truncate_seq" in settings.given:
         config = config.replace(truncate_seq=model.truncate_seq)
     return config, "rel_attn_type" in keys
-
-
-def check_vocabulary(
-    config: ModelConfig, tokenizer: Tokenizer, init_checkpoint: str | None
-) -> None:
-    """Check that the ids of a vocabulary mean the same to the model.
-
-    A new model may have more embedding rows than the vocabulary has tokens; a trained one only if
-    it was trained with this very file, which is then in the same directory.
-
-    Raises:
-        ConfigError: the vocabulary does not fit.
-    """
-    size, rows = tokenizer.vocab_size, config.vocab_size
-    if size == rows:
-        return
-    problem = f"{tokenizer.path}: {size} tokens, but the model's vocab_size is {rows}"
-    if size > rows:
-        hint = "" if init_checkpoint else "; --overwrite_keys=vocab_size makes it fit"
-        raise ConfigError(problem + hint)
-    if init_checkpoint:
-        original = find_vocabulary(_directory(init_checkpoint))
-        if original is None or sha256_file(original) != sha256_file(tokenizer.path):
-            raise ConfigError(f"{problem}; use the vocabulary of the checkpoint")
-    logger.info("%s: the other embedding rows stay unused", problem)
 
 
 def schedule_config(settings: TrainingSettings) -> ScheduleConfig:
