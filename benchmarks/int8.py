@@ -73,7 +73,9 @@ def compare_scores(args: argparse.Namespace) -> timing.Row:
     task = get_task(args.task).resolve_labels(args.data_dir)
     vocabulary = find_vocabulary(Path(args.checkpoint))
     if vocabulary is None:
-        raise ConfigError(f"--checkpoint={args.checkpoint}: no vocabulary lies beside the weights")
+        raise ConfigError(
+            f"--checkpoint={args.checkpoint}: no vocabulary in the directory of the weights"
+        )
     tokenizer = get_tokenizer("word_piece", str(vocabulary))
     config = DataConfig(args.data_dir, max_length=args.max_length)
     split = task.eval_splits[0]

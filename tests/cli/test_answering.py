@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 from answering_runs import RACE, SQUAD
 from classifier_runs import Zygote, curve, kill_after, load_program, refuse
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 BOTH = pytest.mark.parametrize("task", [SQUAD, RACE], ids=lambda task: task.name)
 

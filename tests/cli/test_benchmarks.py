@@ -17,6 +17,8 @@ sys.path.append(str(repo_layout.ROOT / "benchmarks"))
 
 import timing
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "FUNNEL_TEST_DATA": "nowhere"}
 
 

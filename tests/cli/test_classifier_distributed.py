@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH, arguments, curve, write_files
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
 
 

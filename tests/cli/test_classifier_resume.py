@@ -9,6 +9,8 @@ pytest.importorskip("torch")
 
 from classifier_runs import Zygote, arguments, curve, kill_after, write_files
 
+pytestmark = pytest.mark.slow
+
 KILLS = 5
 STEPS = 60
 

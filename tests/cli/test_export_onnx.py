@@ -20,6 +20,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 
 from funnel_torch import FunnelEncoder, FunnelForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = repo_layout.ROOT / "pytorch" / "export_onnx.py"
 DOCUMENT = repo_layout.ROOT / "docs" / "inference.md"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "."]

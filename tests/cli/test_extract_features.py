@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from funnel_torch import FunnelForPreTraining, FunnelForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[2] / "pytorch" / "extract_features.py"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "."]
 CONFIG = ModelConfig(

@@ -16,6 +16,8 @@ from funnel_torch import FunnelForMaskedLM, FunnelForPreTraining, FunnelModel
 from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import arguments, assert_close, write_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def program():

@@ -17,6 +17,8 @@ from funnel.pretraining.record_index import find_records
 from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import SEQ_LEN, arguments, assert_close, write_files
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"train_steps": 6, "train_bsz": 8, "eval_steps": 3, "save_steps": 3}
 
 

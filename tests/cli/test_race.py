@@ -13,6 +13,8 @@ from answering_runs import RACE, RUN_FILES, run_files, write_race
 from classifier_runs import PYTORCH, curve, invoke, load_program, refuse
 from funnel.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
 

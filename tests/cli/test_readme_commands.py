@@ -12,13 +12,15 @@ import pytest
 import readme_commands
 import repo_layout
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = readme_commands.commands()
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 FLAG = re.compile(r"(?<![\w-])--\w[\w-]*")
 
 
 @functools.cache
-def _flags_of(program):
+def _list_flags(program):
     """Return the flags in a program's help; flags hidden from it are not documented ones."""
     command = [sys.executable, str(repo_layout.ROOT / program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,7 +46,7 @@ def test_programs_and_flags_exist(command):
         return
     if command.program.startswith("pytorch/"):
         pytest.importorskip("torch")
-    assert set(command.flags) <= _flags_of(command.program)
+    assert set(command.flags) <= _list_flags(command.program)
 
 
 @pytest.mark.parametrize("path", readme_commands.documents(), ids=repo_layout.name)

@@ -13,6 +13,8 @@ from funnel.checkpoints import load_checkpoint
 from funnel.tasks.squad import read_squad
 from funnel.tasks.squad_metrics import evaluate_v2
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 ANSWERS = ("predictions.json", "nbest_predictions.json", "null_odds.json")
 

@@ -19,6 +19,8 @@ from funnel_tf.training.run_directory import latest_step
 from task_files import write
 from tf_program_runs import classifier_flags, kill_tf_program, load_tf_program
 
+pytestmark = pytest.mark.slow
+
 HEAD = "model/cola/logit/kernel"
 
 

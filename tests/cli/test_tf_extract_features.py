@@ -16,6 +16,8 @@ import_tensorflow()
 
 from funnel_torch.models.feature_extractor import FeatureExtractor
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##d", "."]
 CONFIG = ModelConfig(
     vocab_size=10, d_model=16, d_embed=12, n_head=2, d_head=8, d_inner=32, block_size="1x2_1",

@@ -18,6 +18,8 @@ from funnel_tf.training.run_directory import retain
 from pretrain_runs import SEQ_LEN, write_files
 from tf_program_runs import load_tf_program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def program():

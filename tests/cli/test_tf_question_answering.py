@@ -14,6 +14,8 @@ from classifier_runs import invoke, refuse
 from funnel.utils.logging import read_metrics
 from tf_program_runs import load_tf_program
 
+pytestmark = pytest.mark.slow
+
 
 def _flags(folder, model_dir="run", **changes):
     flags = {

@@ -11,6 +11,8 @@ from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import DataError
 from funnel_data.corpora import python_docs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sources():

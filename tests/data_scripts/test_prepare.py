@@ -14,6 +14,8 @@ from funnel.formats.tfrecord import read_examples
 from funnel.tokenization import get_tokenizer
 from wiki_dumps import CLEAN, compressed, dump, plain_sentences
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = repo_layout.ROOT / "data-scripts"
 CREATE = repo_layout.ROOT / "pytorch" / "create_pretrain_data.py"
 

@@ -27,6 +27,8 @@ from parity_models import (
 )
 from tf_graphs import ONE_RUN, compute, make_inputs, random_batch
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 23
 CONFIG = ModelConfig(
     vocab_size=VOCAB, d_model=12, d_embed=12, n_head=2, d_head=5, d_inner=20,

@@ -30,6 +30,8 @@ from parity_models import assert_close, assert_same_tensors, filled, gradients
 from pretraining_cases import CONFIGS, electra_tensors, masked_batch, noise_for
 from tf_graphs import ONE_RUN, compute, make_features
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = GraphOptions()
 PLAIN = CONFIGS["plain"].replace(block_size="1_1")
 CASES = {

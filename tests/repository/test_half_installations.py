@@ -5,6 +5,8 @@ import pytest
 import repo_layout
 from half_installation import run_without
 
+pytestmark = pytest.mark.slow
+
 TORCH_ONLY = ("tensorflow", "keras", "tensorflow_estimator", "transformers", "absl")
 TENSORFLOW_ONLY = ("torch", "transformers")
 

@@ -10,6 +10,8 @@ import pytest
 import repo_layout
 from funnel.utils.errors import FunnelError
 
+pytestmark = pytest.mark.slow
+
 ROWS = {
     "train": [("files", "open the file and read it")] * 6 + [("network", "send to the host")] * 4,
     "dev": [("files", "read a file")],

@@ -18,10 +18,6 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def repeat(piece: bytes, count: int) -> bytes:
-    return piece * count
-
-
 def fail_once_the_other_runs(folder: Path, how: str) -> None:
     """Fail in the way ``how``; with ``wait``, run until interrupted and record the clean-up."""
     if how == "wait":

@@ -1,4 +1,4 @@
-"""The heads of the model in float64, beside :mod:`reference_funnel`: formulas and losses.
+"""Reference heads in float64, on top of :mod:`reference_funnel`: formulas and losses.
 
 Heads take hidden states, not ids, so each can be tested on any model. Names are those of the
 TensorFlow variables.

@@ -9,6 +9,8 @@ from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
 from support_tf import import_tensorflow
 
+pytestmark = pytest.mark.slow
+
 tf = import_tensorflow()
 v1 = tf.compat.v1
 

@@ -32,6 +32,8 @@ from tf_training_cases import (
     toy_training,
 )
 
+pytestmark = pytest.mark.slow
+
 silence_tensorflow()
 
 

@@ -23,6 +23,8 @@ from funnel_tf.data.input_pipeline import (
     report_corrupt_records,
 )
 
+pytestmark = pytest.mark.slow
+
 NUMBER = RecordSchema({
     "number": FieldSpec(()),
     "weights": FieldSpec((3,), is_float=True),

@@ -11,6 +11,8 @@ tf = import_tensorflow().compat.v1
 
 from funnel_tf.data.masking import GraphMaskingRandoms, GraphRecords, mask_records, sample_randoms
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 
 

@@ -13,6 +13,8 @@ tf = import_tensorflow().compat.v1
 from funnel_tf.models.variables import variable_name
 from funnel_tf.training.optimizer import create_train_op, variable_layers
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "model/input/word_embedding/lookup_table": (7, 3),
     "model/input/layer_norm/gamma": (3,),

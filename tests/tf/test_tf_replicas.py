@@ -17,6 +17,8 @@ from funnel.formats.tensor_bundle import TFCheckpoint
 from funnel.utils.logging import read_metrics
 from tf_program_runs import classifier_flags
 
+pytestmark = pytest.mark.slow
+
 # Logical devices have to be configured before TensorFlow initializes the hardware.
 _ON_DEVICES = """
 import sys

@@ -30,6 +30,8 @@ from funnel_tf.models.question_answering import squad_head
 from funnel_tf.models.variables import assign_tensors
 from funnel_tf.training.optimizer import create_train_op
 
+pytestmark = pytest.mark.slow
+
 VOCAB, LENGTH, SIZE, TARGETS = 23, 8, 2, 3
 CONFIG = ModelConfig(
     vocab_size=VOCAB, d_model=16, d_embed=16, n_head=4, d_head=4, d_inner=16, block_size="1_1",

@@ -17,6 +17,8 @@ from funnel_torch.training.distributed import (
     start,
 )
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).resolve().parents[1] / "support" / "distributed_worker.py"
 
 

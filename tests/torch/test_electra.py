@@ -47,6 +47,8 @@ from pretraining_cases import (
 )
 from reference_funnel import run_model
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-6
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 

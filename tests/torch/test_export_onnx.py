@@ -32,6 +32,8 @@ from funnel_torch.export.config import TASK_NAMES, ExportConfig
 from funnel_torch.export.onnx import TASKS, export_onnx, find_task, load_model
 from funnel_torch.models.weight_mapping import export_tensors
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 40
 SIMPLE_ANSWERS = AnswerConfig(
     conditional_end=False, use_answer_class=False, use_masked_loss=False, start_n_top=3,

@@ -32,6 +32,8 @@ from funnel_torch.tasks.classification import (
 from funnel_torch.tasks.finetune import Evaluation, FineTuneConfig, evaluate, fine_tune, predict
 from funnel_torch.training.distributed import DistributedContext
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
 CONFIG = ModelConfig(

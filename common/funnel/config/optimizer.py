@@ -51,8 +51,8 @@ class OptimizerConfig:
     clip: float = setting(1.0, "bound on the global gradient norm; 0 or less: none")
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.name, OPTIMIZERS)
-        _one_of("layer_decay", self.layer_decay, LAYER_DECAYS)
+        _check_choice("optimizer", self.name, OPTIMIZERS)
+        _check_choice("layer_decay", self.layer_decay, LAYER_DECAYS)
         for key in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, key) < 1.0:
                 raise ConfigError(f"{key}={getattr(self, key)}: must be at least 0 and below 1")
@@ -75,7 +75,7 @@ class ScheduleConfig:
     )
 
     def __post_init__(self) -> None:
-        _one_of("decay_method", self.decay_method, DECAY_METHODS)
+        _check_choice("decay_method", self.decay_method, DECAY_METHODS)
         if self.lr < 0.0 or not 0.0 <= self.min_lr <= max(self.lr, 0.0):
             raise ConfigError(f"lr={self.lr}, min_lr={self.min_lr}: need 0 <= min_lr <= lr")
         if self.warmup_steps < 0 or self.total_steps < 0:
@@ -98,7 +98,7 @@ class ScheduleConfig:
         return self.min_lr + (self.lr - self.min_lr) * share
 
 
-def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+def _check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise ConfigError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
 

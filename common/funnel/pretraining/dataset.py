@@ -93,7 +93,7 @@ class RecordOrder:
         base, longer = divmod(self._size, self._config.interleave)
         starts, sizes = lanes * base + np.minimum(lanes, longer), base + (lanes < longer)
         first, last = (np.minimum(self._per_lane * (window + i), sizes) for i in (0, 1))
-        # Places on the line of all records of the epoch: files in their random order, rotated.
+        # Positions on the line of all records of the epoch: files in their random order, rotated.
         line = np.concatenate([
             np.arange(start + a, start + b) for start, a, b in zip(starts, first, last, strict=True)
         ])  # fmt: skip

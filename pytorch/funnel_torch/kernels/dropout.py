@@ -28,7 +28,7 @@ class Dropout(nn.Dropout):
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Return ``x / (1 - rate)`` where an element is kept and 0 elsewhere.
 
-    Draws from the global generator.
+    The random bits come from the global generator.
     """
     if not 0 < rate < 1:
         return F.dropout(x, rate)

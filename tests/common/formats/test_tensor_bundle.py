@@ -196,7 +196,7 @@ def test_random_messages_never_crash_the_parser(fuzzed, message):
 def test_malformed_blocks(tmp_path, block, told):
     content = block + (1).to_bytes(4, "little")
     path = tmp_path / "m.index"
-    path.write_bytes(_table_of(content))
+    path.write_bytes(_write_table(content))
     with pytest.raises(CheckpointError, match=told):
         TFCheckpoint(tmp_path / "m")
 
@@ -204,7 +204,7 @@ def test_malformed_blocks(tmp_path, block, told):
 def test_compressed_blocks_are_refused(saved):
     index = saved.with_name("model.ckpt.index")
     content = b"\x00\x00\x00" + bytes(4) + (1).to_bytes(4, "little")
-    index.write_bytes(_table_of(content, kind=1))
+    index.write_bytes(_write_table(content, kind=1))
     with pytest.raises(CheckpointError, match="compressed with snappy"):
         TFCheckpoint(saved)
 
@@ -264,7 +264,7 @@ def _edit_entry(prefix, name, changes, more=b""):
     index.write_bytes(sstable.table_bytes(table.items()))
 
 
-def _table_of(content, kind=0):
+def _write_table(content, kind=0):
     """A table file whose one data block has this content, with valid checksums."""
 
     def block(data, kind=0):
