@@ -353,7 +353,7 @@ def test_shell_scripts_are_clean():
     if not program:
         pytest.skip("shellcheck is not installed")
     done = subprocess.run(
-        [program, "-x", "-P", "SCRIPTDIR", *map(str, scripts), str(batch)],
+        [program, *map(str, scripts), str(batch)],  # settings: .shellcheckrc
         capture_output=True,
         text=True,
     )
