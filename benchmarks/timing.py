@@ -33,7 +33,9 @@ from funnel.utils.files import atomic_write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "tensorflow", "tensorflow-cpu")
+PACKAGES = (
+    "numpy", "tokenizers", "torch", "transformers", "triton", "tensorflow", "tensorflow-cpu",
+)  # fmt: skip
 # Load from other processes affects CPU time less than wall time. CPU time sums over threads, so it
 # serves comparisons on one thread only.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

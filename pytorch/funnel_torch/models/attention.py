@@ -25,11 +25,20 @@ from torch import Tensor, nn
 
 from funnel.config.geometry import RelativeRange
 from funnel.config.model import ModelConfig
+from funnel.utils.errors import ConfigError
 from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.dropout import Dropout
+from funnel_torch.kernels.fused_attention import (
+    FusedInputs,
+    FusedSettings,
+    fused_attention,
+    log_fallback,
+    why_not_fused,
+)
 from funnel_torch.kernels.linear import Linear, linear
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
+ATTENTION_KERNELS = ("auto", "fused", "sdpa")
 # Row blocks of the packed query, key and value matrix that are multiplied together.
 _PARTS = {"qkv": slice(0, 3), "q": slice(0, 1), "kv": slice(1, 3)}
 # A shared layer at the start of a block alternates between two sets of relative embeddings.
@@ -55,12 +64,10 @@ class _SegmentTerms(NamedTuple):
     """Segment scores as a rank-1 update of the bias.
 
     Attributes:
-        same: 1 where query and key count as one segment [B, Tq, Tk].
         bonus: extra score of keys of the query's own segment [N, B, Tq, 1].
         cls_column: bias of the separate [CLS] key [N, B, Tq, 1].
     """
 
-    same: Tensor
     bonus: Tensor
     cls_column: Tensor
 
@@ -104,6 +111,8 @@ class RelativeAttention(nn.Module):
         self.out_proj = Linear(heads * size, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
+        # "auto", "fused" or "sdpa"; see choose_attention.
+        self.attention_kernel = "auto"
         # Replacements of qkv_weight, by part; see convert_linears.
         self.converted: nn.ModuleDict | None = None
         self._projections: dict[tuple, Tensor] = {}
@@ -167,11 +176,61 @@ class RelativeAttention(nn.Module):
             bias = None if context.key_bias is None else context.key_bias.to(q.dtype)
             return attention(q, k, v, bias, self.scale, dropout)
         terms = self._bias_terms(q, context, context.positions)
+        if self._is_fused(q, context.positions):
+            return self._attend_fused((q, k, v), terms, context, dropout)
         parts = [
             attention(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
             for rows in _query_chunks(context.query_length, q)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def _is_fused(self, q: Tensor, positions: RelativePositions | Sinusoids) -> bool:
+        """Return whether the fused kernel computes this call.
+
+        Raises:
+            ConfigError: it was asked for and cannot.
+        """
+        if self.attention_kernel == "sdpa":
+            return False
+        if isinstance(positions, RelativePositions):
+            reason = why_not_fused(q, positions.range.ratio)
+        else:
+            reason = 'rel_attn_type is "factorized"; use "rel_shift"'
+        if reason is not None and self.attention_kernel == "fused":
+            raise ConfigError(f"fused attention: {reason}; choose auto or sdpa")
+        if reason is not None and q.is_cuda:
+            log_fallback(reason)
+        return reason is None
+
+    def _attend_fused(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        terms: _BiasTerms,
+        context: AttentionContext,
+        dropout: float,
+    ) -> Tensor:
+        """Attend by one kernel that holds no matrix of scores, [N, B, Tq, d]."""
+        assert isinstance(terms.positions, _ProjectedPositions)
+        bonus = cls_column = None
+        if terms.segment is not None:
+            bonus, cls_column = (x.squeeze(-1) for x in terms.segment)
+        separate_cls = self.config.separate_cls
+        distances = terms.positions.range
+        query_segments, key_segments = context.segments or (None, None)
+        inputs = FusedInputs(
+            *qkv,
+            terms.position_query,
+            terms.positions.keys.transpose(1, 2),
+            bonus,
+            cls_column if separate_cls else None,
+            query_segments,
+            key_segments,
+            None if context.key_bias is None else context.key_bias[:, 0],
+        )
+        ratio, offset = distances.ratio, distances.offset
+        return fused_attention(
+            inputs, FusedSettings(self.scale, ratio, offset, separate_cls, dropout)
+        )
 
     def _bias_terms(
         self, q: Tensor, context: AttentionContext, positions: RelativePositions | Sinusoids
@@ -184,16 +243,14 @@ class RelativeAttention(nn.Module):
         else:
             projected = positions
         segment = None
-        if context.same_segment is not None:
+        if context.segments is not None:
             # The softmax of a row does not change if a constant is added to it. The segment score
             # different + same_ij * (same - different) is therefore used without its first part.
             # Only the [CLS] column, which has no segment score at all, then needs -different.
             embed = (self.seg_embed * self.scale).to(q.dtype)
             vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
             query = self._biased_query(q, self.r_s_bias, context)
-            segment = _SegmentTerms(
-                context.same_segment, *torch.matmul(query, vectors).split(1, -1)
-            )
+            segment = _SegmentTerms(*torch.matmul(query, vectors).split(1, -1))
         position_query = self._biased_query(q, self.r_r_bias, context)
         return _BiasTerms(position_query, projected, segment)
 
@@ -214,10 +271,10 @@ class RelativeAttention(nn.Module):
         needs_grad = torch.is_grad_enabled() and bias.requires_grad
         in_place = not (needs_grad or torch.jit.is_tracing())
         cls_column = None
-        if terms.segment is not None:
+        if terms.segment is not None and context.same_segment is not None:
             bonus = terms.segment.bonus[:, :, rows]
             cls_column = terms.segment.cls_column[:, :, rows]
-            same = terms.segment.same[:, rows].to(bias.dtype)
+            same = context.same_segment[:, rows].to(bias.dtype)
             bias = bias.addcmul_(bonus, same) if in_place else torch.addcmul(bias, bonus, same)
         if self.config.separate_cls:
             bias = _set_first_column(bias, cls_column, in_place)
@@ -270,6 +327,25 @@ class RelativeAttention(nn.Module):
     def __getstate__(self) -> dict:
         """Pickle and copy without the cached projections."""
         return {**self.__dict__, "_projections": {}}
+
+
+def choose_attention(model: nn.Module, kernel: str) -> None:
+    """Choose how the attention layers of ``model`` compute their scores.
+
+    Args:
+        model: any model of this package.
+        kernel: "fused" holds no matrix of scores (NVIDIA GPUs, half precision); "sdpa" gives
+            PyTorch's kernels a matrix of position and segment scores; "auto" uses the fused
+            kernel where it can.
+
+    Raises:
+        ConfigError: ``kernel`` is none of these.
+    """
+    if kernel not in ATTENTION_KERNELS:
+        raise ConfigError(f"attention {kernel!r}: choose from {', '.join(ATTENTION_KERNELS)}")
+    for module in model.modules():
+        if isinstance(module, RelativeAttention):
+            module.attention_kernel = kernel
 
 
 def _query_chunks(length: int, q: Tensor) -> list[slice]:

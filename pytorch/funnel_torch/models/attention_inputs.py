@@ -7,6 +7,7 @@ once per layer. :class:`AttentionContext` holds them, :class:`ContextBuilder` ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,7 @@ class AttentionContext:
         key_length: Tk.
         device: device of all tensors.
         positions: depends on ``rel_attn_type``; None for absolute positions ("null").
-        same_segment: 1 where query and key count as one segment [B, Tq, Tk]; None without
-            segment ids.
+        segments: segment ids of queries [B, Tq] and keys [B, Tk]; None without segment ids.
         key_bias: 0 for a real key, :data:`MASKED_SCORE` for padding [B, 1, Tk]; None without a
             mask.
     """
@@ -74,7 +74,7 @@ class AttentionContext:
     key_length: int
     device: torch.device
     positions: RelativePositions | Sinusoids | None = None
-    same_segment: Tensor | None = None
+    segments: tuple[Tensor, Tensor] | None = None
     key_bias: Tensor | None = None
 
     def row_mask(self, dtype: torch.dtype) -> Tensor:
@@ -83,6 +83,14 @@ class AttentionContext:
         With ``separate_cls`` the [CLS] query has no position and no segment scores.
         """
         return (torch.arange(self.query_length, device=self.device) > 0).to(dtype)[:, None]
+
+    @cached_property
+    def same_segment(self) -> Tensor | None:
+        """1 where query and key count as one segment [B, Tq, Tk]; None without segment ids.
+
+        Computed for the first layer that asks: the fused kernel compares the ids itself.
+        """
+        return None if self.segments is None else _same_segment(*self.segments)
 
 
 @dataclass(frozen=True)
@@ -163,15 +171,15 @@ class ContextBuilder:
         """
         device, dtype = hidden.device, hidden.dtype
         is_relative = self._config.rel_attn_type != "null"
-        same = bias = None
+        segments = bias = None
         positions = self._encode_positions(query.geometry, key.geometry, hidden, dropout)
         if is_relative and query.token_type_ids is not None and key.token_type_ids is not None:
-            same = _same_segment(query.token_type_ids, key.token_type_ids).to(dtype)
+            segments = (query.token_type_ids, key.token_type_ids)
         if key.attention_mask is not None:
             lowest = max(MASKED_SCORE, torch.finfo(dtype).min / 2)
             bias = ((1 - key.attention_mask) * lowest).to(dtype)[:, None]
         lengths = (query.geometry.length, key.geometry.length)
-        return AttentionContext(*lengths, device, positions, same, bias)
+        return AttentionContext(*lengths, device, positions, segments, bias)
 
     def _encode_positions(
         self, query: BlockGeometry, key: BlockGeometry, hidden: Tensor, dropout: float
