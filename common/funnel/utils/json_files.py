@@ -26,6 +26,8 @@ def read_json(path: str | os.PathLike[str], error: type[FunnelError] = ConfigErr
         raise error(f"{path}: not UTF-8 at byte {caught.start + 1}") from None
     except json.JSONDecodeError as caught:
         raise error(f"{path}:{caught.lineno}: not valid JSON: {caught.msg}") from None
+    except ValueError:  # Python refuses to convert integers of more than 4300 digits
+        raise error(f"{path}: not valid JSON: a number has too many digits") from None
     except RecursionError:
         raise error(f"{path}: not valid JSON: nested too deeply") from None
 
