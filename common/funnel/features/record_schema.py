@@ -17,7 +17,6 @@ from funnel.config.inputs import SegmentIds
 from funnel.tasks.race import OPTIONS
 from funnel.utils.errors import DataError
 
-
 SEGMENTS = 3  # segment ids that a model knows: first text, second text, [CLS]
 _INT32 = np.iinfo(np.int32)  # graphs hold integers as int32
 _FLOAT32 = np.finfo(np.float32)
@@ -112,8 +111,8 @@ def classifier_schema(
 
     ``vocab_size`` and ``num_labels`` limit the ids; ``segments`` may add to the usual ones.
     """
-    last = None if regression or num_labels is None else num_labels - 1
-    label = FieldSpec((), regression, None if regression else 0, last, "" if regression else "labels")
+    last = None if num_labels is None else num_labels - 1
+    label = FieldSpec((), is_float=True) if regression else FieldSpec((), False, 0, last, "labels")
     return _labelled(length, {"label_ids": label}, vocab_size, segments)
 
 
