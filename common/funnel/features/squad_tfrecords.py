@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def count_recorded_shards(
     """Return the number of shards of existing training records; ``None`` if none match."""
     path = Path(output_dir, source.shard_name(tokenizer.path, 0))
     found = read_meta(path, source.key(tokenizer) | {"split": "train"})
-    shard = None if found is None else found.get("shard")
+    shard: Any = None if found is None else found.get("shard")
     is_pair = isinstance(shard, list) and len(shard) == 2 and type(shard[1]) is int
     return shard[1] if is_pair and shard[1] > 0 else None
 

@@ -291,7 +291,7 @@ def read_meta(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         found = read_json_object(meta_path(path), DataError)
         size = path.stat().st_size
         num_bytes, real, total = (
-            found.get(name) for name in ("num_bytes", "num_real_examples", "num_examples")
+            found.get(name, 0) for name in ("num_bytes", "num_real_examples", "num_examples")
         )
         if {type(num_bytes), type(real), type(total)} != {int} or not 0 < real <= total:
             raise DataError("the numbers of examples and bytes are missing or wrong")
