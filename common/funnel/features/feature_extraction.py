@@ -18,6 +18,7 @@ from funnel.tasks import Example
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path
+from funnel.utils.text_files import read_lines
 
 _NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -153,11 +154,11 @@ def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelI
     Raises:
         DataError: the file is missing, not UTF-8 or empty.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    lines = lines[:-1] if lines and not lines[-1] else lines
+    lines = []
+    for number, text, problem in read_lines(path):
+        if problem:
+            raise DataError(f"{path}:{number}: {problem}")
+        lines.append(text)
     if not lines:
         raise DataError(f"{path}: is empty; it should hold one text per line")
     parts = (line.partition("\t") for line in lines)

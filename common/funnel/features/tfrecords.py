@@ -35,6 +35,7 @@ from funnel.tasks.race import LEVELS, read_race
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json
 from funnel.utils.json_files import read_json_object
+from funnel.utils.text_files import list_texts
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -197,7 +198,8 @@ def _race_files(data_dir: str | os.PathLike[str], split: str) -> list[Any]:
 
     A hash of 28,000 small files would take as long as reading the data.
     """
-    found = [f.stat() for level in LEVELS for f in Path(data_dir, split, level).glob("*.txt")]
+    folders = [Path(data_dir, split, level) for level in LEVELS]
+    found = [file.stat() for folder in folders for file in list_texts(folder)]
     latest = max((stat.st_mtime_ns for stat in found), default=0)
     return [len(found), sum(stat.st_size for stat in found), latest]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from funnel.tasks.json_files import JsonNode, read_json
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import list_texts
 
 LEVELS = ("middle", "high")
 OPTIONS = 4
@@ -55,7 +56,7 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
     questions: list[RaceQuestion] = []
     for level in LEVELS:
         folder = Path(data_dir) / split / level
-        files = sorted(folder.glob("*.txt"))
+        files = list_texts(folder)
         if not files:
             raise DataError(f"{folder}: no *.txt files; RACE has them in {' and '.join(LEVELS)}")
         for file in files:

@@ -1,6 +1,6 @@
 """Files that may be compressed, read in order, with a limit on what they unpack to.
 
-The kind of compression follows from the first bytes of a file, whatever its name is.
+The kind of compression follows from the suffix of a file or, without one, from its first bytes.
 """
 
 from __future__ import annotations
@@ -12,21 +12,37 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
 from funnel.utils.errors import DataError, FunnelError
 from funnel.utils.files import name_read_errors
 
-SUFFIXES = (".gz", ".bz2", ".xz")
 FREE_GROWTH = 64 << 20  # bytes that a file of any size may unpack to
-_OPENERS: dict[bytes, Callable[..., BinaryIO]] = {
-    b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]
-    b"BZh": bz2.open,  # type: ignore[dict-item]
-    b"\xfd7zXZ\0": lzma.open,  # type: ignore[dict-item]
+Opener = Callable[..., Any]
+_OPENERS: dict[bytes, Opener] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
 }
+_SUFFIX_OPENERS: dict[str, Opener] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SUFFIXES = tuple(_SUFFIX_OPENERS)
 _MAGIC_BYTES = max(map(len, _OPENERS))
 _CORRUPTION = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError, MemoryError)
+
+
+def find_opener(path: str | os.PathLike[str]) -> Opener | None:
+    """Return the function that opens a compressed file, like ``gzip.open``; None if it is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if (named := _SUFFIX_OPENERS.get(Path(path).suffix.lower())) is not None:
+        return named
+    with open(path, "rb") as stream:
+        start = stream.read(_MAGIC_BYTES)
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 class SequentialReader(io.RawIOBase):
@@ -53,16 +69,12 @@ class SequentialReader(io.RawIOBase):
     ) -> None:
         super().__init__()
         self._path, self._error, self._kind, self._growth = path, error, kind, growth
-        with name_read_errors(path, error):
-            self._stream: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed in close()
-            size = os.fstat(self._stream.fileno()).st_size
-            start = self._stream.read(_MAGIC_BYTES)
-            self._stream.seek(0)
-        opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)
         self._left: int | None = None
-        if opener is not None:
-            self._raw, self._stream = self._stream, opener(self._stream, "rb")
-            self._left = growth * size + FREE_GROWTH
+        with name_read_errors(path, error):
+            opener = find_opener(path)
+            self._stream = (opener or open)(path, "rb")
+            if opener is not None:
+                self._left = growth * os.stat(path).st_size + FREE_GROWTH
 
     def read(self, size: int = -1) -> bytes:
         """Return the next ``size`` bytes, fewer only at the end; all with -1."""
@@ -91,8 +103,6 @@ class SequentialReader(io.RawIOBase):
         """Close the file."""
         if not self.closed:
             self._stream.close()
-            if self._left is not None:
-                self._raw.close()
         super().close()
 
     def __enter__(self) -> SequentialReader:

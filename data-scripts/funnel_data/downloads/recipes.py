@@ -13,6 +13,7 @@ from funnel.tasks.json_files import read_json
 from funnel.tasks.squad import read_squad
 from funnel.tasks.tables import read_records
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import list_texts
 from funnel_data.downloads.archives import unpack
 from funnel_data.downloads.catalog import DownloadSet
 
@@ -151,7 +152,7 @@ def _count_race(dataset: DownloadSet, folder: Path) -> dict[str, int]:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.txt"))
+    return list_texts(folder)
 
 
 def _race_questions(file: Path) -> int:
