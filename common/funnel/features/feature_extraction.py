@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from funnel.tasks import Example
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path
+from funnel.utils.npz import read_npz
 from funnel.utils.text_files import read_lines
 
 _NAMES = ("input_ids", "token_type_ids", "attention_mask")
@@ -125,11 +125,7 @@ def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
     Raises:
         DataError: no such file, arrays of different shapes, or ids outside the vocabulary.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _NAMES if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: not a readable .npz file of arrays ({error})") from error
+    arrays = read_npz(path, _NAMES)
     if "input_ids" not in arrays:
         raise DataError(f"{path}: holds no array input_ids [B, T]")
     shape = arrays["input_ids"].shape

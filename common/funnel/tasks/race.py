@@ -49,8 +49,8 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
     """Read ``data_dir/split/{middle,high}/*.txt``, sorted by name within each level.
 
     Raises:
-        DataError: a folder is missing or empty, or a file is malformed (the message
-            contains the path in the file).
+        DataError: a folder is missing or empty, no file has a question, or one is malformed (the
+            message contains the path in the file).
     """
     articles: list[str] = []
     questions: list[RaceQuestion] = []
@@ -63,6 +63,8 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
             root = read_json(file)
             questions.extend(_parse_questions(root, len(articles), level == "high"))
             articles.append(root.member("article", str).value)
+    if not questions:
+        raise DataError(f"{Path(data_dir) / split}: its files hold no question")
     return RaceData(tuple(articles), tuple(questions))
 
 

@@ -117,3 +117,11 @@ def test_an_empty_object_is_no_blank_line(tmp_path):
     write(tmp_path / "train.jsonl", FILES["jsonl"] + "{}\n" + FILES["jsonl"])
     with pytest.raises(DataError, match=r"train\.jsonl:3: 'text' is missing"):
         load(tmp_path, "jsonl")
+
+
+def test_race_files_without_a_question(tmp_path):
+    race = {"article": "a", "questions": [], "options": [], "answers": []}
+    for level in ("middle", "high"):
+        write(tmp_path / "dev" / level / "1.txt", json.dumps(race))
+    with pytest.raises(DataError, match="dev: its files hold no question"):
+        read_race(tmp_path, "dev")
