@@ -157,7 +157,7 @@ def test_long_names_that_a_file_can_have(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("d/a/b/c", "D/A"), ("a", "A/b/c")])
-def test_a_file_beside_a_folder_of_its_name(tmp_path, names):
+def test_a_file_named_like_a_folder(tmp_path, names):
     for archive in (
         write_tar(tmp_path / "x.tgz", *map(tar_file, names)),
         write_zip(tmp_path / "x.zip", *names),

@@ -83,7 +83,8 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
         if len(letter.value) != 1 or letter.value not in _LETTERS:
-            raise letter.error(f"is {letter.value[:40]!r}, one of {', '.join(_LETTERS)} is expected")
+            found, wanted = letter.value[:40], ", ".join(_LETTERS)
+            raise letter.error(f"is {found!r}, one of {wanted} is expected")
         yield RaceQuestion(
             text.value,
             tuple(option.checked(str).value for option in options),

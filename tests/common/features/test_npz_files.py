@@ -1,4 +1,4 @@
-"""Caches and id files (.npz) that are damaged in their structure: refused or rebuilt, in bounds."""
+"""Caches and id files (.npz) that are corrupt in their structure: refused or rebuilt, in bounds."""
 
 import io
 import json

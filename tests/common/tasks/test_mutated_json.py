@@ -1,4 +1,4 @@
-"""SQuAD, RACE and JSON-lines files damaged in their structure: one line, or the same meaning."""
+"""SQuAD, RACE and JSON-lines files corrupt in their structure: one line, or the same meaning."""
 
 import copy
 import json
