@@ -276,3 +276,26 @@ def test_mutated_archives_are_refused_or_unpacked(tmp_path, kind):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 100 < refusals < 300 and peak < 20e6
+
+
+def test_very_many_members(tmp_path, monkeypatch):
+    archive = write_tar(tmp_path / "x.tgz", tar_header("a", 0) * 3001)
+    monkeypatch.setattr("funnel_data.downloads.archives._MAX_MEMBERS", 3000)
+    refuse(archive, tmp_path / "out", "holds more than 3000 members", keep=("b",))
+    zipped = write_zip(tmp_path / "x.zip", *(f"n{number}" for number in range(2000)), content=b"")
+    with zipfile.ZipFile(zipped) as opened:
+        size = opened.fp.seek(0, io.SEEK_END) - 22 - opened.start_dir
+    monkeypatch.setattr("funnel_data.downloads.archives._MAX_DIRECTORY", size)
+    assert len(unpack(zipped, tmp_path / "out")) == 2000
+    monkeypatch.setattr("funnel_data.downloads.archives._MAX_DIRECTORY", size - 1)
+    refuse(zipped, tmp_path / "none", f"its directory has {size} bytes")
+
+
+def test_the_directory_of_a_large_zip_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)  # more members need 64-bit records
+    zipped = write_zip(tmp_path / "x.zip", *(f"n{number}" for number in range(20)))
+    assert b"PK\x06\x06" in zipped.read_bytes()
+    monkeypatch.setattr("funnel_data.downloads.archives._MAX_DIRECTORY", 20 * (46 + 2))
+    refuse(zipped, tmp_path / "out", "its directory has 970 bytes, over 960")
+    monkeypatch.setattr("funnel_data.downloads.archives._MAX_DIRECTORY", 970)
+    assert len(unpack(zipped, tmp_path / "out")) == 20

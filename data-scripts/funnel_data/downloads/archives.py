@@ -29,8 +29,10 @@ from funnel_data.downloads.tar_stream import Readable, read_members
 _READ_BYTES = 1 << 20
 # Text compresses five- to tenfold; an archive that expands much more is a decompression bomb.
 _MAX_GROWTH = 100
-_MAX_FILES = 1_000_000  # the largest set has a hundred thousand
+_MAX_MEMBERS = 200_000  # the largest set has a hundred thousand
+_MAX_DIRECTORY = 64 << 20  # bytes of a zip file's directory, ten times as much in memory
 _MAX_NAME, _MAX_PARTS = 255, 64  # bytes of a name (a limit of file systems), names in a path
+_END_BYTES = 22 + (1 << 16) + 76  # of a zip file, with its comment and the 64-bit records
 _LOCAL_HEADER = 30  # bytes between the start of a zip member and its name
 _CORRUPTION = (
     tarfile.TarError,
@@ -77,7 +79,9 @@ def unpack(archive: Path, folder: Path, keep: tuple[str, ...] = ("**",)) -> list
         output = _Output(archive, folder)
         cleanup.callback(output.remove)
         try:
-            for member in _members(archive, keep, budget):
+            for number, member in enumerate(_members(archive, keep, budget)):
+                if number >= _MAX_MEMBERS:
+                    raise ArchiveError(f"{archive}: holds more than {_MAX_MEMBERS} members")
                 _check_safe(archive, member)
                 wanted = _target_path(member.name, keep)
                 if member.content is None or wanted is None:
@@ -118,8 +122,6 @@ class _Output:
             if parent.casefold() in self.files:
                 self._refuse(parent, wanted)
             self._parents.setdefault(parent.casefold(), wanted)
-        if len(self.files) >= _MAX_FILES:
-            raise ArchiveError(f"{self._archive}: holds more than {_MAX_FILES} files")
         target = self._folder / wanted
         if os.path.lexists(target):  # from another archive, or the same name to this file system
             raise ArchiveError(f"{self._archive}: {wanted} is already in {self._folder}")
@@ -239,7 +241,26 @@ def _zip_members(archive: Path, keep: tuple[str, ...], budget: int) -> Iterator[
 
 def _open_zip(archive: Path) -> zipfile.ZipFile:
     with name_read_errors(archive, ArchiveError):
+        size = _directory_size(archive)
+        if size > _MAX_DIRECTORY:
+            raise ArchiveError(f"{archive}: its directory has {size} bytes, over {_MAX_DIRECTORY}")
         return zipfile.ZipFile(archive)
+
+
+def _directory_size(archive: Path) -> int:
+    """Return the bytes of a zip file's directory, which is read as one; 0 if it has none."""
+    with open(archive, "rb") as stream:
+        start = max(0, archive.stat().st_size - _END_BYTES)
+        stream.seek(start)
+        tail = stream.read()
+        end = tail.rfind(b"PK\x05\x06")
+        if end < 0 or len(tail) < end + 22:
+            return 0
+        sizes = [struct.unpack_from("<L", tail, end + 12)[0]]
+        if end >= 20 and tail.startswith(b"PK\x06\x07", end - 20):  # a 64-bit record is in front
+            stream.seek(max(0, start + end - 20 - 56))
+            sizes += struct.unpack_from("<Q", stream.read(56).ljust(56, b"\0"), 40)
+        return max(size for size in sizes if size != 0xFFFFFFFF) if len(sizes) > 1 else sizes[0]
 
 
 def _check_overlaps(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
