@@ -179,3 +179,8 @@ def test_wrong_settings_are_refused():
         evaluation_plan(np.array([1]), 0)
     with pytest.raises(DataError, match="no examples"):
         TrainBatches(make_source(0), BatchConfig(1))
+
+
+def test_no_examples_are_an_error():
+    with pytest.raises(DataError, match="no examples to evaluate or predict"):
+        evaluation_plan(np.zeros(0, np.int64), 4)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,10 @@ import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
+from funnel.utils.json_files import read_json_object
+from funnel.utils.npz import read_npz
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -274,23 +275,21 @@ def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
     if not (arrays.exists() and key_file.exists()):
         return None
     try:
-        stored = json.loads(key_file.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError("not a JSON object")
+        stored = read_json_object(key_file, DataError)
         if changed := [name for name in key if stored.get(name) != key[name]]:
             logger.info("%s: rebuilt because of a different %s", arrays, ", ".join(changed))
             return None
-        with np.load(arrays, allow_pickle=False) as members:
-            if str(members["key"]) != _hash_key(key):
-                raise ValueError(f"does not belong to {key_file.name}")
-            features = Features(
-                members["input_ids"],
-                members["segment_ids"],
-                members["offsets"],
-                members.get("labels"),
-            )
+        members = read_npz(arrays)
+        if str(members["key"]) != _hash_key(key):
+            raise ValueError(f"does not belong to {key_file.name}")
+        features = Features(
+            members["input_ids"],
+            members["segment_ids"],
+            members["offsets"],
+            members.get("labels"),
+        )
         _check_arrays(features)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (DataError, ValueError, KeyError) as error:
         logger.warning("%s: corrupt cache is rebuilt (%s)", arrays, error)
         return None
     return features
@@ -306,6 +305,7 @@ def _check_arrays(features: Features) -> None:
         and offsets[0] == 0
         and offsets[-1] == len(ids)
         and bool((np.diff(offsets) > 0).all())
+        and ids.min(initial=0) >= 0
         and (features.labels is None or features.labels.shape == (len(features),))
     )
     if not is_consistent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from funnel.tasks import Example
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path
+from funnel.utils.npz import read_npz
+from funnel.utils.text_files import read_lines
 
 _NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -124,11 +125,7 @@ def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
     Raises:
         DataError: no such file, arrays of different shapes, or ids outside the vocabulary.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _NAMES if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: not a readable .npz file of arrays ({error})") from error
+    arrays = read_npz(path, _NAMES)
     if "input_ids" not in arrays:
         raise DataError(f"{path}: holds no array input_ids [B, T]")
     shape = arrays["input_ids"].shape
@@ -153,11 +150,11 @@ def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelI
     Raises:
         DataError: the file is missing, not UTF-8 or empty.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    lines = lines[:-1] if lines and not lines[-1] else lines
+    lines = []
+    for number, text, problem in read_lines(path):
+        if problem:
+            raise DataError(f"{path}:{number}: {problem}")
+        lines.append(text)
     if not lines:
         raise DataError(f"{path}: is empty; it should hold one text per line")
     parts = (line.partition("\t") for line in lines)

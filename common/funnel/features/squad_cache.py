@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,9 @@ from funnel.config.inputs import SegmentIds
 from funnel.features.pair_sequences import PairSequences
 from funnel.features.squad import EncodedParagraphs, SquadWindows, WindowConfig, build_windows
 from funnel.tasks.squad import SquadData, read_squad
+from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, name_read_errors, sha256_file
+from funnel.utils.npz import read_npz
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -143,18 +144,47 @@ def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
 
 def load_windows(path: Path, key: str) -> SquadWindows | None:
     """Return saved windows; ``None`` (with the reason in the log) if corrupt or of another key."""
+    if not path.exists():
+        return None
     try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = dict(found)
+        arrays = read_npz(path)
         if str(arrays["key"]) != f"{_WINDOWS_VERSION} {key}":
             logger.info("%s: made from other data or settings; it is rebuilt", path)
             return None
-        return _restore_windows(arrays)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        windows = _restore_windows(arrays)
+        _check_windows(windows)
+    except (DataError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: corrupt, it is rebuilt (%s)", path, error)
         return None
+    return windows
+
+
+def _check_windows(windows: SquadWindows) -> None:
+    """Raise ValueError if an array is of another kind or size, or refers to a missing token."""
+    sequences, paragraphs, count = windows.sequences, windows.paragraphs, len(windows)
+    named = {n: getattr(sequences, n) for n in _SEQUENCE_ARRAYS}
+    named |= {f"paragraphs.{n}": getattr(paragraphs, n) for n in _PARAGRAPH_ARRAYS}
+    named |= {n: getattr(windows, n) for n in (*_WINDOW_ARRAYS, *_TARGET_ARRAYS)}
+    for name, array in named.items():
+        is_per_window = name != "tokens" and not name.startswith("paragraphs.")
+        if array is not None and (
+            array.ndim != 1
+            or array.dtype.kind != "i"
+            or array.min(initial=0) < 0
+            or (is_per_window and len(array) != count)
+        ):
+            raise ValueError(f"array {name} is of another kind or size")
+    size, paragraph_size = len(sequences.tokens), len(paragraphs.ids)
+    is_consistent = (
+        (sequences.first_begins + sequences.first_lengths).max(initial=0) <= size
+        and (sequences.second_begins + sequences.second_lengths).max(initial=0) <= size
+        and len(paragraphs.starts) == len(paragraphs.ends) == paragraph_size
+        and (np.diff(paragraphs.offsets) >= 0).all()
+        and paragraphs.offsets[-1:].tolist() == [paragraph_size]
+        and windows.paragraph.max(initial=0) < len(paragraphs.offsets) - 1
+    )
+    if not is_consistent:
+        raise ValueError("arrays are inconsistent")
 
 
 def _restore_windows(arrays: Mapping[str, np.ndarray]) -> SquadWindows:

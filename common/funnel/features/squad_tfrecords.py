@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funnel.features.record_schema import squad_schema
+from funnel.features.record_schema import RecordSchema, squad_schema
 from funnel.features.squad import SquadWindows, build_windows
 from funnel.features.squad_cache import SquadSource, load_or_build_windows
 from funnel.features.tfrecords import (
@@ -54,11 +54,16 @@ def squad_train_records(
         raise ConfigError(f"proc_id={proc_id}: of num_proc={num_proc}, it must be 0 to num_proc-1")
     return load_or_write(
         Path(output_dir, source.shard_name(tokenizer.path, proc_id)),
-        squad_schema(source.windows.max_seq_length, training=True),
+        _schema(source, tokenizer, training=True),
         source.key(tokenizer) | {"split": "train", "seed": seed, "shard": [proc_id, num_proc]},
         functools.partial(_train_batches, source, tokenizer, seed, shard),
         RecordOptions(overwrite=source.overwrite),
     )
+
+
+def _schema(source: SquadSource, tokenizer: Tokenizer, training: bool) -> RecordSchema:
+    windows = source.windows
+    return squad_schema(windows.max_seq_length, training, tokenizer.vocab_size, windows.segments)
 
 
 def _train_batches(
@@ -80,7 +85,9 @@ def count_recorded_shards(
     """Return the number of shards of existing training records; ``None`` if none match."""
     path = Path(output_dir, source.shard_name(tokenizer.path, 0))
     found = read_meta(path, source.key(tokenizer) | {"split": "train"})
-    return None if found is None else int(found["shard"][1])
+    shard: Any = None if found is None else found.get("shard")
+    is_pair = isinstance(shard, list) and len(shard) == 2 and type(shard[1]) is int
+    return shard[1] if is_pair and shard[1] > 0 else None
 
 
 def squad_eval_records(
@@ -110,7 +117,7 @@ def squad_eval_records(
     )
     file = load_or_write(
         path,
-        squad_schema(length, training=False),
+        _schema(source, tokenizer, training=False),
         key | {"multiple": multiple},
         functools.partial(_batches, windows, tokenizer.special.pad_id, length),
         RecordOptions(overwrite=not is_cached, multiple=multiple),

@@ -28,11 +28,14 @@ from funnel.features.record_schema import (
     padding_example,
     race_schema,
 )
+from funnel.formats.indexed_tfrecord import check_count
 from funnel.formats.tfrecord import encode_example, read_examples, write_records_to
 from funnel.tasks.base import Task
 from funnel.tasks.race import LEVELS, read_race
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json
+from funnel.utils.json_files import read_json_object
+from funnel.utils.text_files import list_texts
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -125,7 +128,10 @@ def classifier_records(
         DataError: the data is missing or malformed (see :meth:`funnel.tasks.base.Task.load`).
         FunnelError: the file cannot be written.
     """
-    schema = classifier_schema(max_length, task.is_regression)
+    num_labels = None if task.is_regression else task.num_labels
+    schema = classifier_schema(
+        max_length, task.is_regression, tokenizer.vocab_size, num_labels, options.segments
+    )
     key = source_key(task, split, data_dir) | _common_key(tokenizer, max_length, options)
     batches = functools.partial(
         _classifier_batches, task, split, data_dir, tokenizer, max_length, options
@@ -169,7 +175,8 @@ def race_records(
     }
     batches = functools.partial(_race_batches, data_dir, split, tokenizer, config, options)
     path = Path(output_dir, record_name(tokenizer.path, length, split))
-    return load_or_write(path, race_schema(length), key, batches, options)
+    schema = race_schema(length, tokenizer.vocab_size, config.segments)
+    return load_or_write(path, schema, key, batches, options)
 
 
 def _race_batches(
@@ -191,7 +198,8 @@ def _race_files(data_dir: str | os.PathLike[str], split: str) -> list[Any]:
 
     A hash of 28,000 small files would take as long as reading the data.
     """
-    found = [f.stat() for level in LEVELS for f in Path(data_dir, split, level).glob("*.txt")]
+    folders = [Path(data_dir, split, level) for level in LEVELS]
+    found = [file.stat() for folder in folders for file in list_texts(folder)]
     latest = max((stat.st_mtime_ns for stat in found), default=0)
     return [len(found), sum(stat.st_size for stat in found), latest]
 
@@ -279,20 +287,29 @@ def read_meta(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
 
     The reason for ``None`` is logged.
     """
-    try:
-        found = json.loads(meta_path(path).read_text(encoding="utf-8"))
-        size = path.stat().st_size
-        num_bytes, *_ = (int(found[n]) for n in ("num_bytes", "num_real_examples", "num_examples"))
-    except FileNotFoundError:
+    if not (path.exists() and meta_path(path).exists()):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        logger.warning("%s: corrupt description; the records are rebuilt", meta_path(path))
+    try:
+        found = read_json_object(meta_path(path), DataError)
+        size = path.stat().st_size
+        num_bytes, real, total = (
+            found.get(name, 0) for name in ("num_bytes", "num_real_examples", "num_examples")
+        )
+        if {type(num_bytes), type(real), type(total)} != {int} or not 0 < real <= total:
+            raise DataError("the numbers of examples and bytes are missing or wrong")
+    except (OSError, DataError) as error:
+        logger.warning("%s: corrupt description; the records are rebuilt (%s)", path, error)
         return None
     if changed := [name for name in key if found.get(name) != key[name]]:
         logger.info("%s: rebuilt because of a different %s", path, ", ".join(changed))
         return None
     if size != num_bytes:
         logger.warning("%s: rebuilt, it has %d bytes instead of %d", path, size, num_bytes)
+        return None
+    try:
+        check_count(path, total)
+    except DataError as error:
+        logger.warning("%s; the records are rebuilt", error)
         return None
     return found
 

@@ -32,6 +32,42 @@ def count_records(path: str | os.PathLike[str]) -> int:
     return len(offsets) if offsets is not None else sum(1 for _ in read_records(path))
 
 
+def check_count(path: str | os.PathLike[str], num_example: int, least: int = 0) -> None:
+    """Check that a file holds ``num_example`` records, without reading their data.
+
+    A file with corrupt lengths passes, unless it is too small: its records are named when they are
+    read.
+
+    Args:
+        path: the file.
+        num_example: number of records it should hold.
+        least: smallest number of bytes of a record's data.
+
+    Raises:
+        DataError: the file cannot be read or holds another number of records.
+    """
+    with name_read_errors(path):
+        size = os.stat(path).st_size
+    if num_example * (_FRAME + least) > size:
+        raise DataError(
+            f"{path}: its description states {num_example} records, but its {size} bytes hold "
+            "fewer; write it again"
+        )
+    offsets = _find_offsets(Path(path), num_example)
+    if offsets is not None:
+        _check_number(path, len(offsets), num_example)
+
+
+def _check_number(path: str | os.PathLike[str], found: int, expected: int) -> None:
+    if found != expected:
+        # Counting stops after the first record too many.
+        number = f"more than {expected}" if found > expected else str(found)
+        raise DataError(
+            f"{path}: holds {number} records, but {expected} according to its description; "
+            "write it again"
+        )
+
+
 class IndexedRecords:
     """Random access to the records of one file, with 8 bytes of memory per record.
 
@@ -55,14 +91,10 @@ class IndexedRecords:
                 lengths; the message names the file and the record.
         """
         self._path = Path(path)
-        offsets = _find_offsets(self._path)
+        offsets = _find_offsets(self._path, num_example)
         if offsets is None:
             offsets = _search_offsets(self._path, num_example, skip_corrupt)
-        if len(offsets) != num_example:
-            raise DataError(
-                f"{path}: holds {len(offsets)} records, but {num_example} according to its "
-                "description; write it again"
-            )
+        _check_number(path, len(offsets), num_example)
         self._offsets = offsets
         with name_read_errors(self._path):
             self._handle = os.open(self._path, os.O_RDONLY)
@@ -120,8 +152,11 @@ def _checksum(data: bytes) -> bytes:
     return masked_crc32c(data).to_bytes(4, "little")
 
 
-def _find_offsets(path: Path) -> np.ndarray | None:
+def _find_offsets(path: Path, limit: int | None = None) -> np.ndarray | None:
     """Return the offset of every record, int64 [n]; None if the lengths miss the file's end.
+
+    The search ends at record number ``limit``, if there is one: a file of zeros looks like one of
+    empty records, and has as many as bytes / 16.
 
     Their checksums are verified when a record is read: verifying all here takes ten times as long,
     and the sum of wrong lengths practically never matches the size of the file.
@@ -132,15 +167,21 @@ def _find_offsets(path: Path) -> np.ndarray | None:
         size = os.fstat(stream.fileno()).st_size
         while position + _FRAME <= size:
             offsets.append(position)
+            if limit is not None and len(offsets) > limit:
+                return np.array(offsets, np.int64)
             length = int.from_bytes(stream.read(8), "little")
             position += _FRAME + length
             if position <= size:  # a corrupt length may be beyond what seek accepts
                 stream.seek(position)
-    return np.frombuffer(offsets, np.int64) if position == size and offsets else None
+    return np.array(offsets, np.int64) if position == size else None
 
 
 def _search_offsets(path: Path, num_example: int, skip_corrupt: bool) -> np.ndarray:
     """Return the offsets in a file with corrupt lengths, -1 for a record that is lost."""
+    with name_read_errors(path):
+        most = os.stat(path).st_size // _FRAME
+    if num_example > most:  # before as much memory is allocated
+        raise DataError(f"{path}: has no room for the {num_example} records of its description")
     offsets = np.full(num_example, _LOST, np.int64)
     errors: list[DataError] = []
     for record in read_records(path, on_error=errors.append if skip_corrupt else None):

@@ -36,6 +36,7 @@ from funnel.utils.files import atomic_path, name_read_errors
 _HEADER = struct.Struct("<QI")  # length, its checksum
 _FRAME = _HEADER.size + 4  # bytes of a record in addition to its data
 _BUFFER = 1 << 20
+_MAX_RECORD = 1 << 28  # bytes; a record is held in memory
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # field numbers of a Feature
 
 Values = np.ndarray | Sequence[bytes]
@@ -268,6 +269,8 @@ def _read_length(stream: BinaryIO, left: int) -> int:
     # Before anything of this length is allocated: a right checksum does not make it plausible.
     if length > left - _FRAME:
         raise _CorruptRecordError(f"the file ends inside its {length} bytes", None)
+    if length > _MAX_RECORD:
+        raise _CorruptRecordError(f"its {length} bytes are more than {_MAX_RECORD}", None)
     return length
 
 
@@ -321,16 +324,20 @@ def _encode_feature(values: Values) -> bytes:
 
 def _decode_feature(feature: bytes) -> np.ndarray | None:
     """Return the list of a Feature message; None if it has none."""
-    chosen, content = 0, b""
+    chosen, parts = 0, list[bytes]()
     for number, _, value in wire.read_fields(feature):
         if isinstance(value, bytes) and number in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST):
             # The lists are alternatives: the last kind counts, in as many parts as it comes.
-            content = content + value if number == chosen else value
+            if number != chosen:
+                parts = []
+            parts.append(value)
             chosen = number
+    content = b"".join(parts)
     if chosen == _INT64_LIST:
-        return _joined([decode_varints(raw) for raw in _packed_parts(content)], np.int64)
+        return decode_varints(_packed(content, wire.VARINT))
     if chosen == _FLOAT_LIST:
-        return _joined([_decode_floats(raw) for raw in _packed_parts(content)], np.float32)
+        # A copy, which is writable: frombuffer returns read-only views.
+        return np.frombuffer(_packed(content, wire.FIXED32), "<f4").astype(np.float32)
     if chosen == _BYTES_LIST:
         strings = list(wire.read_submessages(content, 1))
         array = np.empty(len(strings), object)
@@ -339,25 +346,30 @@ def _decode_feature(feature: bytes) -> np.ndarray | None:
     return None
 
 
-def _packed_parts(content: bytes) -> Iterator[bytes]:
-    """Yield the numbers of a list as packed bytes; a number in a field of its own is packed."""
+def _packed(content: bytes, own_kind: int) -> bytes:
+    """Return the numbers of a list as packed bytes.
+
+    Joined before they are decoded: a list may come in as many parts as it has numbers.
+
+    Args:
+        content: the list message.
+        own_kind: wire type of a number that has a field of its own, VARINT or FIXED32.
+
+    Raises:
+        WireError: a part ends inside a number, or a number is of another kind.
+    """
+    parts: list[bytes] = []
     for number, kind, value in wire.read_fields(content):
         if number != 1:
             continue
         if isinstance(value, bytes):
-            yield value
-        elif kind == wire.VARINT:
-            yield wire.varint(value)
-        elif kind == wire.FIXED32:
-            yield value.to_bytes(4, "little")
-
-
-def _decode_floats(packed: bytes) -> np.ndarray:
-    if len(packed) % 4:
-        raise wire.WireError("ends inside a float")
-    return np.frombuffer(packed, "<f4")
-
-
-def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    # Always a copy, which is writable: frombuffer returns read-only views.
-    return np.concatenate(parts, dtype=dtype) if parts else np.zeros(0, dtype)
+            if own_kind == wire.VARINT and value[-1:] >= b"\x80":
+                raise wire.WireError("ends inside a number")
+            if own_kind == wire.FIXED32 and len(value) % 4:
+                raise wire.WireError("ends inside a float")
+            parts.append(value)
+        elif kind != own_kind:
+            raise wire.WireError(f"holds numbers of wire type {kind} in a list of another kind")
+        else:
+            parts.append(wire.varint(value) if kind == wire.VARINT else value.to_bytes(4, "little"))
+    return b"".join(parts)

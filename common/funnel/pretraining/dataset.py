@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from funnel.config.pretraining import DatasetConfig
+from funnel.features.record_schema import pretraining_schema
 from funnel.formats.indexed_tfrecord import OpenFiles
 from funnel.formats.protobuf_wire import WireError
 from funnel.formats.tfrecord import decode_example
@@ -138,6 +139,7 @@ class MaskedDataset:
         self._order = RecordOrder(collection.counts, config)
         self._files = OpenFiles(_MAX_OPEN_FILES, config.skip_corrupt)
         self._names = ("input", "seg_id", "boundary")[: 3 if masker.config.by_words else 2]
+        self._schema = pretraining_schema(collection.seq_len)
 
     def __len__(self) -> int:
         """Return the number of records per epoch."""
@@ -224,4 +226,6 @@ class MaskedDataset:
             if key != "boundary" and len(values) != self._collection.seq_len:
                 length = self._collection.seq_len
                 raise DataError(f"{name}: {key!r} holds {len(values)} numbers, not {length}")
+            if key != "input":  # the masker knows the vocabulary
+                self._schema.fields[key].check_range(key, values, name)
         return _Example(name, features)

@@ -6,7 +6,6 @@ file. A record file without one is unfinished, and an incomplete set of files ca
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,11 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funnel.formats.indexed_tfrecord import count_records
+from funnel.formats.indexed_tfrecord import check_count, count_records
 from funnel.pretraining.create_records import RecordSet
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import name_read_errors
+from funnel.utils.json_files import read_json_object
 from funnel.utils.text import join_names
+
+# Bytes of record files that are counted at the start of a run, which reads them. The counts of more
+# are only compared with the sizes of the files, and checked when a file is opened (PyTorch) or
+# has been read (TensorFlow).
+_COUNTED_BYTES = 1 << 30
 
 
 class RecordFile(NamedTuple):
@@ -63,8 +68,8 @@ def find_records(
     Raises:
         ConfigError: ``num_passes`` is below 1, or no folder is given.
         DataError: a folder has no such records (the message lists those it has), tasks of a pass
-            are missing or were written for different values of ``num_task``, or a metadata file is
-            invalid.
+            are missing or were written for different values of ``num_task``, a metadata file is
+            invalid, or a record file holds another number of records.
     """
     if num_passes < 1:
         raise ConfigError(f"num_passes={num_passes}: must be at least 1")
@@ -90,9 +95,24 @@ def find_records(
         for records in sorted(wanted, key=lambda one: one.pass_id):
             files += _list_files(folder, records, found[records])
     collection = RecordCollection(tuple(files), seq_len)
+    _check_counts(collection)
     if not collection.num_examples:
         raise DataError(f"{record_dir}: the record files of split {split} are empty")
     return collection
+
+
+def _check_counts(collection: RecordCollection) -> None:
+    """Compare the numbers of records with the files.
+
+    A number that is too large would otherwise show as an epoch without an end or without records.
+    """
+    counted = 0
+    for path, num_example in collection.files:
+        size = path.stat().st_size
+        counted += size
+        least = 2 * collection.seq_len  # bytes of two lists of seq_len numbers
+        if counted <= _COUNTED_BYTES or num_example * least > size:
+            check_count(path, num_example)
 
 
 def _find_sets(folder: Path) -> dict[RecordSet, set[int]]:
@@ -136,24 +156,19 @@ def _list_files(folder: Path, records: RecordSet, tasks: set[int]) -> list[Recor
 
 def _read_meta(meta: Path) -> list[RecordFile]:
     """Return the record files that a metadata file names."""
-    with name_read_errors(meta):
-        text = meta.read_text(encoding="utf-8")
+    wanted = f"{meta}: it should hold a list of names `filenames` and a number `num_example`"
     try:
-        content = json.loads(text)
-        names, num_example = content["filenames"], content["num_example"]
-        well_formed = all(isinstance(name, str) for name in names) and len(names) > 0
-        if not well_formed or not isinstance(num_example, int) or num_example < 0:
-            raise ValueError("wrong kind of values")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{meta}: it should hold a list of names `filenames` and a number `num_example`: "
-            f"{type(error).__name__} {error}"
-        ) from None
+        content = read_json_object(meta, DataError)
+    except DataError as error:
+        raise DataError(f"{wanted}; {str(error).removeprefix(f'{meta}:').lstrip()}") from None
+    names, num_example = content.get("filenames"), content.get("num_example")
+    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not (well_formed and names and type(num_example) is int and num_example >= 0):
+        raise DataError(wanted)
     paths = [meta.parent / name for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{meta}: it names {path.name}, which is not there")
-    # Only the total is recorded; counting the records of a single file would mean reading it.
+    for name, path in zip(names, paths, strict=True):
+        if not os.path.isfile(path):  # False also for a name that the file system refuses
+            raise DataError(f"{meta}: it names {name[:200]}, which is not there")
     if len(paths) == 1:
         return [RecordFile(paths[0], num_example)]
     files = [RecordFile(path, count_records(path)) for path in paths]

@@ -13,6 +13,7 @@ from pathlib import Path
 from funnel.tasks.tables import Source, TableRow, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.text import clean_classification_text, join_names
+from funnel.utils.text_files import find_file
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Task:
         return tuple(split for split in self.sources if split.startswith("dev"))
 
     def path(self, data_dir: str | os.PathLike[str], split: str) -> Path:
-        """Return the file (or folder) of a split.
+        """Return the file (or folder) of a split; the file may be compressed, as ``train.tsv.gz``.
 
         Raises:
             DataError: the task has no such split, or no file of the expected name exists.
@@ -113,12 +114,13 @@ class Task:
         if split not in self.sources:
             raise DataError(f"task {self.name} has no {split} split, only {', '.join(self.splits)}")
         names, directory = self.sources[split].names, Path(data_dir)
-        right_kind = Path.is_dir if self.sources[split].format == "folders" else Path.is_file
+        is_folder = self.sources[split].format == "folders"
         if not directory.is_dir():
             raise DataError(f"{directory}: no such directory (data of task {self.name})")
         for name in names:
-            if right_kind(directory / name):
-                return directory / name
+            found = directory / name if is_folder else find_file(directory, name)
+            if found is not None and (found.is_dir() or not is_folder):
+                return found
         raise DataError(
             f"{directory}: no {' or '.join(names)}, which task {self.name} needs as {split} data"
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from funnel.tasks.json_files import JsonNode, read_json
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import list_texts
 
 LEVELS = ("middle", "high")
 OPTIONS = 4
@@ -48,20 +49,22 @@ def read_race(data_dir: str | os.PathLike[str], split: str) -> RaceData:
     """Read ``data_dir/split/{middle,high}/*.txt``, sorted by name within each level.
 
     Raises:
-        DataError: a folder is missing or empty, or a file is malformed (the message
-            contains the path in the file).
+        DataError: a folder is missing or empty, no file has a question, or one is malformed (the
+            message contains the path in the file).
     """
     articles: list[str] = []
     questions: list[RaceQuestion] = []
     for level in LEVELS:
         folder = Path(data_dir) / split / level
-        files = sorted(folder.glob("*.txt"))
+        files = list_texts(folder)
         if not files:
             raise DataError(f"{folder}: no *.txt files; RACE has them in {' and '.join(LEVELS)}")
         for file in files:
             root = read_json(file)
             questions.extend(_parse_questions(root, len(articles), level == "high"))
             articles.append(root.member("article", str).value)
+    if not questions:
+        raise DataError(f"{Path(data_dir) / split}: its files hold no question")
     return RaceData(tuple(articles), tuple(questions))
 
 
@@ -80,7 +83,8 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
         if len(letter.value) != 1 or letter.value not in _LETTERS:
-            raise letter.error(f"is {letter.value!r}, one of {', '.join(_LETTERS)} is expected")
+            found, wanted = letter.value[:40], ", ".join(_LETTERS)
+            raise letter.error(f"is {found!r}, one of {wanted} is expected")
         yield RaceQuestion(
             text.value,
             tuple(option.checked(str).value for option in options),

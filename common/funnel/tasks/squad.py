@@ -126,8 +126,8 @@ def _check_ids(root: JsonNode, questions: list[Question]) -> None:
     for question in questions:
         if counts[question.id] > 1:
             raise DataError(
-                f"{root.file}: {question.where}.id {question.id!r} occurs {counts[question.id]} "
-                "times; predictions need a unique id for every question"
+                f"{root.file}: {question.where}.id {question.id[:40]!r} occurs "
+                f"{counts[question.id]} times; predictions need a unique id for every question"
             )
 
 

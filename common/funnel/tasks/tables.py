@@ -1,7 +1,8 @@
 """Readers of tables and text folders that never merge, split or silently drop a line.
 
-Every reader yields one :class:`TableRow` per record of its file. Unreadable records are reported
-with file and line number and counted by :class:`Tally`; more than 1 % of them is an error.
+Files may be compressed and have any line ends (:mod:`funnel.utils.text_files`). Every reader yields
+one :class:`TableRow` per record of its file. Unreadable records are reported with file and line
+number and counted by :class:`Tally`; more than 1 % of them is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from funnel.utils.errors import DataError
-from funnel.utils.files import name_read_errors
+from funnel.utils.text_files import TextLine, list_texts, read_lines, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ Column = int | str  # 0-based position (-1 = the last), or a name in the header
 BROKEN_SHARE = 0.01  # a larger share of broken lines indicates a file of another format
 _WARNINGS = 20  # broken lines logged one by one; all others share one more line
 _FIELD_LIMIT = min(sys.maxsize, 2**31 - 1)  # csv's limit is a C long, 32 bits wide on Windows
-_FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class TableRow(NamedTuple):
 
 class _Line(NamedTuple):
     number: int
-    cells: Any  # list[str], or dict for jsonl
+    cells: Any  # list[str], or dict for jsonl; None for a blank line
     problem: str | None
 
 
@@ -79,10 +79,14 @@ _Picker = Callable[[Any], tuple[str, str | None, str | None]]
 
 @dataclass
 class Tally:
-    """Counts the records of one file; reports the broken ones once it has been read."""
+    """Counts the records of one file, and reports on them once it has been read.
+
+    ``total`` does not include the ``blank`` lines between records, which are skipped.
+    """
 
     path: Path
     total: int = 0
+    blank: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
 
     def report_broken(self, where: str, problem: str) -> None:
@@ -97,6 +101,8 @@ class Tally:
         """
         if not self.total:
             raise DataError(f"{self.path}: empty, at least one line of data is needed")
+        if self.blank:
+            logger.warning("%s: %d blank lines skipped", self.path, self.blank)
         if len(self.broken) > BROKEN_SHARE * self.total:
             where, problem = self.broken[0]
             raise DataError(
@@ -123,8 +129,8 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
     if source.format == "folders":
         yield from _read_folders(path, folder_labels)
         return
-    lines = _without_trailing_blanks(_READERS[source.format](path, source.delimiter))
     tally = Tally(path)
+    lines = _data_lines(path, source, tally)
     pick: _Picker | None = _MemberPicker(source) if source.format == "jsonl" else None
     if pick is None and source.header:
         pick = _ColumnPicker.for_file(path, source, _next_header(path, lines))
@@ -150,15 +156,15 @@ def read_header(path: Path, source: Source) -> list[str]:
     Raises:
         DataError: the file is empty or its first line cannot be read.
     """
-    return _next_header(path, _READERS[source.format](path, source.delimiter))
+    return _next_header(path, _data_lines(path, source, Tally(path)))
 
 
 def _next_header(path: Path, lines: Iterator[_Line]) -> list[str]:
     first = next(lines, None)
     if first is None:
         raise DataError(f"{path}: empty, a header and at least one line of data are needed")
-    if first.problem or not first.cells:
-        raise DataError(f"{path}:1: no header: {first.problem or 'the line is blank'}")
+    if first.problem:
+        raise DataError(f"{path}:{first.number}: no header: {first.problem}")
     return first.cells
 
 
@@ -242,45 +248,25 @@ class _MemberPicker:
         return value if isinstance(value, str) else json.dumps(value)
 
 
-class _Text(NamedTuple):
-    number: int
-    text: str
-    problem: str | None
-
-
-def _text_lines(path: Path) -> Iterator[_Text]:
-    """Yield every line without its line end (LF or CRLF).
-
-    Only LF ends a line: Unicode separators and lone CRs, where other readers split, occur inside
-    sentences of real data. NUL characters are removed, a UTF-8 byte order mark is skipped.
-    """
-    with name_read_errors(path), path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            if number == 1:
-                if raw.startswith(_FOREIGN_MARKS):
-                    raise DataError(f"{path}: is UTF-16 or UTF-32; save it as UTF-8")
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            raw = raw.removesuffix(b"\n").removesuffix(b"\r").replace(b"\0", b"")
-            try:
-                yield _Text(number, raw.decode("utf-8"), None)
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 at byte {error.start + 1} of the line"
-                yield _Text(number, raw.decode("utf-8", errors="replace"), problem)
+def _text_lines(path: Path) -> Iterator[TextLine]:
+    """Yield the lines of a file, without NUL characters."""
+    for line in read_lines(path):
+        yield line._replace(text=line.text.replace("\0", "")) if "\0" in line.text else line
 
 
 def _tsv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
     """Split at every delimiter, without quoting (with it, GLUE's RTE test loses 15 rows)."""
     for number, text, problem in _text_lines(path):
-        yield _Line(number, text.split(delimiter) if text else [], problem)
+        yield _Line(number, text.split(delimiter) if text else None, problem)
 
 
 class _Replay:
     """The lines of a CSV file, some of which can be read again after a broken record."""
 
-    def __init__(self, lines: Iterator[_Text]) -> None:
+    def __init__(self, lines: Iterator[TextLine]) -> None:
         self._lines = lines
-        self._again: deque[_Text] = deque()
-        self.taken: list[_Text] = []
+        self._again: deque[TextLine] = deque()
+        self.taken: list[TextLine] = []
 
     def __iter__(self) -> _Replay:
         return self
@@ -316,13 +302,13 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
             replay.push_back_all_but_first()
         else:
             problem = next((line.problem for line in replay.taken if line.problem), None)
-        yield _Line(number, cells, problem)
+        yield _Line(number, cells or None, problem)
 
 
 def _json_lines(path: Path, delimiter: str) -> Iterator[_Line]:
     del delimiter  # part of the signature that all readers share
     for number, text, problem in _text_lines(path):
-        members: Any = {}
+        members: Any = None
         if text and not problem:
             try:
                 members = json.loads(text)
@@ -340,14 +326,22 @@ _READERS: dict[str, Callable[[Path, str], Iterator[_Line]]] = {
 }
 
 
-def _without_trailing_blanks(lines: Iterator[_Line]) -> Iterator[_Line]:
-    """Drop the blank lines at the end of a file; any other blank line is a broken line."""
+def _data_lines(path: Path, source: Source, tally: Tally) -> Iterator[_Line]:
+    """Yield the lines of a table without the blank ones at its end, and in CSV between rows.
+
+    A blank line is no record of a CSV file, where records need not be lines. In tsv and jsonl files
+    lines and records correspond, so a blank one between others is broken.
+    """
+    skips = source.format == "csv"
     blanks: list[_Line] = []
-    for line in lines:
-        if not line.cells and not line.problem:
+    for line in _READERS[source.format](path, source.delimiter):
+        if line.cells is None and not line.problem:
             blanks.append(line._replace(problem="blank"))
             continue
-        yield from blanks
+        if skips:
+            tally.blank += len(blanks)
+        else:
+            yield from blanks
         blanks.clear()
         yield line
 
@@ -360,7 +354,7 @@ def folder_files(path: Path, labels: tuple[str, ...]) -> list[tuple[str, Path]]:
     """
     found = []
     for label in labels:
-        files = sorted((path / label).glob("*.txt"))
+        files = list_texts(path / label)
         if not files:
             raise DataError(f"{path / label}: no *.txt files; one folder per label is expected")
         found += [(label, file) for file in files]
@@ -371,12 +365,12 @@ def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[TableRow]:
     tally = Tally(path)
     for label, file in folder_files(path, labels):
         tally.total += 1
-        with name_read_errors(file):
-            raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
         try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            tally.report_broken(str(file), f"not UTF-8 at byte {error.start + 1}")
+            text = read_text(file).replace("\0", "")
+        except DataError as error:
+            if isinstance(error.__cause__, OSError):  # no permission, a bad disk
+                raise
+            tally.report_broken(str(file), str(error).removeprefix(f"{file}:").strip())
             continue
         if not text.strip():
             tally.report_broken(str(file), "empty file")

@@ -21,6 +21,7 @@ from funnel.tokenization.base import replace_surrogates
 from funnel.tokenization.normalization import normalize
 from funnel.tokenization.special_tokens import FUNNEL_TOKENS
 from funnel.tokenization.wordpiece import CONTINUATION, MAX_WORD_LENGTH, BasicTokenizer
+from funnel.utils import text_files
 from funnel.utils.errors import DataError, TokenizerError
 from funnel.utils.files import atomic_path
 
@@ -89,21 +90,20 @@ def build_vocabulary(
 
 
 def read_lines(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
-    """Yield the lines of UTF-8 text files, one file after another, without line ends.
+    """Yield the lines of text files, one after another; see :mod:`funnel.utils.text_files`.
 
     Raises:
         DataError: a file cannot be read or is not UTF-8; the message names file and line.
     """
     for path in paths:
         try:
-            with open(path, "rb") as stream:
-                for number, line in enumerate(stream, start=1):
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    yield text.rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number}: not UTF-8 text") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+            for line in text_files.read_lines(path):
+                if line.problem:
+                    raise DataError(f"{path}, line {line.number}: not UTF-8 text")
+                yield line.text
+        except text_files.ForeignTextError as error:
+            found = f"it is {text_files.FOREIGN}"
+            raise DataError(f"{path}, line 1: not UTF-8 text; {found}") from error
 
 
 def train_sentencepiece(lines: Iterable[str], config: VocabularyConfig) -> tuple[bytes, int]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from funnel.utils.errors import ConfigError, FunnelError
-from funnel.utils.files import name_read_errors
+from funnel.utils.text_files import read_text
 
 
 def read_json(path: str | os.PathLike[str], error: type[FunnelError] = ConfigError) -> Any:
-    """Return the value in a JSON file; a UTF-8 byte order mark is skipped.
+    """Return the value in a JSON file, compressed or not; a byte order mark is skipped.
 
     Raises:
         FunnelError: the file cannot be read, is not UTF-8 or not JSON. The class raised is
             ``error``.
     """
-    with name_read_errors(path, error):
-        raw = Path(path).read_bytes()
+    text = read_text(path, error)
     try:
-        return json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as caught:
-        raise error(f"{path}: not UTF-8 at byte {caught.start + 1}") from None
+        return json.loads(text)
     except json.JSONDecodeError as caught:
         raise error(f"{path}:{caught.lineno}: not valid JSON: {caught.msg}") from None
+    except ValueError:  # Python refuses to convert integers of more than 4300 digits
+        raise error(f"{path}: not valid JSON: a number has too many digits") from None
     except RecursionError:
         raise error(f"{path}: not valid JSON: nested too deeply") from None
 

@@ -1,11 +1,11 @@
 """Readers of text corpora: plain text, JSON lines, Common Crawl's WET files, Gigaword's SGML.
 
-Files may be compressed (``.gz``, ``.bz2``, ``.xz``). Memory use is that of the largest document.
+Files may be compressed (gzip, bzip2, xz), which their name or their content shows. Lines end
+with LF, CRLF or, in a file without any LF, CR. Memory use is that of the largest document.
 """
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import glob
 import gzip
@@ -13,22 +13,31 @@ import html
 import json
 import lzma
 import os
+import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from funnel.utils.compressed import SUFFIXES, find_opener
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import is_split_by_carriage_returns
 from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
 
 FORMATS = ("auto", "txt", "jsonl", "wet", "gigaword")
+_START = 1 << 20  # bytes searched for line ends
 DOCUMENTS = ("blank_line", "line", "file")
 LINES = ("paragraph", "wrapped", "sentence")
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".wet": "wet"}
+TEXT_SUFFIXES = {
+    ".txt": "txt",
+    ".text": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".wet": "wet",
+}
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,13 @@ class TextOptions:
         """Return the format of a file; with ``auto``, ``txt`` for unknown suffixes."""
         if self.format != "auto":
             return self.format
-        return SUFFIXES.get(_suffix(path), "txt")
+        return TEXT_SUFFIXES.get(_suffix(path), "txt")
 
     def is_splittable(self, path: str) -> bool:
         """Whether documents can be read from a position within a file."""
         format_ = self.detect_format(path)
         by_line = format_ == "jsonl" or (format_ == "txt" and self.documents != "file")
-        return by_line and not _is_compressed(path)
+        return by_line and find_opener(path) is None and not _has_carriage_returns(path)
 
 
 def find_files(patterns: Sequence[str]) -> list[str]:
@@ -112,6 +121,9 @@ class TextReader:
         """
         format_ = self.options.detect_format(source.path)
         with _read_errors_named(source.path), _open(source.path) as stream:
+            if find_opener(source.path) is not None:
+                # One range, whose end counts other bytes than positions do.
+                source = replace(source, end=sys.maxsize)
             if format_ == "wet":
                 yield from (self._sentences(lines) for lines in _wet_records(stream, source.path))
             elif format_ == "gigaword":
@@ -133,7 +145,7 @@ class TextReader:
             # the byte just before this range.
             stream.seek(position - 1)
             position += len(stream.readline()) - 1
-        for raw in stream:
+        for raw in _raw_lines(stream, source.path):
             try:
                 line = raw.decode(self.options.encoding, self.options.errors)
             except UnicodeDecodeError as error:
@@ -193,8 +205,7 @@ def _within(lines: Iterable[tuple[int, str]], source: ByteRange) -> Iterator[tup
 
 def _is_after(position: int, source: ByteRange) -> bool:
     """Whether a line begins after a range."""
-    # A compressed file is one range, whose end counts other bytes than the position does.
-    return position >= source.end and not _is_compressed(source.path)
+    return position >= source.end
 
 
 def _sentences(lines: Iterable[str], kind: str) -> list[str]:
@@ -246,11 +257,26 @@ def _wet_records(stream: IO[bytes], path: str) -> Iterator[list[str]]:
 def _suffix(path: str) -> str:
     """Return the suffix that gives the format: ``.txt`` for ``a.txt.gz``."""
     name = Path(path)
-    return (Path(name.stem) if _is_compressed(path) else name).suffix.lower()
+    return (Path(name.stem) if name.suffix in SUFFIXES else name).suffix.lower()
 
 
-def _is_compressed(path: str) -> bool:
-    return Path(path).suffix in COMPRESSED
+def _has_carriage_returns(path: str) -> bool:
+    """Return whether CR ends the lines of a file, decompressed if need be."""
+    with _open(path) as stream:
+        return is_split_by_carriage_returns(stream.read(_START))
+
+
+def _raw_lines(stream: IO[bytes], path: str) -> Iterator[bytes]:
+    """Yield lines with their ends."""
+    if not _has_carriage_returns(path):
+        yield from stream
+        return
+    pending = b""
+    while piece := stream.read(_START):
+        *lines, pending = (pending + piece).split(b"\r")
+        yield from (line + b"\r" for line in lines)
+    if pending:
+        yield pending
 
 
 def _text_files_in(path: str, options: TextOptions) -> Iterator[str]:
@@ -260,13 +286,13 @@ def _text_files_in(path: str, options: TextOptions) -> Iterator[str]:
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            is_text = options.format != "auto" or _suffix(name) in SUFFIXES
+            is_text = options.format != "auto" or _suffix(name) in TEXT_SUFFIXES
             if is_text and not name.startswith("."):
                 yield os.path.join(folder, name)
 
 
 def _open(path: str) -> IO[bytes]:
-    opener = COMPRESSED.get(Path(path).suffix)
+    opener = find_opener(path)
     return opener(path, "rb") if opener else open(path, "rb")
 
 

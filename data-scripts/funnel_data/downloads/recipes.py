@@ -13,6 +13,7 @@ from funnel.tasks.json_files import read_json
 from funnel.tasks.squad import read_squad
 from funnel.tasks.tables import read_records
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import list_texts, read_text
 from funnel_data.downloads.archives import unpack
 from funnel_data.downloads.catalog import DownloadSet
 
@@ -114,10 +115,7 @@ def _mrpc_rows(path: Path) -> list[list[str]]:
 
 def _lines(path: Path) -> list[str]:
     """Return the non-blank lines; quotes and Unicode line separators are ordinary characters."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
+    text = read_text(path)
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
@@ -151,7 +149,7 @@ def _count_race(dataset: DownloadSet, folder: Path) -> dict[str, int]:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.txt"))
+    return list_texts(folder)
 
 
 def _race_questions(file: Path) -> int:

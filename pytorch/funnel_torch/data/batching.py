@@ -230,6 +230,8 @@ def evaluation_plan(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    if not len(lengths):
+        raise DataError("there are no examples to evaluate or predict")
     order = np.argsort(-lengths, kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return batches[rank::world_size]

@@ -115,7 +115,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, directory: RunDirectory
         ),
         with_optimizer=settings.training.init_global_vars,
     )
-    with _report_corrupt(collection):
+    with _report_corrupt(collection, inputs):
         return runs.train_model(settings, directory, job)
 
 
@@ -133,7 +133,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
         count = evaluation.max_eval_batch
     score = partial(_score, settings, estimator, input_fn, count)
     log = MetricsLog(model_dir)
-    with _report_corrupt(collection):
+    with _report_corrupt(collection, inputs):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
     write_best(best, model_dir)
@@ -191,7 +191,10 @@ def _build_graph(
     return Graph(output.loss, metrics=output.metrics, scalars=scalars)
 
 
-def _report_corrupt(collection: RecordCollection) -> AbstractContextManager[None]:
+def _report_corrupt(
+    collection: RecordCollection, inputs: RunInputs
+) -> AbstractContextManager[None]:
     """Turn TensorFlow's error about a record into one that names its file and number."""
     files = [str(file.path) for file in collection.files]
-    return report_corrupt_records(files, pretraining_schema(collection.seq_len))
+    schema = pretraining_schema(collection.seq_len, inputs.tokenizer.vocab_size)
+    return report_corrupt_records(files, schema, collection.counts.tolist())

@@ -178,7 +178,8 @@ def fine_tune(
     """
     order = InputConfig(is_training=True, shuffle_buffer=settings.records.shuffle_buffer)
     job = TrainingJob(config, build_graph, partial(example_input, files), metadata, order)
-    with report_corrupt_records([str(file.path) for file in files], files[0].schema):
+    counts = [file.num_examples for file in files]
+    with report_corrupt_records([str(file.path) for file in files], files[0].schema, counts):
         return train_model(settings, directory, job)
 
 
@@ -188,7 +189,7 @@ def predict_examples(
     """Return the predictions of a checkpoint for the real examples of a file, in their order."""
     estimator = build_estimator(run, make_model_fn(build_graph, run))
     input_fn = example_input([file], InputConfig(is_training=False))
-    with report_corrupt_records([str(file.path)], file.schema):
+    with report_corrupt_records([str(file.path)], file.schema, [file.num_examples]):
         found = predict_all(estimator, input_fn, checkpoint)
     return {name: values[: file.num_real_examples] for name, values in found.items()}
 

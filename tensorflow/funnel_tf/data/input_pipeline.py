@@ -28,24 +28,33 @@ import tensorflow.compat.v1 as tf
 
 from funnel.features.record_schema import RecordSchema, padding_example, pretraining_schema
 from funnel.features.tfrecords import find_corrupt_record
+from funnel.formats.indexed_tfrecord import check_count
 from funnel.formats.tfrecord import encode_example
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, DataError
 from funnel_tf.data.masking import GraphRecords, mask_records, sample_randoms
+from funnel_tf.data.parsing import ASSERTION, Features, parse_records
 
 PRETRAIN_SHUFFLE = 8192  # records; about 20 MB at 512 tokens
 _FILES_AT_A_TIME = 16
 _BLOCK = 8  # records read from a file before the next file
 _LAST_EPOCH = 1 << 62
 _READ_BUFFER = 1 << 20  # bytes
-_ASSERTION = "the records hold"  # first words of this module's assertion messages
+_CARDINALITY = "Input dataset was expected to contain"  # TensorFlow's words for a wrong number
+# Bytes of the record in the text may end it before the iterator is named.
+_READ_WORDS = ("Iterator", "Could not parse example")
+_READ_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,  # another number of records than expected
+)
 
 # The mapped functions have no Python control flow over tensors, and AutoGraph takes seconds.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
 Params = Mapping[str, Any]
-Features = dict[str, tf.Tensor]
 # TPUEstimator finds the argument by its name, "params".
 InputFn = Callable[[Params], tf.data.Dataset]
 
@@ -123,29 +132,56 @@ def pretrain_input_fn(collection: RecordCollection, masker: Masker, config: Inpu
 
 
 @contextlib.contextmanager
-def report_corrupt_records(files: Sequence[str], schema: RecordSchema) -> Iterator[None]:
+def report_corrupt_records(
+    files: Sequence[str], schema: RecordSchema, counts: Sequence[int] = ()
+) -> Iterator[None]:
     """Turn TensorFlow's error about a record into a DataError with its file and number.
 
     TensorFlow's message names neither, so the files are read again after such an error.
+
+    Args:
+        files: the files of the pipeline in the body.
+        schema: features of their records.
+        counts: how many records each file should hold.
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as e:
-        # The last two also come from the model's own operations, without an iterator in the text.
-        if not isinstance(e, tf.errors.DataLossError) and "Iterator" not in str(e):
+    except UnicodeDecodeError as e:
+        # TensorFlow puts bytes of a record into its message, which then is no text.
+        raise _find_error(files, schema, counts, "") or e from None
+    except _READ_ERRORS as e:
+        # Most of them also come from the model's own operations, with other words in their text.
+        if not (isinstance(e, tf.errors.DataLossError) or any(w in str(e) for w in _READ_WORDS)):
             raise
-        error = find_corrupt_record([file for file in files if os.path.exists(file)], schema)
-        if error is None and _ASSERTION in str(e):
-            error = DataError(_extract_assertion(str(e)))
+        error = _find_error(files, schema, counts, str(e))
         if error is None:
             raise
         raise error from None
 
 
+def _find_error(
+    files: Sequence[str], schema: RecordSchema, counts: Sequence[int], text: str
+) -> DataError | None:
+    """Return the error of the first corrupt record or file; ``text`` is TensorFlow's."""
+    there = [file for file in files if os.path.exists(file)]
+    if (error := find_corrupt_record(there, schema)) is not None:
+        return error
+    try:
+        for file, count in zip(files, counts, strict=False):
+            check_count(file, count)
+    except DataError as wrong:
+        return wrong
+    if ASSERTION in text:
+        return DataError(_extract_assertion(text))
+    if _CARDINALITY in text:
+        return DataError(f"{files[0]} …: {text[text.find(_CARDINALITY) :].splitlines()[0]}")
+    return None
+
+
 def _extract_assertion(text: str) -> str:
-    """Return the message of this module's assertion within TensorFlow's error text."""
-    line = next(line for line in text.splitlines() if _ASSERTION in line)
-    return line[line.find(_ASSERTION) :].replace("] [", " ").strip(" ]'\"")
+    """Return the message of an assertion of this package within TensorFlow's error text."""
+    line = next(line for line in text.splitlines() if ASSERTION in line)
+    return line[line.find(ASSERTION) :].replace("] [", " ").strip(" ]'\"")
 
 
 def _finetune_dataset(
@@ -171,7 +207,7 @@ def _parse_batch(
     schema: RecordSchema, size: int, index: tf.Tensor, serialized: tf.Tensor
 ) -> Features:
     """Parse ``size`` = B serialized fine-tuning records; ``index`` of the batch is not used."""
-    return _parse(schema, size, serialized)
+    return parse_records(schema, size, serialized)
 
 
 def _mask_batch(
@@ -183,7 +219,8 @@ def _mask_batch(
     serialized: tf.Tensor,
 ) -> Features:
     """Parse and mask ``size`` = B serialized pretraining records; ``index`` counts batches."""
-    records = _parse(pretraining_schema(masker.config.seq_len), size, serialized)
+    schema = pretraining_schema(masker.config.seq_len, len(masker.is_text))
+    records = parse_records(schema, size, serialized)
     # One number per batch over all hosts. Evaluation counts down from -1, so that its masks are
     # independent of those in training with the same seed.
     number = index * host.count + host.index
@@ -220,11 +257,21 @@ def _serialized_batches(
         records = _endless_records(files, config, host, done)
         return records.batch(size, drop_remainder=True).enumerate(done // size)
     records = tf.data.TFRecordDataset([path for path, _ in files], buffer_size=_READ_BUFFER)
+    records = _counted(records, sum(count for _, count in files))
     # Every host reads the batches of all hosts and takes its part, so that all of them have the
     # same number: a host that stopped earlier would block the collectives of the others.
     batches = records.batch(size * host.count)
     example = encode_example({name: value.ravel() for name, value in padding.items()})
     return batches.map(_without_autograph(partial(_take_part, size, host, example))).enumerate()
+
+
+def _counted(records: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    """Make another number of records than ``number`` an error.
+
+    Without it, an evaluation of too few records would pass, and an endless stream of epochs without
+    records would search for one for ever.
+    """
+    return records.apply(tf.data.experimental.assert_cardinality(number))
 
 
 def _take_part(size: int, host: _Host, padding: bytes, serialized: tf.Tensor) -> tf.Tensor:
@@ -241,6 +288,7 @@ class _EpochReader:
     Attributes:
         files: the files to read.
         num_records: records of an epoch that this host yields.
+        num_read: records of an epoch in ``files``.
         shard: take every ``shard.count``-th record; None takes all.
         config: the order.
         seed: of the order.
@@ -249,6 +297,7 @@ class _EpochReader:
 
     files: tuple[str, ...]
     num_records: int
+    num_read: int
     shard: _Host | None
     config: InputConfig
     seed: int
@@ -271,6 +320,7 @@ class _EpochReader:
             # Hosts that share files must see the same order to divide the records.
             deterministic=self.config.deterministic or self.shard is not None,
         )
+        records = _counted(records, self.num_read)
         if self.shard is not None:
             records = records.shard(self.shard.count, self.shard.index)
         buffer = min(self.config.shuffle_buffer, self.num_records)
@@ -285,15 +335,17 @@ def _endless_records(
     """Yield serialized records, epoch after epoch, without the first ``done`` ones."""
     by_file = config.shard_files and len(files) >= host.count
     own = list(files[host.index :: host.count] if by_file else files)
-    count = sum(records for _, records in own)
-    if not count:
-        raise DataError("the record files hold no examples to train on")
-    seed = config.seed if config.shard_files else config.seed + 1000003 * host.index
+    count = num_read = sum(records for _, records in own)
     by_record = config.shard_files and not by_file
     if by_record:
-        count = max(1, len(range(host.index, count, host.count)))
+        count = len(range(host.index, count, host.count))
+    if not count:
+        part = f" for host {host.index} of {host.count}" if num_read or by_file else ""
+        raise DataError(f"the record files hold no examples to train on{part}")
+    seed = config.seed if config.shard_files else config.seed + 1000003 * host.index
     paths = tuple(path for path, _ in own)
-    reader = _EpochReader(paths, count, host if by_record else None, config, seed, done)
+    shard = host if by_record else None
+    reader = _EpochReader(paths, count, num_read, shard, config, seed, done)
     epochs = tf.data.Dataset.range(done // count, _LAST_EPOCH)
     return epochs.flat_map(_without_autograph(reader.read))
 
@@ -308,40 +360,11 @@ def _map_batches(
     return mapped.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _parse(schema: RecordSchema, size: int, serialized: tf.Tensor) -> Features:
-    """Parse ``size`` = B serialized records to features [B, ...] and rename them."""
-    specs: dict[str, Any] = {}
-    for name, spec in schema.fields.items():
-        dtype = tf.float32 if spec.is_float else tf.int64
-        fixed = tf.FixedLenFeature(spec.shape, dtype)
-        specs[name] = tf.io.RaggedFeature(dtype) if spec.shape == (-1,) else fixed
-    features = tf.io.parse_example(tf.reshape(serialized, [size]), specs)
-    if "boundary" in features:  # pad with the length, which is also the last boundary
-        length = schema.fields["input"].shape[0]
-        features["boundary"] = features["boundary"].to_tensor(length, shape=[size, length + 1])
-    for name in ("segment_ids", "seg_id"):
-        if name in features:
-            features["token_type_ids"] = features.pop(name)
-    if "input_mask" in features:
-        features["attention_mask"] = 1.0 - features.pop("input_mask")
-    return {
-        name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-        for name, value in features.items()
-    }
-
-
 def _check_records(records: Features, masker: Masker) -> list[tf.Operation]:
-    """Return assertions that ids are in the vocabulary and that word boundaries ascend."""
-    ids, edges = records["input"], records["boundary"]
-    fits = tf.reduce_all((ids >= 0) & (ids < len(masker.is_text)))
-    message = (
-        f"{_ASSERTION} ids outside the vocabulary of {len(masker.is_text)}; use the one that they "
-        "were made with: up to"
-    )
-    checks = [tf.debugging.Assert(fits, [message, tf.reduce_max(ids)])]
-    if masker.config.by_words:
-        length = masker.config.seq_len
-        rising = (edges[:, 1:] > edges[:, :-1]) | tf.equal(edges[:, 1:], length)
-        message = f"{_ASSERTION} word boundaries that do not rise"
-        checks.append(tf.debugging.Assert(tf.reduce_all(rising), [message]))
-    return checks
+    """Return assertions that the word boundaries of pretraining records ascend."""
+    if not masker.config.by_words:
+        return []
+    edges, length = records["boundary"], masker.config.seq_len
+    rising = (edges[:, 1:] > edges[:, :-1]) | tf.equal(edges[:, 1:], length)
+    message = f"{ASSERTION} word boundaries that do not rise"
+    return [tf.debugging.Assert(tf.reduce_all(rising), [message])]

@@ -1,0 +1,131 @@
+"""Text files as people have them: compressed or not, with any line ends, UTF-8 or named as not.
+
+Readers of tables, corpora and folders of texts share this module, so that a file which one program
+reads is read by all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from funnel.utils.compressed import SUFFIXES, SequentialReader
+from funnel.utils.errors import DataError, FunnelError
+
+_READ_BYTES = 1 << 20
+_FIRST_LINE = 16 << 20  # bytes searched for a line feed before carriage returns are line ends
+_LONGEST_LINE = 64 << 20  # bytes; a longer line is none of text, and a line is held in memory
+# Deflate's limit is 1032, so it is other kinds of compression that are refused: memory is bounded
+# by the longest line, and this bounds the time.
+_MAX_GROWTH = 1000
+_MAX_GROWTH_IN_MEMORY = 100
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
+FOREIGN = "UTF-16 or UTF-32; save it as UTF-8"
+_ZERO_SHARE = 0.2  # Latin text in UTF-16 has one zero byte in two; in UTF-8 text it is an error
+
+
+class ForeignTextError(DataError):
+    """A file in UTF-16 or UTF-32."""
+
+
+class TextLine(NamedTuple):
+    """A line without its end; ``problem`` if it is not UTF-8, with U+FFFD for invalid bytes."""
+
+    number: int
+    text: str
+    problem: str | None
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[TextLine]:
+    r"""Yield every line of a text file; gzip, bzip2 and xz data is decompressed.
+
+    LF or CRLF ends a line. Unicode separators and lone CRs, where other readers split, occur inside
+    sentences of real data; in a file whose first 16 MiB have a CR but no LF, every CR ends a line.
+    A UTF-8 byte order mark is skipped. One line is held in memory.
+
+    Raises:
+        DataError: the file cannot be read, is corrupt, or is UTF-16 or UTF-32, or a line is longer
+            than 64 MiB.
+    """
+    with SequentialReader(path, _MAX_GROWTH) as stream:
+        for number, raw in enumerate(_split(path, stream), start=1):
+            if number == 1:
+                if _is_foreign(raw):
+                    raise ForeignTextError(f"{path}:1: is {FOREIGN}")
+                raw = raw.removeprefix(_BYTE_ORDER_MARK)
+            try:
+                yield TextLine(number, raw.decode("utf-8"), None)
+            except UnicodeDecodeError as error:
+                problem = f"not UTF-8 at byte {error.start + 1} of the line"
+                yield TextLine(number, raw.decode("utf-8", errors="replace"), problem)
+
+
+def read_text(path: str | os.PathLike[str], error: type[FunnelError] = DataError) -> str:
+    """Return a text file, decompressed if it is gzip, bzip2 or xz data; line ends are unchanged.
+
+    Raises:
+        FunnelError: the file cannot be read, is corrupt, expands more than a hundredfold, or is not
+            UTF-8; names the line. The class is ``error``.
+    """
+    with SequentialReader(path, _MAX_GROWTH_IN_MEMORY, error) as stream:
+        raw = stream.read()
+    if _is_foreign(raw):
+        raise error(f"{path}:1: is {FOREIGN}")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as caught:
+        before = raw[: caught.start]
+        line, column = before.count(b"\n") + 1, caught.start - before.rfind(b"\n")
+        raise error(f"{path}: not UTF-8 at byte {column} of line {line}") from None
+
+
+def list_texts(folder: Path) -> list[Path]:
+    """Return the files ``*.txt`` of a folder, compressed ones included, sorted by name."""
+    plain = sorted(folder.glob("*.txt"))
+    packed = [path for suffix in SUFFIXES for path in folder.glob(f"*.txt{suffix}")]
+    return sorted([*plain, *packed]) if packed else plain
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return ``folder/name``, or that with the suffix of a compressed file; None without either."""
+    candidates = (folder / f"{name}{suffix}" for suffix in ("", *SUFFIXES))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def is_split_by_carriage_returns(start: bytes) -> bool:
+    """Return whether CR ends the lines of a file that begins with ``start`` (old Macintosh)."""
+    return b"\n" not in start and b"\r" in start.removesuffix(b"\r")
+
+
+def _is_foreign(start: bytes) -> bool:
+    start = start[:4096]
+    has_zeros = len(start) >= 8 and start.count(0) > _ZERO_SHARE * len(start)
+    return start.startswith(_FOREIGN_MARKS) or has_zeros
+
+
+def _split(path: str | os.PathLike[str], stream: SequentialReader) -> Iterator[bytes]:
+    """Yield the lines of a stream without their ends."""
+    number, pending = 0, b""
+    start = stream.read(_READ_BYTES)
+    while b"\n" not in start and len(start) < _FIRST_LINE and (more := stream.read(_READ_BYTES)):
+        start += more
+    by_carriage_return = is_split_by_carriage_returns(start)
+    chunk = start
+    while chunk:
+        chunk = pending + chunk
+        if by_carriage_return:
+            # A CR at the end may be the first half of CRLF.
+            held = b"\r" if chunk.endswith(b"\r") else b""
+            chunk = chunk.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+        *lines, pending = chunk.split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+        number += len(lines)
+        if len(pending) > _LONGEST_LINE:
+            raise DataError(f"{path}:{number + 1}: the line has over {_LONGEST_LINE >> 20} MiB")
+        chunk = stream.read(_READ_BYTES)
+    if pending:
+        yield pending.removesuffix(b"\r")

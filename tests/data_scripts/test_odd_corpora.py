@@ -1,0 +1,54 @@
+"""Corpora with CR line ends, or compressed under another name, in every program that reads text."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from corpus_cases import tiny_tokenizer
+from funnel.features.feature_extraction import read_text
+from funnel.pretraining.create_records import read_documents
+from funnel.tokenization.train_vocab import read_lines
+from funnel.utils.errors import DataError
+from funnel_data.corpora.sharding import ByteRange
+from funnel_data.corpora.text_files import TextOptions, TextReader
+
+TEXT = "\ufeffOne. Two.\nThree\n\nFour\n"
+JSON = '{"text": "One."}\n\n{"text": "Two."}\n'
+
+
+def documents(path, **options):
+    reader = TextReader(TextOptions(**options))
+    return list(reader.read_documents(ByteRange(str(path), 0, path.stat().st_size)))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_prepare_text(tmp_path, pack, end):
+    path = tmp_path / "a.txt"
+    path.write_bytes(pack(TEXT.replace("\n", end).encode()))
+    assert documents(path) == [["One.", "Two.", "Three"], ["Four"]]
+    assert documents(path, documents="line") == [["One.", "Two."], ["Three"], ["Four"]]
+    is_plain = pack is bytes and end != "\r"
+    assert TextOptions().is_splittable(str(path)) == is_plain
+    path.write_bytes(pack(JSON.replace("\n", end).encode()))
+    assert documents(path, format="jsonl") == [["One."], ["Two."]]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_vocabularies_records_and_features(tmp_path, pack, end):
+    path = tmp_path / "a.txt"
+    path.write_bytes(pack(TEXT.replace("\n", end).encode()))
+    assert list(read_lines([path])) == ["One. Two.", "Three", "", "Four"]
+    assert list(read_documents(path)) == [["One. Two.", "Three"], ["Four"]]
+    tokenizer = tiny_tokenizer(tmp_path)
+    plain = tmp_path / "plain.txt"
+    plain.write_text(TEXT, encoding="utf-8")
+    found, expected = (read_text(p, tokenizer, 16).to_dict() for p in (path, plain))
+    assert len(found["input_ids"]) == 4
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    plain.write_bytes(b"good\n\xff\n")
+    with pytest.raises(DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line"):
+        read_text(plain, tokenizer, 16)
