@@ -22,8 +22,8 @@ from funnel.utils.files import atomic_path
 
 _SUFFIX = ".npy"
 _COPIED = 1 << 16
-# A file from elsewhere can be damaged in every layer: zip, compression, header, size.
-_DAMAGE = (
+# A file from elsewhere can be corrupt in every layer: zip, compression, header, size.
+_CORRUPTION = (
     OSError,
     ValueError,
     EOFError,
@@ -129,20 +129,20 @@ class NpzRowReader:
         """Yield ``rows`` rows of all arrays at a time; the arrays must have equally many.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is corrupt.
         """
         total = next(iter(self.shapes.values()))[0]
         with self._columns(self._names) as columns:
             for start in range(0, total, rows):
                 count = min(rows, total - start)
-                with self._damage_named():
+                with self._name_corruption():
                     batch = {name: column.read(count) for name, column in columns.items()}
                 yield batch
 
     @contextlib.contextmanager
     def _columns(self, names: Sequence[str]) -> Iterator[dict[str, _Column]]:
         with contextlib.ExitStack() as stack:
-            with self._damage_named():
+            with self._name_corruption():
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
                 present = set(archive.namelist())
                 columns = {
@@ -153,10 +153,10 @@ class NpzRowReader:
             yield columns
 
     @contextlib.contextmanager
-    def _damage_named(self) -> Iterator[None]:
+    def _name_corruption(self) -> Iterator[None]:
         try:
             yield
-        except _DAMAGE as error:
+        except _CORRUPTION as error:
             reason = f"not a readable .npz file of arrays ({error})"
             raise DataError(f"{self.path}: {reason}") from error
 
