@@ -1,7 +1,9 @@
-"""Write hidden states, summary and logits of a model for texts or token ids.
+r"""Write hidden states, summary and logits of a model for texts or token ids.
 
     python tensorflow/extract_features.py --model CKPT --text lines.txt --output features.npz
     python tensorflow/extract_features.py --model CKPT --ids batch.npz --output features.npz
+    python tensorflow/extract_features.py --model CKPT --text lines.txt --output vectors.npz \
+        --layers=-1 --pooling=mean    # one vector per line, of the last encoder layer
 
 Flags, input and output are those of `pytorch/extract_features.py`: float32 arrays `embedding`,
 `hidden_0` ... (one per executed encoder layer), `decoder` if the model has one, `summary` and

@@ -42,7 +42,7 @@ ORIGINAL = {
         for name in ("unk", "bos", "eos", "cls", "sep", "pad", "mask", "eod", "eop")
     },
 }
-ADDED = {"num_proc": None}
+ADDED = {"num_proc": None, "use_all_text": True}
 
 
 def command(folder, *flags):
@@ -206,3 +206,21 @@ def test_ctrl_c_ends_all_processes_quietly(large):
     assert started.communicate(timeout=60)[1].strip() == "interrupted"
     assert started.returncode == 130
     assert not list((large / "out").glob(".tmp-*"))
+
+
+def test_long_lines_are_cut_into_pieces(tmp_path):
+    """One document per line, as many corpora have it: no text is lost, and it says so."""
+    write_vocabulary(tmp_path)
+    write_text(tmp_path / "text/a.txt", [["a b c d e f g . " * 50], ["h bxy cy . " * 60]])
+    done = run(tmp_path)
+    assert "100.0 % of the text is in examples, 0.00 % of its tokens are unknown" in done.stdout
+    count = json.loads((tmp_path / "out" / META.format(0, 1)).read_text())["num_example"]
+    assert count >= 820 // 21
+    done = run(tmp_path, "--use_all_text=False")
+    assert "of the text is in examples: --use_all_text" in done.stderr
+
+
+def test_many_unknown_tokens_are_said_loudly(folder):
+    (folder / "text/0.txt").write_text("a b c Ж Ж d e f g h\n" * 99)
+    done = run(folder)
+    assert "% of all tokens are unknown to vocab.txt" in done.stderr

@@ -116,3 +116,32 @@ def test_not_an_archive(model, tmp_path):
     (tmp_path / "in.npz").write_bytes(b"hello")
     flags = ("--model", model[1], "--ids", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
     assert "not a readable .npz" in run(*flags, status=2).stderr
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_pooled_outputs_are_those_of_all_positions(model, tmp_path, pooling):
+    """Batches are padded to their own length, which changes no vector."""
+    lines = ["a b.", "a", "a b c . a b c .\tb c", "", "c " * 30]
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
+    flags = ("--model", model[1], "--text", tmp_path / "in.txt", "--batch_size=2")
+    run(*flags, "--output", tmp_path / "all.npz", "--no-truncate_seq")
+    done = run(*flags, "--output", tmp_path / "some.npz", "--layers=embedding,-1,decoder",
+               f"--pooling={pooling}", "--no-truncate_seq")  # fmt: skip
+    assert "5 sequences, embedding, hidden_2, decoder" in done.stdout
+    every, found = np.load(tmp_path / "all.npz"), np.load(tmp_path / "some.npz")
+    assert set(found.files) == {"embedding", "hidden_2", "decoder"}
+    lengths = every["attention_mask"].sum(axis=1)
+    reduce = {"cls": lambda x: x[0], "mean": lambda x: x.mean(0), "max": lambda x: x.max(0)}
+    for row, length in enumerate(lengths):
+        for name in found.files:
+            # [CLS] stays alone; two tokens become one position of the last block.
+            kept = length if name != "hidden_2" else 1 + -(-(length - 1) // 2)
+            expected = reduce[pooling](every[name][row, :kept])
+            np.testing.assert_allclose(found[name][row], expected, atol=1e-5)
+
+
+def test_an_output_that_the_model_lacks_is_one_line(model, tmp_path):
+    (tmp_path / "in.txt").write_text("a\n")
+    flags = ("--model", model[1], "--text", tmp_path / "in.txt", "--output", tmp_path / "out.npz")
+    error = run(*flags, "--layers=hidden_9", status=2).stderr
+    assert error.startswith("error: --layers: 'hidden_9' is no output") and error.count("\n") == 1

@@ -82,3 +82,19 @@ def test_weights_that_do_not_fit_are_one_clear_line(checkpoints, tmp_path):
     done = run(*flags, "--ids", tmp_path / "in.npz", "--output", tmp_path / "out.npz", status=2)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     assert "ff/layer_1/kernel" in done.stderr and not (tmp_path / "out.npz").exists()
+
+
+def test_selected_and_pooled_outputs_are_those_of_pytorch(checkpoints, tmp_path):
+    (tmp_path / "lines.txt").write_text("a b\tc .\nab d\n\n" + "a b c . " * 30 + "\n")
+    flags = ("--layers=-1,decoder,summary", "--pooling=mean", "--batch_size=2")
+    run("--model", checkpoints / "hf", "--text", tmp_path / "lines.txt", *flags,
+        "--output", tmp_path / "tf.npz")  # fmt: skip
+    program = repo_layout.ROOT / "pytorch" / "extract_features.py"
+    command = [sys.executable, program, "--device_id=-1", "--model", checkpoints / "hf", "--text",
+               tmp_path / "lines.txt", *flags, "--output", tmp_path / "torch.npz"]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, timeout=280)
+    found, expected = np.load(tmp_path / "tf.npz"), np.load(tmp_path / "torch.npz")
+    assert found.files == expected.files == ["hidden_2", "decoder", "summary"]
+    for name in found.files:
+        assert found[name].shape == (4, 16)
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)

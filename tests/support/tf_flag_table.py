@@ -20,6 +20,7 @@ eval_all_ckpt CSR
 verbose D
 hide_masked P
 num_proc D
+use_all_text D
 text_column C
 text_b_column C
 label_column C

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from funnel.cli.flags import parse_settings
 from funnel.config.inputs import TokenizerSettings
@@ -15,7 +16,14 @@ from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 
+if TYPE_CHECKING:
+    from funnel.pretraining.create_records import RecordShard
+
 logger = logging.getLogger(__name__)
+
+# Shares of all tokens beyond which there is a warning.
+_LEAST_USED = 0.99
+_MOST_UNKNOWN = 0.01
 
 _CHECKED = "if given, must be that of the tokenizer"
 
@@ -122,16 +130,68 @@ def write_corpus(
     # Imports NumPy, which --help does not need.
     from funnel.pretraining.create_records import create_all_records
 
-    begin, examples, megabytes = time.perf_counter(), 0, 0.0
+    begin, total = time.perf_counter(), _Totals()
     for shard in create_all_records(config, tasks, tokenizer, num_proc):
         logger.info(
-            "%s: %d examples from %d documents, %d tokens (%d documents left out)",
+            "%s: %d examples from %d documents, %d tokens (%d documents left out); %d of the "
+            "examples are of text that the others cut off",
             *(shard.path, shard.num_example, shard.documents, shard.tokens, shard.left_out),
+            shard.repeated,
         )
-        examples += shard.num_example
-        megabytes += shard.text_bytes / 1e6
-    seconds = time.perf_counter() - begin
-    return (
-        f"{config.save_dir}: {examples:,} examples of {config.seq_len} tokens, from "
-        f"{megabytes:.1f} MB of text in {seconds:.1f} s ({megabytes / seconds:.2f} MB/s)"
-    )
+        total.add(shard)
+    total.warn(tokenizer)
+    return f"{config.save_dir}: {total.describe(config, time.perf_counter() - begin)}"
+
+
+@dataclass
+class _Totals:
+    """Sums over the tasks."""
+
+    examples: int = 0
+    text_bytes: int = 0
+    tokens: int = 0
+    unused: int = 0
+    unknown: int = 0
+
+    def add(self, shard: RecordShard) -> None:
+        """Add the result of a task."""
+        self.examples += shard.num_example
+        self.text_bytes += shard.text_bytes
+        self.tokens += shard.total_tokens
+        self.unused += shard.unused
+        self.unknown += shard.unknown
+
+    @property
+    def used_share(self) -> float:
+        """Share of the tokens that are in an example."""
+        return 1 - self.unused / self.tokens
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the tokens that are not in the vocabulary."""
+        return self.unknown / self.tokens
+
+    def warn(self, tokenizer: Tokenizer) -> None:
+        """Log warnings about text that is not used or not understood."""
+        if self.used_share < _LEAST_USED:
+            logger.warning(
+                "only %.1f %% of the text is in examples: --use_all_text makes examples of the "
+                "rest, except for documents shorter than --min_doc_len",
+                100 * self.used_share,
+            )
+        if self.unknown_share > _MOST_UNKNOWN:
+            logger.warning(
+                "%.1f %% of all tokens are unknown to %s: it was probably made for text of another "
+                "language, case or script; build_vocab.py makes one for this text",
+                *(100 * self.unknown_share, tokenizer.path),
+            )
+
+    def describe(self, config: CorpusConfig, seconds: float) -> str:
+        """Return a line with all totals."""
+        megabytes = self.text_bytes / 1e6
+        return (
+            f"{self.examples:,} examples of {config.seq_len} tokens, from {megabytes:.1f} MB of "
+            f"text in {seconds:.1f} s ({megabytes / seconds:.2f} MB/s); "
+            f"{100 * self.used_share:.1f} % of the text is in examples, "
+            f"{100 * self.unknown_share:.2f} % of its tokens are unknown"
+        )

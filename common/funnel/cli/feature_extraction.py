@@ -28,6 +28,21 @@ class FileSettings:
 
 
 @dataclass(frozen=True)
+class OutputSettings:
+    """The outputs to write."""
+
+    layers: str | None = setting(
+        None,
+        "comma list of outputs: names, or numbers of hidden states, -1 the last (default: all)",
+    )
+    pooling: str | None = setting(
+        None,
+        "one vector per sequence: its first position, or mean or maximum of all real ones",
+        choices=("cls", "mean", "max"),
+    )
+
+
+@dataclass(frozen=True)
 class SwitchSettings:
     """The configuration of the model and its run-time switches."""
 
@@ -68,6 +83,7 @@ class ExtractionSettings:
     """All settings that both programs have."""
 
     files: FileSettings = group("files", FileSettings)
+    output: OutputSettings = group("files", OutputSettings)
     switches: SwitchSettings = group("model", SwitchSettings)
     tokenizer: TokenizerSettings = group("text", TokenizerSettings, names={"uncased": "not cased"})
     length: LengthSettings = group("text", LengthSettings)

@@ -29,6 +29,9 @@ class CorpusConfig:
     pass_id: int = setting(0, "pass over the text: other passes pair other segments")
     num_task: int = setting(1, "tasks among which the files are divided")
     min_doc_len: int = setting(1, "leave out documents of fewer tokens")
+    use_all_text: bool = setting(
+        True, "make further examples of the text that pairing cuts off; False: as the original"
+    )
     segments: SegmentIds = group("ids", SegmentIds, names=SEGMENT_FLAGS)
 
     def __post_init__(self) -> None:

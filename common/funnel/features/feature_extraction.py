@@ -1,26 +1,27 @@
-"""Input and output files of ``extract_features.py``, for both backends."""
+"""Hidden states of texts or ids as a file: ``extract_features.py`` of both backends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import trange
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import BINARY_OUTPUT, SUMMARY
-from funnel.features.classification import encode_examples, pad_batch
-from funnel.tasks import Example
-from funnel.tokenization import Tokenizer, get_tokenizer
-from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.files import atomic_path
-from funnel.utils.npz import read_npz
-from funnel.utils.text_files import read_lines
+from funnel.config.geometry import bucket_length, cut_length, encoder_geometry
+from funnel.config.model import ModelConfig
+from funnel.features.feature_inputs import IdSequences, ModelInputs, Sequences, TextSequences
+from funnel.formats.npz_rows import atomic_npz
+from funnel.tokenization import get_tokenizer
+from funnel.utils.errors import ConfigError
+from funnel.utils.logging import progress
+from funnel.utils.text import join_names
 
-_NAMES = ("input_ids", "token_type_ids", "attention_mask")
+_PER_TOKEN = "discriminator_logits"
 
 
 class ModelParts(NamedTuple):
@@ -40,28 +41,6 @@ class TextSource:
     vocabulary: str | None = None
     uncased: bool = True
     max_length: int = 512
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """Model inputs, int64 [B, T] each; the last two are optional."""
-
-    input_ids: np.ndarray
-    token_type_ids: np.ndarray | None = None
-    attention_mask: np.ndarray | None = None
-
-    def rows(self, start: int, stop: int) -> dict[str, np.ndarray | None]:
-        """Return rows ``start`` to ``stop`` of every array, as keyword arguments."""
-        arrays = {name: getattr(self, name) for name in _NAMES}
-        return {k: None if v is None else v[start:stop] for k, v in arrays.items()}
-
-    def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are not ``None``, by name."""
-        return {
-            name: array
-            for name, array in self.rows(0, len(self.input_ids)).items()
-            if array is not None
-        }
 
 
 def detect_parts(checkpoint: Checkpoint) -> ModelParts:
@@ -88,15 +67,15 @@ def config_changes(
     return {key: value for key, value in changes.items() if value is not None}
 
 
-def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> ModelInputs:
-    """Return the model inputs from the file ``ids`` or, without one, from a text.
+def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Sequences:
+    """Return the sequences of the file ``ids`` or, without one, of a text.
 
     Raises:
         ConfigError: no vocabulary, or one that does not fit the model.
         DataError: the file is missing or malformed.
     """
     if ids:
-        return read_ids(ids, checkpoint.config.vocab_size)
+        return IdSequences(ids, checkpoint.config.vocab_size)
     vocabulary = text.vocabulary or checkpoint.metadata.get("vocab_path")
     if not vocabulary:
         path = checkpoint.metadata.get("path")
@@ -107,65 +86,148 @@ def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Mo
             f"{vocabulary}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
             f"{checkpoint.config.vocab_size}"
         )
-    return read_text(text.path, tokenizer, text.max_length)
+    return TextSequences(text.path, tokenizer, text.max_length)
 
 
-def extract_batches(
-    extract: Callable[..., dict[str, np.ndarray]], inputs: ModelInputs, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Call ``extract`` on ``batch_size`` sequences at a time and concatenate its outputs."""
-    starts = trange(0, len(inputs.input_ids), batch_size, disable=None, desc="batches")
-    parts = [extract(**inputs.rows(start, start + batch_size)) for start in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+@dataclass(frozen=True)
+class OutputSelection:
+    """The outputs to write.
+
+    Attributes:
+        names: ``embedding``, ``hidden_0`` ..., ``decoder``, ``summary``, ``discriminator_logits``.
+        pooling: ``cls``, ``mean`` or ``max`` over the real positions of a sequence, special tokens
+            included; None keeps every position.
+    """
+
+    names: tuple[str, ...]
+    pooling: str | None = None
 
 
-def read_ids(path: str | Path, vocab_size: int) -> ModelInputs:
-    """Read an ``.npz`` with ``input_ids`` and optionally the other two arrays.
+def select_outputs(
+    config: ModelConfig, parts: ModelParts, layers: str | None, pooling: str | None
+) -> OutputSelection:
+    """Return the outputs that ``--layers`` and ``--pooling`` choose.
+
+    Args:
+        config: the model.
+        parts: its parts.
+        layers: comma list of names or numbers; a number is that of a hidden state, counted from the
+            last one if negative. None is all outputs, except, with pooling, those per token.
+        pooling: as in :class:`OutputSelection`.
 
     Raises:
-        DataError: no such file, arrays of different shapes, or ids outside the vocabulary.
+        ConfigError: the model has no such output, or it cannot be pooled.
     """
-    arrays = read_npz(path, _NAMES)
-    if "input_ids" not in arrays:
-        raise DataError(f"{path}: holds no array input_ids [B, T]")
-    shape = arrays["input_ids"].shape
-    for name, array in arrays.items():
-        if array.ndim != 2 or array.shape != shape or array.dtype.kind not in "iub":
-            raise DataError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}; it should hold integers "
-                "in the shape of input_ids, [B, T]"
+    hidden = [f"hidden_{i}" for i in range(sum(block.layers for block in config.blocks))]
+    present = ["embedding", *hidden]
+    present += ["decoder"] * parts.decoder + ["summary"] * parts.summary
+    if parts.discriminator and not (pooling and layers is None):
+        present.append(_PER_TOKEN)
+    if layers is None:
+        return OutputSelection(tuple(present), pooling)
+    chosen = [_output_name(item.strip(), hidden) for item in layers.split(",")]
+    for name in chosen:
+        if name not in present:
+            raise ConfigError(
+                f"--layers: {name!r} is no output of this model: {join_names(present)}"
             )
-    if 0 in shape:
-        raise DataError(f"{path}: input_ids is empty")
-    ranges = {"input_ids": vocab_size, "token_type_ids": 3, "attention_mask": 2}
-    for name, array in arrays.items():
-        if array.min() < 0 or array.max() >= ranges[name]:
-            raise DataError(f"{path}: {name} should hold numbers from 0 to {ranges[name] - 1}")
-    return ModelInputs(**{name: array.astype(np.int64) for name, array in arrays.items()})
+        if pooling and name == _PER_TOKEN:
+            raise ConfigError(f"--layers: {name} is one number per token; it has no --pooling")
+    return OutputSelection(tuple(name for name in present if name in chosen), pooling)
 
 
-def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelInputs:
-    """Encode a text file with one sequence per line, a tab between the texts of a pair.
+def _output_name(item: str, hidden: Sequence[str]) -> str:
+    """Return the name of an output that is given by name or by number."""
+    try:
+        return hidden[int(item)]
+    except (ValueError, IndexError):
+        return item
+
+
+def extract_to_file(
+    extract: Callable[..., dict[str, np.ndarray]],
+    inputs: Sequences,
+    config: ModelConfig,
+    selection: OutputSelection,
+    batch_size: int,
+    path: str | Path,
+) -> None:
+    """Write the outputs of all sequences to an ``.npz``, atomically; memory is that of a batch.
+
+    Without pooling every array is padded to the longest sequence, and the ids of a text are added.
+
+    Args:
+        extract: computes the outputs ``names`` [B, ...] of a batch.
+        inputs: the sequences.
+        config: the model.
+        selection: what to write.
+        batch_size: sequences computed at a time.
+        path: the file.
 
     Raises:
-        DataError: the file is missing, not UTF-8 or empty.
+        FunnelError: the file cannot be written.
     """
-    lines = []
-    for number, text, problem in read_lines(path):
-        if problem:
-            raise DataError(f"{path}:{number}: {problem}")
-        lines.append(text)
-    if not lines:
-        raise DataError(f"{path}: is empty; it should hold one text per line")
-    parts = (line.partition("\t") for line in lines)
-    examples = [Example(a, b if tab else None, None) for a, tab, b in parts]
-    features = encode_examples(examples, tokenizer, max_length)
-    rows = np.arange(len(features))
-    batch = pad_batch(features, rows, int(features.lengths.max()), tokenizer.special.pad_id)
-    return ModelInputs(**{name: np.asarray(batch[name], np.int64) for name in _NAMES})
+    padded = partial(_pooled_batch_length, inputs.length, config) if selection.pooling else None
+    total = -(-len(inputs) // batch_size)
+    with atomic_npz(path) as rows:
+        for batch in progress(inputs.batches(batch_size, padded), "batches", total=total):
+            arrays = extract(**batch.to_dict(), names=selection.names)
+            if selection.pooling:
+                rows.append(pool_outputs(arrays, batch, config, selection.pooling))
+            else:
+                rows.append(arrays | (batch.to_dict() if inputs.is_text else {}))
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an ``.npz`` file atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
+def _pooled_batch_length(most: int, config: ModelConfig, longest: int) -> int:
+    """Return a length with the outputs of padding to ``most``.
+
+    A multiple of 64, so that TensorFlow needs few graphs.
+    """
+    return min(most, -(-bucket_length(longest, most, config) // 64) * 64)
+
+
+def pool_outputs(
+    arrays: Mapping[str, np.ndarray], batch: ModelInputs, config: ModelConfig, pooling: str
+) -> dict[str, np.ndarray]:
+    """Return one vector per sequence, float32 [B, D], for every output [B, L, D].
+
+    Outputs [B, D] are returned unchanged. A sequence without real positions has zeros.
+    """
+    mask = batch.attention_mask
+    masks = pool_masks(np.ones_like(batch.input_ids) if mask is None else mask, config)
+    blocks = [index for index, block in enumerate(config.blocks) for _ in range(block.layers)]
+    result = {}
+    for name, array in arrays.items():
+        layer = name.removeprefix("hidden_")
+        real = masks[blocks[int(layer)]] if layer.isdecimal() else masks[0]
+        result[name] = array if array.ndim == 2 else _pool(array, real, pooling)
+    return result
+
+
+def _pool(states: np.ndarray, mask: np.ndarray, pooling: str) -> np.ndarray:
+    if pooling == "cls":
+        return np.ascontiguousarray(states[:, 0])
+    is_real = mask[:, :, None] > 0
+    if pooling == "mean":
+        total = np.where(is_real, states, 0).sum(axis=1)
+        return (total / np.maximum(is_real.sum(axis=1), 1)).astype(states.dtype)
+    highest = np.where(is_real, states, -np.inf).max(axis=1)
+    return np.where(is_real.any(axis=1), highest, 0).astype(states.dtype)
+
+
+def pool_masks(mask: np.ndarray, config: ModelConfig) -> list[np.ndarray]:
+    """Return the attention mask [B, L] of every block; the first one is ``mask``.
+
+    A pooled position is padding only if all its sources are.
+    """
+    masks = [mask]
+    for geometry in encoder_geometry(config, mask.shape[1])[1:]:
+        if not geometry.pooled:
+            masks.append(masks[-1])
+            continue
+        kept = masks[-1][:, : cut_length(masks[-1].shape[1], config)]
+        first, rest = (kept[:, :1], kept[:, 1:]) if config.separate_cls else (kept[:, :0], kept)
+        fill = -rest.shape[1] % config.pooling_size
+        windows = np.pad(rest, ((0, 0), (0, fill))).reshape(len(mask), -1, config.pooling_size)
+        masks.append(np.concatenate([first, windows.max(axis=2)], axis=1))
+    return masks

@@ -4,13 +4,14 @@ Text files contain one sentence per line; an empty line or the end of the file e
 task takes every ``num_task``-th file, concatenates its documents in random order and cuts them into
 examples ``[CLS] A [SEP] B [SEP]`` of exactly ``seq_len`` tokens, where B follows A (label 1) or
 comes from a random place (label 0), as in the pretraining data of XLNet (Yang et al. 2019), whose
-recipe Funnel-Transformer follows (Dai et al. 2020). The output is a function of seed and input.
+recipe Funnel-Transformer follows (Dai et al. 2020). Examples of the text that these cut off come
+last. The output is a function of seed and input.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import logging
 import os
 import random
 import re
@@ -18,23 +19,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.config.pretraining import SPECIAL_TOKENS, CorpusConfig
 from funnel.formats.tfrecord import encode_example, write_records_to
+from funnel.pretraining.pairs import Pair, sample_pairs, sample_unused_pairs
+from funnel.pretraining.token_stream import (
+    DocumentPart,
+    DocumentStore,
+    TokenStream,
+    count_lost,
+    unused_text,
+)
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json
 from funnel.utils.logging import progress
 from funnel.utils.processes import run_in_processes
+from funnel.utils.scratch import ScratchArray
 
-logger = logging.getLogger(__name__)
-
-_SENTENCES = 4096  # tokenized together: bounds the memory of Python lists
+# Tokenized together: bounds the memory of Python lists.
+_SENTENCES = 4096
+_CHARACTERS = 1 << 20
+_EXAMPLES = 256  # after so many, mapped pages of temporary files are released
 _META_NAME = re.compile(
     r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
     r"\.json-(?P<task>\d{5,})-of-(?P<tasks>\d{5,})"
@@ -87,39 +97,22 @@ class RecordSet:
         return f"{kind}.{self.split}.pass-{self.pass_id}.seq-{self.seq_len}.{case}.{suffix}-{part}"
 
 
-class Document(NamedTuple):
-    """Token ids of a document, int32 [n], and the lengths of its sentences, int64 [s]."""
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-
-
-@dataclass(frozen=True)
-class TokenStream:
-    """Concatenated documents.
-
-    Attributes:
-        tokens: int32 [n].
-        ends: int64 [s], exclusive end of each sentence, ascending; the last one is n.
-    """
-
-    tokens: np.ndarray
-    ends: np.ndarray
-
-
-class Pair(NamedTuple):
-    """Two segments of a token stream (ends exclusive); ``label`` 1: B follows A, 0: random B."""
-
-    a_start: int
-    a_end: int
-    b_start: int
-    b_end: int
-    label: int
-
-
 @dataclass(frozen=True)
 class RecordShard:
-    """Result of one task: its record file and the amount of text read for it."""
+    """Result of one task: its record file and what became of its text.
+
+    Attributes:
+        path: the record file.
+        num_example: number of examples.
+        documents: number of documents used.
+        left_out: number of documents that are too short.
+        tokens: number of tokens of the documents used.
+        text_bytes: size of the text files.
+        repeated: number of examples that were made of text which the others cut off.
+        unknown: number of unknown tokens in all text.
+        unused: number of tokens that are in no example, left-out documents included.
+        total_tokens: number of tokens of all text.
+    """
 
     path: Path
     num_example: int
@@ -127,6 +120,10 @@ class RecordShard:
     left_out: int
     tokens: int
     text_bytes: int
+    repeated: int
+    unknown: int
+    unused: int
+    total_tokens: int
 
 
 def create_all_records(
@@ -159,8 +156,8 @@ def create_records(
     """Write the record file of one task and, once that is complete, its metadata file.
 
     Both are written atomically, and an old metadata file is removed before its records are
-    replaced. The text of the task is held in memory as token ids, 4 bytes per token (8 bytes while
-    documents are concatenated).
+    replaced. The text is held as token ids in temporary files in ``save_dir``, so memory does not
+    grow with it.
 
     Raises:
         ConfigError: there is no such task, or it has no files.
@@ -168,33 +165,96 @@ def create_records(
         FunnelError: the files cannot be written.
     """
     files = task_files(config.input_glob, task, config.num_task)
-    documents_read = encode_documents(files, tokenizer)
+    parts: Iterable[DocumentPart] = encode_documents(files, tokenizer)
     # A disabled bar would not do: even that holds a semaphore, which a killed process leaks.
-    found = list(progress(documents_read, "reading documents") if show_progress else documents_read)
-    kept = [d for d in found if len(d.tokens) >= max(1, config.min_doc_len)]
-    documents, left_out = len(kept), len(found) - len(kept)
-    # The seed of the original: it orders the documents and, unlike there, also samples the pairs.
-    seed = 100 * task + config.pass_id
-    stream = join_documents(kept, seed)
-    del found, kept  # the stream is a copy: free the originals before the examples are written
-    if len(stream.tokens) <= config.seq_len - SPECIAL_TOKENS:
-        raise DataError(
-            f"task {task} of {config.num_task}: its {len(files)} files from {config.input_glob} "
-            f"hold {len(stream.tokens)} tokens, too few for one example of {config.seq_len}"
-        )
+    parts = progress(parts, "reading documents") if show_progress else parts
+    store = DocumentStore(config.save_dir, config.min_doc_len)
+    with contextlib.closing(store):
+        unknown = 0
+        for part in parts:
+            unknown += int(np.count_nonzero(part.tokens == tokenizer.special.unk_id))
+            store.add(part)
+        if store.num_tokens <= config.seq_len - SPECIAL_TOKENS:
+            raise DataError(
+                f"task {task} of {config.num_task}: its {len(files)} files from "
+                f"{config.input_glob} hold {store.num_tokens} tokens, too few for one example of "
+                f"{config.seq_len}"
+            )
+        # The seed of the original: it orders the documents and, unlike there, samples the pairs.
+        seed = 100 * task + config.pass_id
+        stream = store.shuffled(seed)
     example = ExampleFormat.from_tokenizer(tokenizer, config.seq_len, config.segments)
-    pairs = sample_pairs(stream.ends, config.seq_len, random.Random(seed))
-    examples = (encode_example(example.features(stream.tokens, pair)) for pair in pairs)
-    names = RecordSet.from_config(config, tokenizer.uncased)
+    maker = _ExampleMaker(config, stream, example, random.Random(seed))
+    data, count = _write_files(config, task, tokenizer.uncased, maker.examples(show_progress))
+    return RecordShard(
+        data,
+        count,
+        store.documents,
+        store.left_out,
+        store.num_tokens,
+        sum(os.path.getsize(path) for path in files),
+        repeated=maker.repeated,
+        unknown=unknown,
+        unused=maker.unused + store.left_out_tokens,
+        total_tokens=store.num_tokens + store.left_out_tokens,
+    )
+
+
+def _write_files(
+    config: CorpusConfig, task: int, uncased: bool, examples: Iterable[bytes]
+) -> tuple[Path, int]:
+    """Write the records and their metadata; return the path of the records and their number."""
+    names = RecordSet.from_config(config, uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:
-            written = progress(examples, "writing examples") if show_progress else examples
-            count = write_records_to(file, written)
+            count = write_records_to(file, examples)
         meta.unlink(missing_ok=True)
     atomic_write_json(meta, {"filenames": [data.name], "num_example": count})
-    text_bytes = sum(os.path.getsize(path) for path in files)
-    return RecordShard(data, count, documents, left_out, len(stream.tokens), text_bytes)
+    return data, count
+
+
+class _ExampleMaker:
+    """Makes the examples of a stream, and counts what they leave out.
+
+    Attributes:
+        repeated: number of examples of text that the others cut off.
+        unused: number of tokens in no example.
+    """
+
+    def __init__(
+        self,
+        config: CorpusConfig,
+        stream: TokenStream,
+        example: ExampleFormat,
+        rng: random.Random,
+    ) -> None:
+        self._config, self._stream, self._example, self._rng = config, stream, example, rng
+        self.repeated = self.unused = 0
+
+    def examples(self, show_progress: bool) -> Iterator[bytes]:
+        """Yield the serialized examples: those of the original, then those of unused text."""
+        config, stream = self._config, self._stream
+        used = ScratchArray.zeros(config.save_dir, len(stream.tokens), bool)
+        marks = used.read()
+        pairs: Iterable[Pair] = sample_pairs(stream.ends, config.seq_len, self._rng)
+        pairs = progress(pairs, "writing examples") if show_progress else pairs
+        for number, pair in enumerate(pairs):
+            marks[pair.a_start : pair.a_end] = marks[pair.b_start : pair.b_end] = True
+            yield encode_example(self._example.features(stream.tokens, pair))
+            if number % _EXAMPLES == 0:
+                used.release()
+                stream.release()
+        if not config.use_all_text:
+            self.unused = count_lost(used)
+            return
+        room = config.seq_len - SPECIAL_TOKENS
+        rest = unused_text(stream, used, room, config.save_dir)
+        for pair in sample_unused_pairs(rest.ends, config.seq_len, self._rng):
+            yield encode_example(self._example.features(rest.tokens, pair))
+            self.repeated += 1
+            if self.repeated % _EXAMPLES == 0:
+                rest.release()
 
 
 def task_files(pattern: str, task: int, num_task: int) -> list[str]:
@@ -224,92 +284,40 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[list[str]]:
         DataError: the file cannot be read or is not UTF-8; the message names file and line.
     """
     sentences: list[str] = []
-    for line in read_lines([path]):
-        if sentence := line.strip():
-            sentences.append(sentence)
-        elif sentences:
+    for part, ends_document in _read_parts(path):
+        sentences += part
+        if ends_document:
             yield sentences
             sentences = []
+
+
+def _read_parts(path: str | os.PathLike[str]) -> Iterator[tuple[list[str], bool]]:
+    """Yield parts of documents, and whether a part is the last one of its document."""
+    sentences: list[str] = []
+    characters = 0
+    for line in read_lines([path]):
+        if sentence := line.strip():
+            if len(sentences) >= _SENTENCES or characters > _CHARACTERS:
+                yield sentences, False
+                sentences, characters = [], 0
+            sentences.append(sentence)
+            characters += len(sentence)
+        elif sentences:
+            yield sentences, True
+            sentences, characters = [], 0
     if sentences:
-        yield sentences
+        yield sentences, True
 
 
 def encode_documents(
     files: Iterable[str | os.PathLike[str]], tokenizer: Tokenizer
-) -> Iterator[Document]:
+) -> Iterator[DocumentPart]:
     """Yield the documents of the files as token ids; sentences without tokens are skipped."""
-    for sentences in chain.from_iterable(map(read_documents, files)):
-        tokens: list[np.ndarray] = []
-        lengths: list[int] = []
-        for start in range(0, len(sentences), _SENTENCES):
-            rows = tokenizer.encode_batch(sentences[start : start + _SENTENCES])
-            tokens.append(np.fromiter(chain.from_iterable(rows), np.int32))
-            lengths.extend(len(row) for row in rows if row)
-        yield Document(np.concatenate(tokens), np.array(lengths, np.int64))
-
-
-def join_documents(documents: Sequence[Document], seed: int) -> TokenStream:
-    """Concatenate documents in an order that depends on ``seed`` alone."""
-    # The order of the original: `np.random.seed(seed); np.random.shuffle(documents)`.
-    shuffled = list(documents)
-    np.random.RandomState(seed).shuffle(shuffled)
-    tokens = [np.zeros(0, np.int32), *(document.tokens for document in shuffled)]
-    lengths = [np.zeros(0, np.int64), *(document.lengths for document in shuffled)]
-    return TokenStream(np.concatenate(tokens), np.cumsum(np.concatenate(lengths)))
-
-
-def sample_pairs(ends: np.ndarray, seq_len: int, rng: random.Random) -> Iterator[Pair]:
-    """Yield pairs A, B of together ``seq_len - 3`` tokens until the stream is used up.
-
-    A starts where the previous pair ended. With label 1 (probability 0.5, if there is a sentence
-    end to split at), A and B are the following text up to a sentence end, split at a random
-    sentence end. With label 0, A ends at a random sentence end and B is taken from a random place.
-    Excess tokens are cut off one by one and not used again.
-
-    Args:
-        ends: int64 [s], the sentence ends of a :class:`TokenStream`.
-        seq_len: tokens per example.
-        rng: the only source of randomness.
-    """
-    size = int(ends[-1]) if len(ends) else 0
-    room = seq_len - SPECIAL_TOKENS
-    start = 0
-    while start + room < size:
-        # Sentence ends `first` to `last - 1` are inside (start, start + room). End `last` is the
-        # first one beyond; it exists because the last sentence ends where the stream ends.
-        first, last = map(int, np.searchsorted(ends, (start, start + room - 1), side="right"))
-        limit = int(ends[last])
-        if first == last or rng.random() < 0.5:
-            a_end = limit if first == last else int(ends[rng.choice(range(first, last))])
-            b_start, b_end = _random_segment(ends, max(1, room - (a_end - start)), rng)
-            yield _truncate(Pair(start, a_end, b_start, b_end, 0), room, rng)
-            start = a_end
-        else:
-            a_end = int(ends[rng.choice(range(first, last))])
-            yield _truncate(Pair(start, a_end, a_end, limit, 1), room, rng)
-            start = limit
-
-
-def _random_segment(ends: np.ndarray, length: int, rng: random.Random) -> tuple[int, int]:
-    """Return ``length`` tokens at a random place, extended to complete sentences on both sides."""
-    begin = rng.randint(0, int(ends[-1]) - length)
-    sentence = int(np.searchsorted(ends, begin, side="right"))
-    last = int(np.searchsorted(ends, begin + length))
-    return int(ends[sentence - 1]) if sentence else 0, int(ends[last])
-
-
-def _truncate(pair: Pair, room: int, rng: random.Random) -> Pair:
-    """Truncate the longer segment token by token until both fit: A at its end, B at either end."""
-    a_start, a_end, b_start, b_end, label = pair
-    # One token at a time, since each draws a random number; a tie truncates B, as in the original.
-    while (a := a_end - a_start) + (b := b_end - b_start) > room:
-        if a > b:
-            a_end -= 1
-        elif rng.random() < 0.5:
-            b_start += 1
-        else:
-            b_end -= 1
-    return Pair(a_start, a_end, b_start, b_end, label)
+    for sentences, ends_document in chain.from_iterable(map(_read_parts, files)):
+        rows = tokenizer.encode_batch(sentences)
+        tokens = np.fromiter(chain.from_iterable(rows), np.int32)
+        lengths = np.array([len(row) for row in rows if row], np.int64)
+        yield DocumentPart(tokens, lengths, ends_document)
 
 
 @dataclass(frozen=True)

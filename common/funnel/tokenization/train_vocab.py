@@ -20,17 +20,20 @@ from funnel.tokenization import TOKENIZER_KINDS
 from funnel.tokenization.base import replace_surrogates
 from funnel.tokenization.normalization import normalize
 from funnel.tokenization.special_tokens import FUNNEL_TOKENS
-from funnel.tokenization.wordpiece import CONTINUATION, MAX_WORD_LENGTH, BasicTokenizer
+from funnel.tokenization.word_table import WordTable
+from funnel.tokenization.wordpiece import CONTINUATION, BasicTokenizer
 from funnel.utils import text_files
 from funnel.utils.errors import DataError, TokenizerError
 from funnel.utils.files import atomic_path
+from funnel.utils.text import join_names
 
-# Distinct chunks (texts between blanks) held before their counts are added to those of words.
-MAX_CHUNKS = 1 << 20
 # SentencePiece adds probabilities up in one part per thread, so the number of threads affects the
 # result; a fixed number keeps it the same on every machine.
 SENTENCEPIECE_THREADS = 8
 MAX_SENTENCE_BYTES = 1 << 24
+
+_LIMITS = ("vocab_size", "min_frequency", "max_characters", "max_words", "sample_characters")
+_SHOWN = 10  # characters named in a message
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,10 @@ class VocabularyConfig:
         keep_accents: SentencePiece only, as in :func:`funnel.tokenization.get_tokenizer`.
         min_frequency: WordPiece only: a pair seen less often is not merged.
         max_characters: WordPiece only: number of characters to cover, most frequent first.
+        max_words: WordPiece only: number of distinct words held in memory; in text with more, the
+            rarest are left out of the counts, except for their characters.
+        sample_characters: SentencePiece only: characters of text to train on; in longer text, every
+            second, fourth, ... line is used.
     """
 
     kind: str = "word_piece"
@@ -57,12 +64,14 @@ class VocabularyConfig:
     keep_accents: bool = False
     min_frequency: int = 2
     max_characters: int = 1000
+    max_words: int = 1_000_000
+    sample_characters: int = 50_000_000
 
     def __post_init__(self) -> None:
         if self.kind not in TOKENIZER_KINDS:
             choices = " or ".join(TOKENIZER_KINDS)
             raise TokenizerError(f"tokenizer type {self.kind!r} is unknown; it is {choices}")
-        for name in ("vocab_size", "min_frequency", "max_characters"):
+        for name in _LIMITS:
             if getattr(self, name) < 1:
                 raise TokenizerError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -110,7 +119,8 @@ def train_sentencepiece(lines: Iterable[str], config: VocabularyConfig) -> tuple
     """Return a unigram SentencePiece model (Kudo 2018) and its number of pieces.
 
     The text is normalized as the tokenizer does. All special tokens but unk are control symbols of
-    the model, so no text is encoded as one of them. All lines are held in memory.
+    the model, so no text is encoded as one of them. At most ``sample_characters`` are held in
+    memory. Characters that the model does not cover are counted and logged.
 
     Raises:
         DataError: the lines hold no text.
@@ -119,11 +129,9 @@ def train_sentencepiece(lines: Iterable[str], config: VocabularyConfig) -> tuple
     import sentencepiece
 
     model = io.BytesIO()
+    characters: Counter[str] = Counter()
     # A list, since an exception raised by an iterator would lose its type in C++.
-    cleaned = [
-        normalize(replace_surrogates(line), config.uncased, config.keep_accents) for line in lines
-    ]
-    sentences = [line for line in cleaned if line]
+    sentences = _sample_lines(_normalized_lines(lines, characters, config), config)
     if not sentences:
         raise DataError("there is no text to build a vocabulary from")
     special_tokens = list(FUNNEL_TOKENS.values())
@@ -147,7 +155,64 @@ def train_sentencepiece(lines: Iterable[str], config: VocabularyConfig) -> tuple
             f"SentencePiece builds no vocabulary of {config.vocab_size} from this text: {reason}"
         ) from error
     data = model.getvalue()
-    return data, sentencepiece.SentencePieceProcessor(model_proto=data).get_piece_size()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+    unknown = processor.unk_id()
+    dropped = [char for char in characters if unknown in processor.encode(char)]
+    _report_characters(characters, dropped, "the rarest characters of SentencePiece's text")
+    return data, processor.get_piece_size()
+
+
+def _normalized_lines(
+    lines: Iterable[str], characters: Counter[str], config: VocabularyConfig
+) -> Iterator[str]:
+    """Yield lines as the tokenizer normalizes them, without empty ones; count the characters."""
+    too_long = 0
+    for line in lines:
+        text = normalize(replace_surrogates(line), config.uncased, config.keep_accents)
+        characters.update(text)
+        # A character has at most four bytes.
+        if 4 * len(text) > MAX_SENTENCE_BYTES and len(text.encode()) > MAX_SENTENCE_BYTES:
+            too_long += 1
+        elif text:
+            yield text
+    if too_long:
+        logger.warning("%d lines of more than %d bytes are left out", too_long, MAX_SENTENCE_BYTES)
+
+
+def _sample_lines(lines: Iterable[str], config: VocabularyConfig) -> list[str]:
+    """Return all lines or, if they are more than ``sample_characters``, every 2nd, 4th, ... one."""
+    kept: list[str] = []
+    step, held, total = 1, 0, 0
+    for number, line in enumerate(lines):
+        total += 1
+        if number % step:
+            continue
+        kept.append(line)
+        held += len(line)
+        while held > config.sample_characters and len(kept) > 1:
+            kept, step = kept[::2], 2 * step
+            held = sum(map(len, kept))
+    if step > 1:
+        logger.info(
+            "the text has more than %d characters: trained on %d of %d lines (--sample_characters)",
+            *(config.sample_characters, len(kept), total),
+        )
+    return kept
+
+
+def _report_characters(counts: Mapping[str, int], dropped: Sequence[str], which: str) -> None:
+    """Log how many characters of the text are in no entry of the vocabulary."""
+    if not dropped:
+        logger.info("all %d distinct characters of the text are in the vocabulary", len(counts))
+        return
+    ranked = sorted(dropped, key=lambda char: (-counts[char], char))
+    times, total = sum(counts[char] for char in dropped), sum(counts.values())
+    logger.warning(
+        "%d of %d distinct characters are in no entry, %d occurrences (%.3f %% of the text): %s, "
+        "%s; words with them will be unknown",
+        *(len(dropped), len(counts), times, 100 * times / total, which),
+        join_names([repr(char) for char in ranked], _SHOWN),
+    )
 
 
 def train_wordpiece(lines: Iterable[str], config: VocabularyConfig) -> list[str]:
@@ -162,11 +227,14 @@ def train_wordpiece(lines: Iterable[str], config: VocabularyConfig) -> list[str]
         TokenizerError: ``vocab_size`` is too small for the characters of the text.
     """
     splitter = BasicTokenizer(config.uncased)
-    words = count_words(lines, splitter)
-    if not words:
+    table = WordTable(splitter, config.max_words)
+    table.count(lines)
+    counts = table.count_characters()
+    if not counts:
         raise DataError("there is no text to build a vocabulary from")
-    characters = _frequent_characters(words, config.max_characters)
-    words = {word: n for word, n in words.items() if characters.issuperset(word)}
+    ranked = sorted(counts, key=lambda char: (-counts[char], char))
+    characters = frozenset(ranked[: config.max_characters])
+    words = {word: n for word, n in table.words.items() if characters.issuperset(word)}
     inner = [c for c in sorted(characters) if splitter.split(f"a{c}a") == [f"a{c}a"]]
     first = [*FUNNEL_TOKENS.values(), *sorted(characters), *(CONTINUATION + c for c in inner)]
     if len(first) > config.vocab_size:
@@ -174,40 +242,10 @@ def train_wordpiece(lines: Iterable[str], config: VocabularyConfig) -> list[str]
             f"vocab_size {config.vocab_size} is too small: the special tokens and the characters "
             f"of this text alone are {len(first)} entries"
         )
+    _report_characters(
+        counts, ranked[config.max_characters :], f"all but the {len(characters)} most frequent"
+    )
     return _add_merged_pieces(first, words, config)
-
-
-def count_words(lines: Iterable[str], splitter: BasicTokenizer) -> dict[str, int]:
-    """Count the words and punctuation marks of the lines, except words that are always unknown.
-
-    Distinct words are held in memory, lines are not.
-    """
-    words: Counter[str] = Counter()
-    chunks: Counter[str] = Counter()
-    for line in lines:
-        chunks.update(line.split(" "))
-        if len(chunks) >= MAX_CHUNKS:
-            _move_counts(chunks, words, splitter)
-    _move_counts(chunks, words, splitter)
-    return dict(words)
-
-
-def _move_counts(chunks: Counter[str], words: Counter[str], splitter: BasicTokenizer) -> None:
-    """Add the counts of chunks to those of their words and clear the chunks."""
-    for chunk, count in chunks.items():
-        for word in splitter.split(chunk):
-            if len(word) <= MAX_WORD_LENGTH:
-                words[word] += count
-    chunks.clear()
-
-
-def _frequent_characters(words: Mapping[str, int], limit: int) -> frozenset[str]:
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for char in word:
-            counts[char] += count
-    ranked = sorted(counts, key=lambda char: (-counts[char], char))
-    return frozenset(ranked[:limit])
 
 
 def _add_merged_pieces(
@@ -231,7 +269,8 @@ class _PairTable:
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
-        self._pieces = [[w[0], *(CONTINUATION + c for c in w[1:])] for w in words]
+        inner = {char: CONTINUATION + char for word in words for char in word}  # shared strings
+        self._pieces = [[w[0], *(inner[c] for c in w[1:])] for w in words]
         self._frequencies = list(words.values())
         self._counts: dict[Pair, int] = defaultdict(int)
         self._words_with: dict[Pair, set[int]] = defaultdict(set)

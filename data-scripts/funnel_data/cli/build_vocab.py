@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 _TYPE_OF_FLAG = {
     "min_frequency": "word_piece",
     "max_characters": "word_piece",
+    "max_words": "word_piece",
     "keep_accents": "sent_piece",
+    "sample_characters": "sent_piece",
 }
 
 
@@ -49,6 +51,18 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
         type=int,
         help="word_piece: number of characters covered, the most frequent ones "
         f"(default: {default.max_characters})",
+    )
+    flag(
+        "--max_words",
+        type=int,
+        help="word_piece: distinct words held in memory; the rarest are dropped beyond that "
+        f"(default: {default.max_words})",
+    )
+    flag(
+        "--sample_characters",
+        type=int,
+        help="sent_piece: characters to train on, 20 bytes of memory each; of longer text, every "
+        f"2nd, 4th, ... line is used (default: {default.sample_characters})",
     )
     text = parser.add_argument_group("text")
     flag = text.add_mutually_exclusive_group().add_argument

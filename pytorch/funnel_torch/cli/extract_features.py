@@ -8,9 +8,10 @@ from funnel.checkpoints import load_checkpoint
 from funnel.features.feature_extraction import (
     TextSource,
     config_changes,
-    extract_batches,
+    detect_parts,
+    extract_to_file,
     load_inputs,
-    write_arrays,
+    select_outputs,
 )
 from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
 from funnel_torch.kernels.quantization import quantize_int8
@@ -23,6 +24,8 @@ def run(settings: TorchExtractionSettings) -> None:
     tokenizer, length = settings.tokenizer, settings.length.max_length
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
+    output, parts = settings.output, detect_parts(checkpoint)
+    selection = select_outputs(checkpoint.config, parts, output.layers, output.pooling)
     vocabulary = (tokenizer.tokenizer_type, tokenizer.tokenizer_path, tokenizer.uncased)
     text = TextSource(files.text or "", *vocabulary, length)
     inputs = load_inputs(checkpoint, files.ids, text)
@@ -33,8 +36,7 @@ def run(settings: TorchExtractionSettings) -> None:
     extractor.to(f"cuda:{device_id}" if use_gpu else "cpu")
     if int8:
         quantize_int8(extractor)
-    arrays = extract_batches(extractor.extract, inputs, compute.batch_size)
-
-    tokens = inputs.to_dict() if files.text else {}
-    write_arrays(files.output, arrays | tokens)
-    print(f"{files.output}: {len(inputs.input_ids)} sequences, {', '.join(arrays)}")
+    extract_to_file(
+        extractor.extract, inputs, extractor.config, selection, compute.batch_size, files.output
+    )
+    print(f"{files.output}: {len(inputs)} sequences, {', '.join(selection.names)}")

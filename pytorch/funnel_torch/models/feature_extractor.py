@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class FeatureExtractor(Backbone):
         input_ids: np.ndarray,
         token_type_ids: np.ndarray | None = None,
         attention_mask: np.ndarray | None = None,
+        names: Collection[str] | None = None,
     ) -> dict[str, np.ndarray]:
         """Run one batch.
 
@@ -56,6 +58,7 @@ class FeatureExtractor(Backbone):
             input_ids: [B, T].
             token_type_ids: [B, T].
             attention_mask: [B, T], 1 for a real token.
+            names: the outputs to return; None is all.
 
         Returns:
             ``embedding``, ``hidden_0``, ``hidden_1`` ... and, where the model has the part,
@@ -75,7 +78,8 @@ class FeatureExtractor(Backbone):
             outputs["summary"] = torch.tanh(self.summary(encoded.hidden[:, 0]))
         if self.discriminator is not None:
             outputs["discriminator_logits"] = self.discriminator(final)
-        return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
+        chosen = outputs if names is None else {name: outputs[name] for name in names}
+        return {name: tensor.float().cpu().numpy() for name, tensor in chosen.items()}
 
 
 def _to_device(array: np.ndarray | None, device: torch.device) -> Tensor | None:

@@ -8,9 +8,9 @@ from funnel.checkpoints import load_checkpoint
 from funnel.features.feature_extraction import (
     TextSource,
     config_changes,
-    extract_batches,
+    extract_to_file,
     load_inputs,
-    write_arrays,
+    select_outputs,
 )
 from funnel_tf.cli.programs import ExtractSettings
 from funnel_tf.models.feature_extractor import FeatureExtractor
@@ -31,9 +31,11 @@ def run(settings: ExtractSettings) -> None:
     inputs = load_inputs(checkpoint, files.ids, text)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     extractor = FeatureExtractor(checkpoint, session_config(compute.device_id), **changes)
-    arrays = extract_batches(extractor.extract, inputs, compute.batch_size)
-    write_arrays(files.output, arrays | (inputs.to_dict() if files.text else {}))
-    print(f"{files.output}: {len(inputs.input_ids)} sequences, {', '.join(arrays)}")
+    output = settings.output
+    selection = select_outputs(extractor.config, extractor.parts, output.layers, output.pooling)
+    size = compute.batch_size
+    extract_to_file(extractor.extract, inputs, extractor.config, selection, size, files.output)
+    print(f"{files.output}: {len(inputs)} sequences, {', '.join(selection.names)}")
 
 
 def session_config(device_id: int) -> tf.ConfigProto:

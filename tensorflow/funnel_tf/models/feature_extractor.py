@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,19 @@ class FeatureExtractor:
             raise CheckpointError(f"{checkpoint.metadata.get('path')}: does not fit: {shown}")
 
     def extract(
-        self, input_ids: Ids, token_type_ids: Ids | None = None, attention_mask: Ids | None = None
+        self,
+        input_ids: Ids,
+        token_type_ids: Ids | None = None,
+        attention_mask: Ids | None = None,
+        names: Collection[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Compute all outputs for integer arrays [B, T].
+        """Compute outputs for integer arrays [B, T].
 
         Args:
             input_ids: token ids.
             token_type_ids: 0 first segment, 1 second, 2 [CLS]; None for no segments.
             attention_mask: 1 for a real token, 0 for padding; None for no padding.
+            names: the outputs to compute; None is all.
         """
         arrays = (input_ids, attention_mask, token_type_ids)
         key = (input_ids.shape[1], attention_mask is not None, token_type_ids is not None)
@@ -74,7 +80,8 @@ class FeatureExtractor:
             for placeholder, array in zip(inputs, arrays, strict=True)
             if placeholder is not None
         }
-        return self._session.run(outputs, feed)
+        chosen = outputs if names is None else {name: outputs[name] for name in names}
+        return self._session.run(chosen, feed)
 
     def _build(self, key: tuple[int, bool, bool]) -> tuple[ModelInputs, dict[str, tf.Tensor]]:
         """Build the graph for a length, with or without mask and segments, or reuse it."""

@@ -32,7 +32,12 @@ def tokenizer(tmp_path):
 
 def _config(folder, pattern="*.txt", **changes):
     return CorpusConfig(
-        **{"input_glob": f"{folder}/text/{pattern}", "save_dir": f"{folder}/out", "seq_len": 24}
+        **{
+            "input_glob": f"{folder}/text/{pattern}",
+            "save_dir": f"{folder}/out",
+            "seq_len": 24,
+            "use_all_text": False,
+        }
         | changes
     )
 
@@ -90,9 +95,9 @@ def _slow_examples(documents, tokenizer, seq_len, seed):
             if len(a) > len(b):
                 a.pop()
             elif random.random() < 0.5:
-                b.pop(0)
-            else:
                 b.pop()
+            else:
+                b.pop(0)
         sides = [[tokens[place] for place in side] for side in (a, b)]
         found.append(_slow_example(*sides, label, tokenizer))
     return found

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
@@ -175,3 +176,77 @@ def test_lines_are_read_one_file_after_another(tmp_path):
         list(read_lines([tmp_path / "c"]))
     with pytest.raises(FunnelError, match="none: cannot be read"):
         list(read_lines([tmp_path / "none"]))
+
+
+def _messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_dropped_characters_are_counted(caplog):
+    caplog.set_level("INFO", "funnel")
+    lines = ["aab aba b" * 3, "\u4e2d x x"]
+    train_wordpiece(lines, VocabularyConfig(vocab_size=100, max_characters=2))
+    (message,) = _messages(caplog)
+    assert message.startswith("2 of 4 distinct characters are in no entry, 3 occurrences (12.500 %")
+    assert "all but the 2 most frequent, 'x', '\u4e2d'; words with them will be" in message
+    caplog.clear()
+    train_wordpiece(lines, VocabularyConfig(vocab_size=100))
+    assert _messages(caplog) == ["all 4 distinct characters of the text are in the vocabulary"]
+
+
+def test_characters_that_sentencepiece_drops_are_counted(tmp_path, caplog):
+    """Its trainer covers 99.95 % of the characters, and says nothing about the others."""
+    caplog.set_level("INFO", "funnel")
+    lines = [*LINES * 60, "\u4e2d \u65e5 \u672c"]
+    config = VocabularyConfig(kind="sent_piece", vocab_size=90)
+    build_vocabulary([*lines[3:], "\u0436"], tmp_path / "m", config)
+    (message,) = [text for text in _messages(caplog) if "distinct characters" in text]
+    tokenizer = get_tokenizer("sent_piece", tmp_path / "m")
+    assert tokenizer.special.unk_id in tokenizer.encode("\u0436")
+    assert "are in no entry" in message and "'\u0436'" in message
+    assert "'e'" not in message and "'t'" not in message
+
+
+def test_long_words_are_counted(caplog):
+    train_wordpiece(["a b", "x" * 201 + " " + "y" * 200], VocabularyConfig())
+    (message,) = _messages(caplog)
+    assert message == "1 words of more than 200 characters are left out: they are always unknown"
+
+
+def test_rare_words_are_dropped_to_bound_memory(caplog):
+    """Their characters still count, and the order of the lines of one batch does not matter."""
+    caplog.set_level("INFO", "funnel")
+    frequent = ["abc abd bcd"] * 20
+    rare = [f"{first}{second}q" for first in "efgh" for second in "abcdef"]
+    unlimited = train_wordpiece(frequent + rare, VocabularyConfig(vocab_size=60, min_frequency=9))
+    caplog.clear()
+    config = VocabularyConfig(vocab_size=60, min_frequency=9, max_words=8)
+    assert train_wordpiece(frequent + rare, config) == unlimited
+    assert train_wordpiece(rare[::-1] + frequent, config) == unlimited
+    assert "more than 8 distinct words: 23 occurrences of rare ones, 27.38 %" in caplog.text
+
+
+def test_a_sample_bounds_the_memory_of_sentencepiece(tmp_path, caplog):
+    caplog.set_level("INFO", "funnel")
+    lines = [f"line {word} of the text" for word in ("red", "blue") for _ in range(200)]
+    config = VocabularyConfig(kind="sent_piece", vocab_size=40, sample_characters=2000)
+    build_vocabulary(iter(lines), tmp_path / "m", config)
+    assert "more than 2000 characters: trained on 50 of 400 lines" in caplog.text
+    tokenizer = get_tokenizer("sent_piece", tmp_path / "m")
+    assert tokenizer.special.unk_id not in tokenizer.encode("blue red")
+
+
+def test_memory_does_not_grow_with_the_number_of_lines(monkeypatch):
+    monkeypatch.setattr("funnel.tokenization.word_table.MAX_CHUNKS", 100)
+
+    def peak(count):
+        lines = (f"w{number} the same text" for number in range(count))
+        tracemalloc.start()
+        try:
+            train_wordpiece(lines, VocabularyConfig(vocab_size=60, max_words=200))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(300)
+    assert peak(20000) < 1.5 * peak(1000)
