@@ -92,7 +92,7 @@ def _verify(path: Path, tensors: Mapping[str, np.ndarray], checksums: str | None
         return
     try:
         expected = dict(json.loads(checksums))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: corrupt: its checksums cannot be read") from None
     if expected.keys() != tensors.keys():
         raise CheckpointError(f"{path}: corrupt: names of tensors and of checksums differ")

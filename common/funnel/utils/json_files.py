@@ -20,14 +20,23 @@ def read_json(path: str | os.PathLike[str], error: type[FunnelError] = ConfigErr
     """
     with name_read_errors(path, error):
         raw = Path(path).read_bytes()
+    return parse_json(raw, path, error)
+
+
+def parse_json(
+    raw: bytes, source: str | os.PathLike[str], error: type[FunnelError] = ConfigError
+) -> Any:
+    """Return the value of JSON text from ``source``, which messages name; see :func:`read_json`."""
     try:
         return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as caught:
-        raise error(f"{path}: not UTF-8 at byte {caught.start + 1}") from None
+        raise error(f"{source}: not UTF-8 at byte {caught.start + 1}") from None
     except json.JSONDecodeError as caught:
-        raise error(f"{path}:{caught.lineno}: not valid JSON: {caught.msg}") from None
+        raise error(f"{source}:{caught.lineno}: not valid JSON: {caught.msg}") from None
     except RecursionError:
-        raise error(f"{path}: not valid JSON: nested too deeply") from None
+        raise error(f"{source}: not valid JSON: nested too deeply") from None
+    except ValueError:  # Python's limit, of 4,300 digits
+        raise error(f"{source}: not valid JSON: a number of too many digits") from None
 
 
 def read_json_object(

@@ -27,7 +27,7 @@ from funnel.config.geometry import RelativeRange
 from funnel.config.model import ModelConfig
 from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.dropout import Dropout
-from funnel_torch.kernels.linear import Linear, linear
+from funnel_torch.kernels.linear import Linear, is_autocast_enabled, linear
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
 # Row blocks of the packed query, key and value matrix that are multiplied together.
@@ -239,7 +239,7 @@ class RelativeAttention(nn.Module):
             return self._project_embeddings(positions.embeddings)
         key: tuple = (positions.range, kernel._version, kernel.data_ptr())
         key += (positions.embeddings.dtype,)
-        if torch.is_autocast_enabled(kernel.device.type):
+        if is_autocast_enabled(kernel.device):
             key += (torch.get_autocast_dtype(kernel.device.type),)
         if key not in self._projections:
             while len(self._projections) >= _MAX_CACHED_PROJECTIONS:
