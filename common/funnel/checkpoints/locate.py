@@ -15,7 +15,7 @@ from funnel.checkpoints.hf_files import (
 )
 from funnel.checkpoints.released_pt import SUFFIXES
 from funnel.config.limits import describe
-from funnel.config.model import HF_CONFIG
+from funnel.config.model import HF_CONFIG, find_config
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import is_file, recover_swap
@@ -58,6 +58,20 @@ def detect(path: str | Path) -> tuple[str, Path]:
         if path.parent.is_dir() and path.name.endswith("latest"):
             raise
         raise CheckpointError(_describe_missing(path)) from None
+
+
+def require_checkpoint(path: str | None, config_path: str | None = "") -> None:
+    """Check that there is a checkpoint, and a model config, at the paths that are given.
+
+    Programs call this before they read anything else, so that a wrong path is what is reported.
+
+    Raises:
+        FunnelError: one of them does not exist.
+    """
+    if path:
+        detect(path)
+    if config_path:
+        find_config(Path(config_path))
 
 
 def _detect_file(path: Path) -> tuple[str, Path]:
