@@ -1,4 +1,4 @@
-"""The original's path from a TensorFlow release to fine-tuning: its two scripts one after the other.
+"""The original's path from a TensorFlow release to fine-tuning: two scripts in a row.
 
 ``ckpt_to_pt.py`` on a model with a decoder, then ``classifier.py`` on the converted file and the
 config of the released layout, which describes the encoder only.
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 
 def _convert(folder):
-    """Write a TensorFlow model with decoder and discriminator, and convert it; return its weights."""
+    """Write a TensorFlow model with decoder and discriminator, convert it, and return it."""
     write_files(folder, train=16, dev=8, decoder_size="1")
     config = ModelConfig.load(folder / "net_config.json")
     first = random_checkpoint(config, ("discriminator",))

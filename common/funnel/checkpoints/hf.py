@@ -88,6 +88,12 @@ def convert_hf(
     config = load_config(config_path, directory, (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG))
     metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, directory)
     architecture = _infer_architecture(theirs, values)
+    if architecture not in hf_names.ENCODER_ONLY and not _skips_alike(config):
+        logger.warning(
+            "%s: transformers takes the decoder's skip connection of such a model (block_repeats "
+            "of the first block, or a single block) from elsewhere and computes other outputs",
+            path,
+        )
     prefix = "funnel." if any(name.startswith("funnel.") for name in theirs) else ""
     has_decoder = any(name.startswith(f"{prefix}decoder.") for name in theirs)
     has_decoder |= architecture not in hf_names.ENCODER_ONLY
@@ -241,9 +247,7 @@ def _choose_architecture(checkpoint: Checkpoint) -> str:
     """Return the class of ``transformers`` that computes most of this checkpoint, correctly."""
     config, tensors = checkpoint.config, checkpoint.tensors
     full = config.decoder is None or any(name.startswith("model/decoder/") for name in tensors)
-    # Their decoder adds the skip connection even to a single block, and takes it from the hidden
-    # state with the index of the first block's number of parameter layers, ignoring repeats.
-    full = full and len(config.blocks) > 1 and config.blocks[0].repeats == 1
+    full = full and _skips_alike(config)
     scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
     possible = [
         architecture
@@ -257,6 +261,15 @@ def _choose_architecture(checkpoint: Checkpoint) -> str:
     # ARCHITECTURES begins with the two models without a head, of which FULL comes last.
     wants_base = possible[-1] == hf_names.FULL and config.decoder is None
     return hf_names.BASE if wants_base else possible[-1]
+
+
+def _skips_alike(config: ModelConfig) -> bool:
+    """Return whether the decoder of transformers has the skip connection of this one.
+
+    Theirs adds it even to a single block, and takes it from the hidden state with the index of the
+    first block's number of parameter layers, ignoring repeats.
+    """
+    return len(config.blocks) > 1 and config.blocks[0].repeats == 1
 
 
 def _has_head(architecture: str, scope: str, checkpoint: Checkpoint) -> bool:

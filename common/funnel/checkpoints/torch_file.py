@@ -6,6 +6,7 @@ PyTorch is imported inside the functions, so that it is needed only for files of
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -114,7 +115,8 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _verify_archive(path)
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             # Files of PyTorch before 1.6 are plain pickles, which cannot be memory-mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except CheckpointError:
