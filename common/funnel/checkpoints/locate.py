@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _OPTIMIZER_FILE = "var.pt"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RELEASE = re.compile(r"(B\d+-[\dx-]+H\d+)-ELEC-(PT|TF|FULL-TF)")
 _WEIGHTS_PATTERNS = ("*.pt", "*.pth", "*.bin", "*.safetensors", "*.index")
-_LONGEST_NAME = 255  # bytes, of every common file system
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes and characters, of every common file system
 _RUN_PARTS = ("best", "last")  # directories of a PyTorch run that hold its models
 
 
@@ -42,15 +43,16 @@ def detect(path: str | Path) -> tuple[str, Path]:
         CheckpointError: there is no checkpoint, none of a known kind, or more than one.
     """
     path = Path(path)
-    if any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME for part in path.parts):
-        raise CheckpointError(f"{describe(str(path))}: does not exist: a name is too long")
+    longest = max(len(part.encode("utf-8", "replace")) for part in (*path.parts, "."))
+    if longest > _LONGEST_NAME or len(str(path)) > _LONGEST_PATH:
+        raise CheckpointError(f"{describe(str(path))}: does not exist: the name is too long")
     if is_file(path, CheckpointError):
         return _detect_file(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _detect_in(path)
     # A kill during an atomic replacement may have left the directory under another name.
     recover_swap(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _detect_in(path)
     try:
         return "tf", resolve_prefix(path)
@@ -127,13 +129,13 @@ def _describe_missing(path: Path) -> str:
     parent = path.parent
     for folder in (path, *path.parents):
         release = _RELEASE.fullmatch(folder.name)
-        if release is None or folder.is_dir():
+        if release is None or os.path.isdir(folder):
             continue
         size, form = release.groups()
         command = f"bash download_all_ckpts.sh --sizes {size} --formats {form}"
         return f"{path}: does not exist; `{command}` downloads this released checkpoint into ckpts"
     # A path of two parts is a hub's name, unless its first part is a directory here.
-    if _HUB_ID.fullmatch(str(path)) and not parent.is_dir():
+    if _HUB_ID.fullmatch(str(path)) and not os.path.isdir(parent):
         name = path.name
         return (
             f"{path}: does not exist here; if it is a model of the Hugging Face hub, "
@@ -143,7 +145,7 @@ def _describe_missing(path: Path) -> str:
         f"{path}: no checkpoint there: neither a directory, nor a *.pt or *.safetensors file, "
         "nor the prefix of a TensorFlow *.index file: the path does not exist"
     )
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         return f"{message} (nor does {parent})"
     if any(parent.glob(f"{_escape(path.name)}.data-*")):
         return f"{path}: incomplete TensorFlow checkpoint: {path.name}.index does not exist"

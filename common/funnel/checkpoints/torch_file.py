@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from funnel.checkpoints.state_dict import open_containers
-from funnel.config.limits import describe
+from funnel.config.limits import describe, first_line
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_path
 
@@ -105,8 +105,7 @@ def _to_numpy(name: str, value: torch.Tensor, path: Path) -> np.ndarray:
     try:
         return (value.float() if value.is_floating_point() else value).numpy()
     except (TypeError, RuntimeError) as error:  # a type that NumPy lacks, or a subclass
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: {name} holds no numbers: {reason}") from None
+        raise CheckpointError(f"{path}: {name} holds no numbers: {first_line(error)}") from None
 
 
 def _load_safely(path: Path, torch: ModuleType) -> Any:
@@ -130,8 +129,9 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
                 f"{path}: not tensors only: it refers to {found.group(1)}, which is not loaded for "
                 "safety; save the model's state_dict() instead"
             ) from None
-        first_line = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: no PyTorch file, or corrupt ({first_line})") from None
+        raise CheckpointError(
+            f"{path}: no PyTorch file, or corrupt ({first_line(error)})"
+        ) from None
 
 
 def _verify_archive(path: Path) -> None:

@@ -59,8 +59,15 @@ def describe(value: Any) -> str:
     """Return ``repr(value)`` for a message: one line, shortened, for numbers of any size."""
     # Python refuses to print integers of more than 4,300 digits.
     if isinstance(value, int) and value.bit_length() > _LONGEST_BITS:
-        return f"an integer of about {int(value.bit_length() * _LOG10_OF_2) + 1} digits"
+        return f"an integer of about {math.ceil(value.bit_length() * _LOG10_OF_2)} digits"
     try:
         return _SHOWN.repr(value).replace("\n", " ")
     except (ValueError, RecursionError):
         return f"a {type(value).__name__}"
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first line of another library's message, shortened; its class if it is empty."""
+    lines = str(error).splitlines()
+    text = lines[0] if lines and lines[0] else type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -324,7 +325,7 @@ def find_config(path: Path) -> Path:
     for name in names:
         if is_file(path / name, ConfigError):
             return path / name
-    problem = f"holds none of {', '.join(names)}" if path.is_dir() else "does not exist"
+    problem = f"holds none of {', '.join(names)}" if os.path.isdir(path) else "does not exist"
     raise ConfigError(f"model config {path} {problem}")
 
 
@@ -342,22 +343,30 @@ def _settings_from_hf(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     settings["pooling_size"] = 2
     settings["d_embed"] = values.get("d_model")
     settings["ff_activation"] = _choice_from_hf(
-        _HF_ACTIVATIONS, "hidden_act", values.get("hidden_act") or "gelu_new", source
+        _HF_ACTIVATIONS, "hidden_act", _given(values, "hidden_act", "gelu_new"), source
     )
     settings["rel_attn_type"] = _choice_from_hf(
-        _HF_ATTENTION, "attention_type", values.get("attention_type") or "relative_shift", source
+        _HF_ATTENTION, "attention_type", _given(values, "attention_type", "relative_shift"), source
     )
     extra = values.get(_HF_EXTRA_KEY, {})
     if not isinstance(extra, Mapping):
         raise ConfigError(f"{source}: {_HF_EXTRA_KEY}: should be an object of settings")
-    return settings | dict(extra)
+    decoder, theirs = extra.get("decoder_size"), settings["decoder_size"]
+    is_other = isinstance(decoder, str) and decoder.partition("x")[0] != theirs
+    if is_other and "num_decoder_layers" in values:
+        raise ConfigError(
+            f"{source}: num_decoder_layers: {theirs} contradicts decoder_size {describe(decoder)} "
+            f"in {_HF_EXTRA_KEY}"
+        )
+    # Other keys of ours cannot replace theirs; they are reported as unknown.
+    return settings | {k if k in _HF_EXTRA else f"{_HF_EXTRA_KEY}.{k}": extra[k] for k in extra}
 
 
 def _block_size_from_hf(values: Mapping[str, Any], source: str) -> str:
     sizes = values.get("block_sizes")
     if not isinstance(sizes, list) or not sizes:
         raise ConfigError(f"{source}: block_sizes: {describe(sizes)} should be a list of depths")
-    repeats = values.get("block_repeats") or [1] * len(sizes)
+    repeats = _given(values, "block_repeats", [1] * len(sizes))
     if not isinstance(repeats, list) or len(repeats) != len(sizes):
         raise ConfigError(
             f"{source}: block_repeats: {describe(repeats)} should have {len(sizes)} entries"
@@ -374,6 +383,12 @@ def _depth_from_hf(value: Any, source: str) -> str:
             f"depth: a number up to {MAX_LAYERS}"
         )
     return str(value)
+
+
+def _given(values: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return the value of a key; the default if it is missing or null."""
+    value = values.get(key)
+    return default if value is None else value
 
 
 def _choice_from_hf(choices: Mapping[str, str], key: str, value: Any, source: str) -> str:

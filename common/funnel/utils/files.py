@@ -124,7 +124,7 @@ def recover_swap(path: str | os.PathLike[str]) -> None:
     Call it before reading a directory that such a swap may replace.
     """
     target, previous = Path(path), _previous_path(Path(path))
-    if not previous.exists():
+    if not os.path.exists(previous):  # also False for a name that is too long
         return
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)

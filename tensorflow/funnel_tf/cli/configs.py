@@ -13,6 +13,7 @@ from typing import Any
 from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.cli.flags import split_list
+from funnel.config.geometry import check_length
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
@@ -20,9 +21,11 @@ from funnel.formats.tensor_bundle import STATE_FILE
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli.programs import (
+    ClassifierSettings,
     FineTuningSettings,
     PretrainSettings,
     ProgramSettings,
+    RaceSettings,
     SquadSettings,
     TrainingSettings,
 )
@@ -101,6 +104,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
+    check_length(config, _max_length(settings))
     start = run.init_checkpoint
     check_vocabulary(
         config,
@@ -110,6 +114,18 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
         pretrained_vocab=find_vocabulary(_directory(start)) if start else None,
     )
     return config
+
+
+def _max_length(settings: TrainingSettings) -> int:
+    """Return the length in tokens of the sequences of a program."""
+    if isinstance(settings, PretrainSettings):
+        return settings.task.seq_len
+    if isinstance(settings, SquadSettings):
+        return settings.windows.max_seq_length
+    if isinstance(settings, RaceSettings):
+        return settings.sequences.max_seq_length
+    assert isinstance(settings, ClassifierSettings)
+    return settings.classification.max_seq_length
 
 
 def _read_config(
