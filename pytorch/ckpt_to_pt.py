@@ -42,9 +42,11 @@ def main() -> None:
         if not getattr(paths, name):
             raise ConfigError(f"--{name} is missing")
     # These import NumPy, which --help does not need.
+    from funnel.checkpoints.locate import require_checkpoint
     from funnel.checkpoints.released_pt import save_pt
     from funnel.checkpoints.tf import load_tf
 
+    require_checkpoint(paths.input_ckpt_path, paths.input_config_path)
     checkpoint = load_tf(Path(paths.input_ckpt_path), paths.input_config_path or None)
     output = Path(paths.output_pt_path)
     extra = save_pt(checkpoint, output, paths.output_config_path or None)

@@ -39,9 +39,11 @@ def main() -> None:
     settings = parse_settings(ExportSettings, __doc__)
     # These import PyTorch, which --help does not need.
     from funnel.checkpoints import load_checkpoint
+    from funnel.checkpoints.locate import require_checkpoint
     from funnel_torch.export.onnx import export_onnx, find_task, load_model
     from funnel_torch.export.onnx_check import import_onnx
 
+    require_checkpoint(settings.model, settings.model_config)
     import_onnx()  # report a missing package before a large model is loaded
     checkpoint = load_checkpoint(settings.model, config_path=settings.model_config)
     model = load_model(checkpoint, settings.task or find_task(checkpoint))

@@ -130,6 +130,6 @@ def test_modify_ckpt_in_place_and_its_errors(tmp_path):
     _run_well("tensorflow/modify_ckpt.py", *same, cwd=tmp_path)
     assert_same(dict(TFCheckpoint(tmp_path / "m")), full.tensors)
     output = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=no", "--tgt_ckpt=x", cwd=tmp_path)
-    assert output == "error: no: no TensorFlow checkpoint (no.index is missing)\n"
+    assert output.startswith("error: no: no checkpoint there: ")
     output = _fails("tensorflow/modify_ckpt.py", "--src_ckpt=m", cwd=tmp_path)
     assert output == "error: --tgt_ckpt is needed\n"

@@ -6,7 +6,8 @@
 """
 
 from funnel.checkpoints.base import Checkpoint, check_shapes
-from funnel.checkpoints.io import KINDS, detect, load_checkpoint, save_checkpoint
+from funnel.checkpoints.io import KINDS, load_checkpoint, save_checkpoint
+from funnel.checkpoints.locate import detect
 from funnel.checkpoints.names import expected_shapes
 
 __all__ = [

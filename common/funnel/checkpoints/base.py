@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 
 from funnel.checkpoints.names import Shape
 from funnel.checkpoints.vocabulary import copy_vocabulary, find_vocabulary
+from funnel.config.limits import describe
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
-from funnel.utils.files import atomic_directory, atomic_write_json
+from funnel.utils.files import atomic_directory, atomic_write_json, is_file
 from funnel.utils.json_files import read_json_object
 from funnel.utils.text import join_names
 
@@ -36,7 +37,8 @@ class Checkpoint:
             replacing that file is safe, writing into it is not.
         metadata: any of kind (hf, pt, tf), path, architecture (a Hugging Face class name), labels
             (names in the order of ids), problem_type, cls_scope (SCOPE of ``model/SCOPE/logit``),
-            vocab_path, uncased.
+            vocab_path, uncased, left_out (prefixes of heads that were not loaded, each with the
+            reason).
         optimizer: Adam slots and ``global_step``, if they were requested.
     """
 
@@ -84,7 +86,48 @@ def as_float32(name: str, values: np.ndarray, source: str | os.PathLike[str]) ->
     """
     if values.dtype.kind != "f":
         raise CheckpointError(f"{source}: {name} holds {values.dtype.name}, not float32")
-    return values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # check_finite finds what does not fit
+        return values.astype(np.float32, copy=False)
+
+
+def check_finite(tensors: Iterable[tuple[str, np.ndarray]], source: str | os.PathLike[str]) -> None:
+    """Refuse weights that are not numbers: NaN, infinite, or beyond float32.
+
+    A run that diverged leaves such weights, and so can damage in a format without checksums.
+
+    Raises:
+        CheckpointError: there are some; names the tensors.
+    """
+    bad = [name for name, values in tensors if not _is_finite(values)]
+    if bad:
+        raise CheckpointError(
+            f"{source}: NaN or infinite values in {join_names(bad)}: the file is damaged, or its "
+            "training diverged; use an earlier checkpoint"
+        )
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(all="ignore"):
+        # One pass without an array of flags. A sum that overflows is looked at again.
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def check_facts(metadata: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
+    """Check the types of the facts in ``metadata`` that come from the file ``source``.
+
+    Raises:
+        CheckpointError: labels that are no list of names, or another fact that is no text.
+    """
+    labels = metadata.get("labels")
+    if labels is not None and not (
+        isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    ):
+        raise CheckpointError(f"{source}: labels: {describe(labels)} should be a list of names")
+    for key in ("problem_type", "cls_scope"):
+        if not isinstance(metadata.get(key, ""), str):
+            raise CheckpointError(f"{source}: {key}: {describe(metadata[key])} should be a name")
 
 
 def load_config(
@@ -94,7 +137,7 @@ def load_config(
     if config_path:
         return ModelConfig.load(config_path)
     for name in names:
-        if (directory / name).is_file():
+        if is_file(directory / name, CheckpointError):
             return ModelConfig.load(directory / name)
     raise CheckpointError(
         f"{directory}: no model config ({' or '.join(names)}) next to the weights; name its path"
@@ -107,6 +150,7 @@ def read_side_files(directory: Path) -> dict[str, Any]:
     if (directory / LABELS_FILE).is_file():
         values = read_json_object(directory / LABELS_FILE)
         metadata |= {key: values[key] for key in _LABEL_KEYS if values.get(key) is not None}
+        check_facts(metadata, directory / LABELS_FILE)
     if vocabulary := find_vocabulary(directory):
         metadata["vocab_path"] = str(vocabulary)
     return metadata

@@ -8,6 +8,7 @@ that they would compute wrongly gets a ``model_type`` that makes ``transformers`
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,27 @@ from funnel.checkpoints import hf_names
 from funnel.checkpoints.base import (
     Checkpoint,
     as_float32,
+    check_facts,
     check_shapes,
+    load_config,
     read_side_files,
     staged,
+)
+from funnel.checkpoints.hf_files import (
+    EXTRA,
+    EXTRA_KEY,
+    INDEX_SUFFIX,
+    METADATA_KEY,
+    TORCH_WEIGHTS,
+    WEIGHTS,
+    read_extra,
+    read_file,
+    read_weights,
 )
 from funnel.checkpoints.hf_names import HFTensor
 from funnel.checkpoints.model_card import is_model_card, model_card
 from funnel.checkpoints.names import (
+    BINARY_OUTPUT,
     DEFAULT_CLS_SCOPE,
     TOKEN_LOGITS,
     Shape,
@@ -32,46 +47,53 @@ from funnel.checkpoints.names import (
     is_optimizer_state,
     shapes_for,
 )
-from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from funnel.checkpoints.torch_file import load_torch_file
+from funnel.checkpoints.safetensors_file import write_safetensors
+from funnel.checkpoints.state_dict import strip_wrappers
 from funnel.checkpoints.vocabulary import copy_vocabulary
-from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig
+from funnel.config.model import HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
+from funnel.utils.files import is_file
 from funnel.utils.json_files import read_json_object
 
-WEIGHTS, EXTRA, CARD = "model.safetensors", "funnel_extra.safetensors", "README.md"
-TORCH_WEIGHTS = "pytorch_model.bin"
-INDEX_SUFFIX = ".index.json"
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_METADATA_KEY = "funnel_checkpoint"  # key of config.json for metadata it has no other key for
 _TIED = "lm_head.weight"
 _SHOWN_LABELS = 5
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """Return the weight files of a directory, safetensors before PyTorch's; may be empty.
-
-    Raises:
-        CheckpointError: an index of shards is corrupt or names a file that does not exist.
-    """
-    for name in (WEIGHTS, TORCH_WEIGHTS):
-        if (directory / name).is_file():
-            return [directory / name]
-        index = directory / (name + INDEX_SUFFIX)
-        if index.is_file():
-            return _shards(index)
-    return []
+# Metadata that config.json may set; never the vocabulary's path, which could name any file.
+_OUR_FACTS = ("architecture", "cls_scope", "labels")
 
 
 def load_hf(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Load a directory written by :func:`save_hf` or ``transformers``."""
-    values = read_json_object(path / HF_CONFIG)
-    config = ModelConfig.load(config_path or path / HF_CONFIG)
-    metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, path)
-    theirs = _read_weights(path)
+    """Load a directory written by :func:`save_hf` or ``transformers``, or a single file of one."""
+    if path.is_dir():
+        theirs = strip_wrappers(read_weights(path), path)
+        return convert_hf(theirs, path, config_path, with_optimizer)
+    return convert_hf(strip_wrappers(read_file(path), path), path, config_path, with_optimizer)
+
+
+def convert_hf(
+    theirs: dict[str, np.ndarray],
+    path: Path,
+    config_path: str | Path | None = None,
+    with_optimizer: bool = False,
+) -> Checkpoint:
+    """Bring weights under Hugging Face's names, read from ``path``, into canonical form."""
+    directory = path if path.is_dir() else path.parent
+    has_config = is_file(directory / HF_CONFIG, CheckpointError)
+    values = read_json_object(directory / HF_CONFIG) if has_config else {}
+    config = load_config(config_path, directory, (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG))
+    metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, directory)
     architecture = _infer_architecture(theirs, values)
+    if architecture not in hf_names.ENCODER_ONLY and not _skips_alike(config):
+        logger.warning(
+            "%s: transformers takes the decoder's skip connection of such a model (block_repeats "
+            "of the first block, or a single block) from elsewhere and computes other outputs",
+            path,
+        )
     prefix = "funnel." if any(name.startswith("funnel.") for name in theirs) else ""
     has_decoder = any(name.startswith(f"{prefix}decoder.") for name in theirs)
     has_decoder |= architecture not in hf_names.ENCODER_ONLY
@@ -80,9 +102,11 @@ def load_hf(
     entries |= hf_names.head_names(architecture, scope)
     _drop_tied(theirs, f"{prefix}embeddings.word_embeddings.weight", path)
     tensors = _unpack(theirs, entries, config, scope, path)
+    if left_out := _drop_other_heads(tensors, config, path):
+        metadata["left_out"] = left_out
     # Tensors outside transformers' architecture, and the optimizer state.
-    extra_path = path / EXTRA
-    extra = read_safetensors(extra_path)[0] if extra_path.is_file() else {}
+    extra_path = directory / EXTRA
+    extra = read_extra(extra_path, values) if path.is_dir() else {}
     state = {name: extra.pop(name) for name in list(extra) if is_optimizer_state(name)}
     twice = sorted(extra.keys() & tensors.keys())
     if twice:
@@ -119,7 +143,10 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
         write_safetensors(directory / WEIGHTS, packed, {"format": "pt"})
         if others:
             write_safetensors(directory / EXTRA, others)
-        _write_json(directory / HF_CONFIG, _config_json(checkpoint, architecture))
+        written = _config_json(checkpoint, architecture)
+        if others:
+            written.setdefault(METADATA_KEY, {})[EXTRA_KEY] = EXTRA
+        _write_json(directory / HF_CONFIG, written)
         config.save_net_config(directory / NET_CONFIG)
         _write_tokenizer(metadata, directory)
         if not keep_card:
@@ -128,35 +155,33 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
     return sorted(others)
 
 
-def _shards(index: Path) -> list[Path]:
-    mapping = read_json_object(index).get("weight_map")
-    if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
-        raise CheckpointError(f"{index}: weight_map: should map each tensor to a file")
-    names = sorted(set(mapping.values()))
-    for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: names {name}, which is not in the same directory")
-    return [index.parent / name for name in names]
-
-
-def _read_weights(directory: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for path in weight_files(directory):
-        is_safe = path.suffix == ".safetensors"
-        tensors |= read_safetensors(path)[0] if is_safe else load_torch_file(path)
-    return tensors
+def _drop_other_heads(
+    tensors: dict[str, np.ndarray], config: ModelConfig, path: Path
+) -> dict[str, str]:
+    """Remove heads that compute something else here; return the reason by prefix of the names."""
+    reasons: dict[str, str] = {}
+    if config.ff_activation != "gelu" and f"{BINARY_OUTPUT}/bias" in tensors:
+        reasons["model/binary_"] = (
+            f"its discriminator uses {config.ff_activation} where the one here always uses gelu"
+        )
+    for prefix, reason in reasons.items():
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            del tensors[name]
+        logger.warning("%s: %s; that head is left out", path, reason)
+    return reasons
 
 
 def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """Return our metadata from ``config.json`` and the other files of the directory."""
     metadata = read_side_files(directory)
-    ours = values.get(_METADATA_KEY, {})
-    metadata |= dict(ours) if isinstance(ours, Mapping) else {}
+    ours = values.get(METADATA_KEY, {})
+    if isinstance(ours, Mapping):
+        metadata |= {key: ours[key] for key in _OUR_FACTS if key in ours}
     if isinstance(values.get("id2label"), Mapping):
         try:
             named = {int(key): str(name) for key, name in values["id2label"].items()}
             labels = [named[index] for index in range(len(named))]
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             raise CheckpointError(
                 f"{directory / HF_CONFIG}: id2label: should name the labels 0, 1, …"
             ) from None
@@ -164,12 +189,14 @@ def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]
             metadata["labels"] = labels
     if values.get("problem_type"):
         metadata["problem_type"] = values["problem_type"]
+    check_facts(metadata, directory / HF_CONFIG)
     return metadata
 
 
 def _infer_architecture(names: Collection[str], values: Mapping[str, Any]) -> str:
     """Return their class for these weights; ``config.json`` decides where the weights do not."""
-    stated = (values.get("architectures") or [None])[0]
+    listed = values.get("architectures")
+    stated = listed[0] if isinstance(listed, list) and listed else None
     by_weight = {
         "discriminator_predictions.dense.weight": hf_names.PRETRAINING,
         "lm_head.bias": hf_names.MASKED_LM,
@@ -181,7 +208,7 @@ def _infer_architecture(names: Collection[str], values: Mapping[str, Any]) -> st
         if name in names:
             is_choice = stated == hf_names.CHOICE and architecture == hf_names.SEQUENCE
             return hf_names.CHOICE if is_choice else architecture
-    if stated in hf_names.ARCHITECTURES:
+    if isinstance(stated, str) and stated in hf_names.ARCHITECTURES:
         return stated
     return hf_names.FULL if any("decoder.layers." in name for name in names) else hf_names.BASE
 
@@ -220,9 +247,7 @@ def _choose_architecture(checkpoint: Checkpoint) -> str:
     """Return the class of ``transformers`` that computes most of this checkpoint, correctly."""
     config, tensors = checkpoint.config, checkpoint.tensors
     full = config.decoder is None or any(name.startswith("model/decoder/") for name in tensors)
-    # Their decoder adds the skip connection even to a single block, and takes it from the hidden
-    # state with the index of the first block's number of parameter layers, ignoring repeats.
-    full = full and len(config.blocks) > 1 and config.blocks[0].repeats == 1
+    full = full and _skips_alike(config)
     scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
     possible = [
         architecture
@@ -236,6 +261,15 @@ def _choose_architecture(checkpoint: Checkpoint) -> str:
     # ARCHITECTURES begins with the two models without a head, of which FULL comes last.
     wants_base = possible[-1] == hf_names.FULL and config.decoder is None
     return hf_names.BASE if wants_base else possible[-1]
+
+
+def _skips_alike(config: ModelConfig) -> bool:
+    """Return whether the decoder of transformers has the skip connection of this one.
+
+    Theirs adds it even to a single block, and takes it from the hidden state with the index of the
+    first block's number of parameter layers, ignoring repeats.
+    """
+    return len(config.blocks) > 1 and config.blocks[0].repeats == 1
 
 
 def _has_head(architecture: str, scope: str, checkpoint: Checkpoint) -> bool:
@@ -276,7 +310,7 @@ def _config_json(checkpoint: Checkpoint, architecture: str) -> dict[str, Any]:
         ours["labels"] = list(metadata["labels"])
     if metadata.get("problem_type"):
         values["problem_type"] = metadata["problem_type"]
-    return values | ({_METADATA_KEY: ours} if ours else {})
+    return values | ({METADATA_KEY: ours} if ours else {})
 
 
 def _default_labels(count: int) -> list[str]:

@@ -25,6 +25,7 @@ TOKEN_LOGITS = "model/token_classification/logits"
 START_LOGITS, END_LOGITS = "model/start_logits/dense", "model/end_logits/dense"
 BINARY_PROJECTION, BINARY_OUTPUT = "model/binary_proj/dense", "model/binary_loss"
 LM_BIAS = "model/lm_loss/bias"
+LM_PROJECTION = "model/lm_proj/dense/kernel"
 _CLASSIFIER = re.compile(r"model/([^/]+)/logit/(?:kernel|bias)")
 
 # A checkpoint has a head if the name of any variable starts with the head's prefix.
@@ -46,6 +47,16 @@ _COMPOSED = {
     "mlm": ("mlm_projection", "mlm_bias"),
     "question_answering": ("start_logits", "end_logits"),
     "squad": ("start_logits", "conditional_end_logits"),
+}
+# Heads that compute nothing unless all their variables are trained together: prefixes of the names.
+_INDIVISIBLE_HEADS = {
+    "masked-LM head": ("model/lm_proj/", "model/lm_loss/"),
+    "discriminator": ("model/binary_",),
+    "generator": ("generator/",),
+    "answer span head": ("model/start_logits/", "model/end_logits/"),
+    "answerability head": ("model/answer_class/",),
+    "RACE head": (f"{RACE_LOGITS}/",),
+    "token classifier": (f"{TOKEN_LOGITS}/",),
 }
 # Parts of the names of task heads: classifiers, the summary layer below them, RACE and SQuAD.
 _TASK_HEAD_PARTS = (
@@ -141,6 +152,27 @@ def is_weight(name: str) -> bool:
 def is_optimizer_state(name: str) -> bool:
     """Return whether a TensorFlow variable is an Adam slot or the step counter."""
     return name == GLOBAL_STEP or name.endswith(SLOTS)
+
+
+def find_partial_heads(missing: Iterable[str], loaded: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the heads that would be partly loaded and partly random, as name to prefixes.
+
+    A checkpoint whose head differs in kind causes this: transformers' masked-LM head has a bias but
+    no projection. A summary layer without its classifier is no such case but the usual transfer to
+    another task.
+
+    Args:
+        missing: a model's variables that a checkpoint lacks.
+        loaded: those that it has.
+    """
+    lacks = [name for name in missing if not is_optimizer_state(name)]
+    has = [name for name in loaded if not is_optimizer_state(name)]
+    return {
+        head: prefixes
+        for head, prefixes in _INDIVISIBLE_HEADS.items()
+        if any(name.startswith(prefixes) for name in lacks)
+        and any(name.startswith(prefixes) for name in has)
+    }
 
 
 def is_task_head(name: str) -> bool:

@@ -6,9 +6,9 @@ file lacks are kept in ``NAME.extra.safetensors`` next to ``NAME.pt``, under can
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from funnel.checkpoints.base import (
     read_side_files,
     write_side_files,
 )
+from funnel.checkpoints.hf import convert_hf
+from funnel.checkpoints.hf_files import read_file
 from funnel.checkpoints.names import (
     DEFAULT_CLS_SCOPE,
     Shape,
@@ -30,32 +32,47 @@ from funnel.checkpoints.names import (
     shapes_for,
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from funnel.checkpoints.torch_file import load_torch_file, save_torch_file
-from funnel.config.model import NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
+from funnel.checkpoints.state_dict import RELEASED_MARK, find_layout, strip_wrappers
+from funnel.checkpoints.torch_file import save_torch_file
+from funnel.config.model import (
+    HF_CONFIG,
+    NET_CONFIG,
+    PYTORCH_NET_CONFIG,
+    ModelConfig,
+    find_config,
+)
 from funnel.utils.errors import CheckpointError
+from funnel.utils.files import is_file
+from funnel.utils.json_files import parse_json, read_json_object
 
 FILE = "model.pt"
 SUFFIXES = (".pt", ".pth", ".bin")
 _CONFIG_KEY = "config"
-_MARK = "input_layer.0.lookup_table"
 
 
 def load_pt(
     path: Path, config_path: str | Path | None = None, with_optimizer: bool = False
 ) -> Checkpoint:
-    """Load a released file, one fine-tuned from it, or one written by :func:`save_pt`."""
-    tensors = load_torch_file(path)
-    if _MARK not in tensors:
+    """Load a released file, one fine-tuned from it, or one written by :func:`save_pt`.
+
+    A file with Hugging Face's names is read as such.
+    """
+    tensors = strip_wrappers(read_file(path), path)
+    layout = find_layout(tensors)
+    if layout == "hf":
+        return convert_hf(tensors, path, config_path, with_optimizer)
+    if layout is None:
         first = ", ".join(list(tensors)[:3])
-        raise CheckpointError(f"{path}: no Funnel file: {_MARK} is missing (found {first})")
-    extra, config = _read_extra(path)
-    if config is None or config_path:
-        config = load_config(config_path, path.parent, (PYTORCH_NET_CONFIG, NET_CONFIG))
+        raise CheckpointError(f"{path}: no Funnel file: {RELEASED_MARK} is missing (found {first})")
+    extra, kept = _read_extra(path)
+    config = _choose_config(path, config_path, kept)
     metadata = read_side_files(path.parent) | {"kind": "pt", "path": str(path)}
     scope = metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
     names = {theirs: ours for ours, theirs in released_names(config, scope).items()}
     # Unknown names are kept, so that the check below reports them.
     found = {names.get(theirs, theirs): values for theirs, values in _in_kernel_layout(tensors)}
+    if twice := sorted(extra.keys() & found.keys()):
+        raise CheckpointError(f"{_extra_path(path)}: {twice[0]} is in {path} too; delete one")
     found |= {name: values for name, values in extra.items() if not is_optimizer_state(name)}
     shapes = {name: values.shape for name, values in found.items()}
     check_shapes(shapes_for(config, shapes), shapes, path)
@@ -100,16 +117,36 @@ def _extra_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.extra.safetensors")
 
 
-def _read_extra(path: Path) -> tuple[dict[str, np.ndarray], ModelConfig | None]:
+def _read_extra(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Return the tensors in the extra file and the settings of the model; None without one."""
     extra_path = _extra_path(path)
-    if not extra_path.is_file():
+    if not is_file(extra_path, CheckpointError):
         return {}, None
     tensors, metadata = read_safetensors(extra_path)
-    try:
-        values = json.loads(metadata[_CONFIG_KEY])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{extra_path}: its metadata should hold the model config") from None
-    return tensors, ModelConfig.from_dict(values, str(extra_path))
+    raw = metadata.get(_CONFIG_KEY, "").encode("utf-8", "replace")
+    values = parse_json(raw, extra_path, CheckpointError) if raw else None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{extra_path}: its metadata should hold the model config")
+    return tensors, values
+
+
+def _choose_config(
+    path: Path, config_path: str | Path | None, kept: Mapping[str, Any] | None
+) -> ModelConfig:
+    """Return the config of ``config_path``, else of the extra file, else next to the weights.
+
+    The released config files describe the encoder only, so a given file that leaves settings out
+    takes them from the extra file, which has the decoder that they are for.
+    """
+    if kept is None:
+        return load_config(config_path, path.parent, (PYTORCH_NET_CONFIG, NET_CONFIG, HF_CONFIG))
+    if not config_path:
+        return ModelConfig.from_dict(kept, str(_extra_path(path)))
+    source = find_config(Path(config_path))
+    given = read_json_object(source)
+    if "block_size" in given:
+        return ModelConfig.from_dict({**kept, **given}, str(source))
+    return ModelConfig.load(source)
 
 
 def _loses_settings(config: ModelConfig) -> bool:
@@ -128,7 +165,7 @@ def _in_kernel_layout(tensors: Mapping[str, np.ndarray]) -> list[tuple[str, np.n
     stored the same way.
     """
     weight, bias = tensors.get("cls_head.3.weight"), tensors.get("cls_head.3.bias")
-    width: Shape = tensors[_MARK].shape[-1:]
+    width: Shape = tensors[RELEASED_MARK].shape[-1:]
     is_transposed = (
         weight is not None
         and bias is not None

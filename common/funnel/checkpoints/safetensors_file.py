@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
+from funnel.config.limits import first_line
 from funnel.formats.crc32c import crc32c
 from funnel.formats.tensor_bundle import bfloat16_to_float32
 from funnel.utils.errors import CheckpointError
@@ -39,7 +40,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (SafetensorError, TypeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"{path}: corrupt, truncated or no safetensors: {reason}") from None
     _verify(path, tensors, metadata.pop(_CHECKSUMS, None))
     return tensors, metadata
@@ -92,7 +93,7 @@ def _verify(path: Path, tensors: Mapping[str, np.ndarray], checksums: str | None
         return
     try:
         expected = dict(json.loads(checksums))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: corrupt: its checksums cannot be read") from None
     if expected.keys() != tensors.keys():
         raise CheckpointError(f"{path}: corrupt: names of tensors and of checksums differ")

@@ -6,6 +6,7 @@ PyTorch is imported inside the functions, so that it is needed only for files of
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.checkpoints.state_dict import open_containers
+from funnel.config.limits import describe, first_line
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-_WRAPPER = "module."  # prefix of all names under DataParallel and DistributedDataParallel
+    import torch
 
 
 class _InertOptimizer:
@@ -36,35 +39,33 @@ def _plain_dict(*_: object) -> dict[Any, Any]:
 
 
 def load_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Load the tensors of a state dict, or of the ``[state_dict, optimizer]`` list of fine-tuning.
+    """Load the tensors of a state dict, or of a container that training code puts it in.
 
     Half-precision tensors become float32; other types stay. Only tensors, containers and stand-ins
-    for PyTorch's optimizers are built from the file.
+    for PyTorch's optimizers are built from the file. Names are as in the file; see
+    :func:`funnel.checkpoints.state_dict.strip_wrappers`.
 
     Raises:
         CheckpointError: PyTorch is not installed, or the file is corrupt, holds other objects or
-            no named tensors.
+            no named tensors, or a tensor that is not a plain array of numbers.
     """
     torch = _import_torch(path)
-    state = _load_safely(path, torch)
-    if isinstance(state, list | tuple) and state and isinstance(state[0], Mapping):
-        state = state[0]
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    state = open_containers(_load_safely(path, torch), path)
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path}: should hold named tensors, not {type(state).__name__}")
+    size = path.stat().st_size
     tensors = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"{path}: should hold named tensors alone, but {name!r} is of type "
+                f"{path}: should hold named tensors alone, but {describe(name)} is of type "
                 f"{type(value).__name__}"
             )
-        if value.is_floating_point():
-            value = value.float()
-        tensors[name] = value.detach().cpu().numpy()
-    if all(name.startswith(_WRAPPER) for name in tensors):
-        tensors = {name.removeprefix(_WRAPPER): value for name, value in tensors.items()}
+        if problem := _find_oddity(value, size):
+            raise CheckpointError(
+                f"{path}: {name} {problem}; save it as a plain tensor of numbers (dense, on a CPU)"
+            )
+        tensors[name] = _to_numpy(name, value, path)
     return tensors
 
 
@@ -80,13 +81,41 @@ def save_torch_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         torch.save(state, temporary)
 
 
+def _find_oddity(value: torch.Tensor, file_size: int) -> str | None:
+    """Return in which way a tensor is no plain array, None if it is one."""
+    if value.is_nested:
+        return "is a nested tensor"
+    if str(value.layout) != "torch.strided":
+        return f"is a sparse tensor (layout {value.layout})"
+    if value.is_quantized:
+        return f"is a quantized tensor ({value.dtype})"
+    if value.device.type != "cpu":
+        return f"has no values: it is on the device {value.device.type!r}"
+    if value.is_conj() or value.is_complex():
+        return f"holds complex numbers ({value.dtype})"
+    # An expanded tensor repeats its storage, so a small file could ask for any amount of memory.
+    stored = value.untyped_storage().nbytes()
+    if value.numel() * value.element_size() > max(stored, file_size):
+        return f"of shape {list(value.shape)} is larger than its storage of {stored} bytes"
+    return None
+
+
+def _to_numpy(name: str, value: torch.Tensor, path: Path) -> np.ndarray:
+    value = value.detach().resolve_neg()
+    try:
+        return (value.float() if value.is_floating_point() else value).numpy()
+    except (TypeError, RuntimeError) as error:  # a type that NumPy lacks, or a subclass
+        raise CheckpointError(f"{path}: {name} holds no numbers: {first_line(error)}") from None
+
+
 def _load_safely(path: Path, torch: ModuleType) -> Any:
     stand_ins = [*_optimizer_stand_ins(torch), (_plain_dict, "collections.defaultdict"), dict]
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _verify_archive(path)
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             # Files of PyTorch before 1.6 are plain pickles, which cannot be memory-mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except CheckpointError:
@@ -100,13 +129,20 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
                 f"{path}: not tensors only: it refers to {found.group(1)}, which is not loaded for "
                 "safety; save the model's state_dict() instead"
             ) from None
-        first_line = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: no PyTorch file, or corrupt ({first_line})") from None
+        raise CheckpointError(
+            f"{path}: no PyTorch file, or corrupt ({first_line(error)})"
+        ) from None
 
 
 def _verify_archive(path: Path) -> None:
     """Check the archive's checksums, which torch.load ignores."""
     with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            # PyTorch stores its entries as they are and reads them so; another program repacked it.
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(
+                    f"{path}: {describe(entry.filename)} is compressed; torch.save does not do this"
+                )
         if corrupt := archive.testzip():
             raise CheckpointError(f"{path}: corrupt: the checksum of {corrupt} does not match")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from funnel.config.model import ModelConfig
+from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
+from funnel.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,25 @@ def encoder_geometry(config: ModelConfig, length: int) -> tuple[BlockGeometry, .
         start = 1 - stride if config.separate_cls else 0
         geometry.append(BlockGeometry(pooled_length(last.length, config), start, stride, True))
     return tuple(geometry)
+
+
+def check_length(config: ModelConfig, max_length: int) -> None:
+    """Check that a model can compute sequences of up to ``max_length`` tokens.
+
+    Raises:
+        ConfigError: there are fewer absolute positions, or the blocks pool the longest sequence to
+            less than one position: then the last ones pool nothing.
+    """
+    if config.rel_attn_type == "null" and max_length > MAX_ABSOLUTE_POSITIONS:
+        raise ConfigError(
+            f"max_length={max_length}: a model with rel_attn_type 'null' has "
+            f"{MAX_ABSOLUTE_POSITIONS} positions"
+        )
+    if config.upsample_factor > max(1, max_length):
+        raise ConfigError(
+            f"max_length={max_length}: the {len(config.blocks)} blocks of block_size pool "
+            f"{config.upsample_factor} tokens to one; use longer sequences or fewer blocks"
+        )
 
 
 def relative_range(query: BlockGeometry, key: BlockGeometry) -> RelativeRange:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from funnel.config.limits import MAX_DEPTH_LENGTH, MAX_LAYERS, MAX_SIZE, check_extent, describe
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_write_json
+from funnel.utils.files import atomic_write_json, is_file
 from funnel.utils.json_files import read_json_object
+from funnel.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +88,8 @@ def parse_depth(text: str, key: str) -> BlockSpec:
     Raises:
         ConfigError: it is neither; the message names ``key``.
     """
-    if not _DEPTH.fullmatch(text):
-        raise ConfigError(f"{key}: {text!r} is no depth; write P or PxR, e.g. 6 or 3x2")
+    if len(text) > MAX_DEPTH_LENGTH or not _DEPTH.fullmatch(text):
+        raise ConfigError(f"{key}: {describe(text)} is no depth; write P or PxR, e.g. 6 or 3x2")
     params, _, repeats = text.partition("x")
     return BlockSpec(int(params), int(repeats or 1))
 
@@ -135,13 +139,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for key in _SIZES:
-            self._check(key, int, lambda v: v > 0, "a positive whole number")
+            wanted = f"a positive whole number up to {MAX_SIZE}"
+            self._check(key, int, lambda v: 0 < v <= MAX_SIZE, wanted)
         for key in _PROBABILITIES:
             self._check(key, float, lambda v: 0 <= v < 1, "a number from 0 up to, not with, 1")
         for key in _SWITCHES:
             self._check(key, bool, lambda v: True, "true or false")
         for key in _POSITIVE:
-            self._check(key, float, lambda v: v > 0, "a positive number")
+            self._check(key, float, lambda v: 0 < v < math.inf, "a positive number")
         for key, choices in _CHOICES.items():
             self._check(key, str, choices.__contains__, "one of " + ", ".join(choices))
         for key in ("block_size", "decoder_size"):
@@ -151,12 +156,12 @@ class ModelConfig:
     def _check(self, key: str, kind: type, is_valid: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, key)
         # In Python a bool is an int, and JSON writes 1.0 as 1: refuse the first, accept the second.
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= MAX_SIZE:
             value = float(value)
             object.__setattr__(self, key, value)
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not fits or not is_valid(value):
-            raise ConfigError(f"{key}: {value!r} should be {wanted}")
+            raise ConfigError(f"{key}: {describe(value)} should be {wanted}")
 
     def _check_consistency(self) -> None:
         if self.d_model % 2:
@@ -165,11 +170,15 @@ class ModelConfig:
             raise ConfigError(
                 f"n_head: {self.n_head} does not divide d_model {self.d_model}; choose a divisor"
             )
+        if self.block_size.count("_") >= MAX_LAYERS:
+            raise ConfigError(f"block_size: more than {MAX_LAYERS} blocks")
         blocks, decoder = self.blocks, self.decoder
         if len(blocks) == 1 and decoder is not None:
             raise ConfigError(
                 f"decoder_size: {self.decoder_size!r} must be '0' for a one-block model"
             )
+        layers = sum(block.layers for block in (*blocks, *([decoder] if decoder else [])))
+        check_extent({key: getattr(self, key) for key in _SIZES}, layers, len(blocks))
 
     @property
     def blocks(self) -> tuple[BlockSpec, ...]:
@@ -265,9 +274,9 @@ class ModelConfig:
         if missing:
             raise ConfigError(f"{source}: key {', '.join(missing)} is missing")
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = [describe(key)[1:-1] for key in sorted(set(values) - known)]
         if unknown:
-            logger.warning("%s: unknown key %s ignored", source, ", ".join(unknown))
+            logger.warning("%s: unknown key %s ignored", source, join_names(unknown))
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
         except ConfigError as error:
@@ -310,13 +319,13 @@ def find_config(path: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    if path.is_file():
+    if is_file(path, ConfigError):
         return path
     names = (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG)
     for name in names:
-        if (path / name).is_file():
+        if is_file(path / name, ConfigError):
             return path / name
-    problem = f"holds none of {', '.join(names)}" if path.is_dir() else "does not exist"
+    problem = f"holds none of {', '.join(names)}" if os.path.isdir(path) else "does not exist"
     raise ConfigError(f"model config {path} {problem}")
 
 
@@ -324,39 +333,67 @@ def _settings_from_hf(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Translate ``FunnelConfig`` keys; keys of other purpose (labels, versions) are left out."""
     if values.get("model_type") not in (_HF_MODEL_TYPE, _HF_EXTENDED_MODEL_TYPE):
         raise ConfigError(
-            f"{source}: model_type {values.get('model_type')!r} should be {_HF_MODEL_TYPE!r}"
+            f"{source}: model_type {describe(values.get('model_type'))} should be "
+            f"{_HF_MODEL_TYPE!r}"
         )
     settings = {key: values[key] for key in _HF_SAME if key in values}
     settings |= {ours: values[theirs] for ours, theirs in _HF_RENAMED.items() if theirs in values}
     settings["block_size"] = _block_size_from_hf(values, source)
-    settings["decoder_size"] = str(values.get("num_decoder_layers", 2))
+    settings["decoder_size"] = _depth_from_hf(values.get("num_decoder_layers", 2), source)
     settings["pooling_size"] = 2
     settings["d_embed"] = values.get("d_model")
     settings["ff_activation"] = _choice_from_hf(
-        _HF_ACTIVATIONS, "hidden_act", values.get("hidden_act") or "gelu_new", source
+        _HF_ACTIVATIONS, "hidden_act", _given(values, "hidden_act", "gelu_new"), source
     )
     settings["rel_attn_type"] = _choice_from_hf(
-        _HF_ATTENTION, "attention_type", values.get("attention_type") or "relative_shift", source
+        _HF_ATTENTION, "attention_type", _given(values, "attention_type", "relative_shift"), source
     )
     extra = values.get(_HF_EXTRA_KEY, {})
     if not isinstance(extra, Mapping):
         raise ConfigError(f"{source}: {_HF_EXTRA_KEY}: should be an object of settings")
-    return settings | dict(extra)
+    decoder, theirs = extra.get("decoder_size"), settings["decoder_size"]
+    is_other = isinstance(decoder, str) and decoder.partition("x")[0] != theirs
+    if is_other and "num_decoder_layers" in values:
+        raise ConfigError(
+            f"{source}: num_decoder_layers: {theirs} contradicts decoder_size {describe(decoder)} "
+            f"in {_HF_EXTRA_KEY}"
+        )
+    # Other keys of ours cannot replace theirs; they are reported as unknown.
+    return settings | {k if k in _HF_EXTRA else f"{_HF_EXTRA_KEY}.{k}": extra[k] for k in extra}
 
 
 def _block_size_from_hf(values: Mapping[str, Any], source: str) -> str:
     sizes = values.get("block_sizes")
     if not isinstance(sizes, list) or not sizes:
-        raise ConfigError(f"{source}: block_sizes: {sizes!r} should be a list of depths")
-    repeats = values.get("block_repeats") or [1] * len(sizes)
+        raise ConfigError(f"{source}: block_sizes: {describe(sizes)} should be a list of depths")
+    repeats = _given(values, "block_repeats", [1] * len(sizes))
     if not isinstance(repeats, list) or len(repeats) != len(sizes):
-        raise ConfigError(f"{source}: block_repeats: {repeats!r} should have {len(sizes)} entries")
-    pairs = zip(sizes, repeats, strict=True)
-    return "_".join(str(size) if times == 1 else f"{size}x{times}" for size, times in pairs)
+        raise ConfigError(
+            f"{source}: block_repeats: {describe(repeats)} should have {len(sizes)} entries"
+        )
+    pairs = [tuple(_depth_from_hf(v, source) for v in p) for p in zip(sizes, repeats, strict=True)]
+    return "_".join(size if times == "1" else f"{size}x{times}" for size, times in pairs)
+
+
+def _depth_from_hf(value: Any, source: str) -> str:
+    """Return a number of layers as text; anything else is refused."""
+    if type(value) is not int or not 0 <= value <= MAX_LAYERS:
+        raise ConfigError(
+            f"{source}: block_sizes, block_repeats, num_decoder_layers: {describe(value)} is no "
+            f"depth: a number up to {MAX_LAYERS}"
+        )
+    return str(value)
+
+
+def _given(values: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return the value of a key; the default if it is missing or null."""
+    value = values.get(key)
+    return default if value is None else value
 
 
 def _choice_from_hf(choices: Mapping[str, str], key: str, value: Any, source: str) -> str:
     for ours, theirs in choices.items():
         if theirs == value:
             return ours
-    raise ConfigError(f"{source}: {key}: {value!r} should be one of {', '.join(choices.values())}")
+    names = ", ".join(choices.values())
+    raise ConfigError(f"{source}: {key}: {describe(value)} should be one of {names}")

@@ -26,11 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
+from funnel.config.limits import describe
 from funnel.formats import protobuf_wire as wire
 from funnel.formats.crc32c import masked_crc32c
 from funnel.formats.sstable import read_table, table_bytes
 from funnel.utils.errors import CheckpointError
-from funnel.utils.files import atomic_path, atomic_write_text, name_read_errors
+from funnel.utils.files import atomic_path, atomic_write_text, is_file, name_read_errors
 
 STATE_FILE = "checkpoint"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # marks TensorFlow 2's object-based checkpoints
@@ -52,6 +53,7 @@ _DTYPES = {
     23: ("uint64", "<u8"),
 }
 _CODES = {name: code for code, (name, _) in _DTYPES.items()}
+_SHOWN_PATH = 300  # characters of a path in a message
 _SLICE_KEY = b"\0"  # first byte of the keys of slices, the parts of partitioned variables
 
 
@@ -220,7 +222,7 @@ def resolve_prefix(path: str | Path) -> Path:
     """
     path = Path(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
-    if name and path.with_name(f"{name}.index").is_file():
+    if name and is_file(path.with_name(f"{name}.index"), CheckpointError):
         return path.with_name(name)
     if path.is_dir():
         return _newest_prefix(path)
@@ -231,13 +233,14 @@ def resolve_prefix(path: str | Path) -> Path:
 
 def _newest_prefix(directory: Path) -> Path:
     state = directory / STATE_FILE
-    if state.is_file():
+    if is_file(state, CheckpointError):
         newest = _read_state(state)[0]
         # After the directory was moved, absolute paths in its state file are out of date.
         for prefix in (directory / newest, directory / Path(newest).name):
-            if Path(f"{prefix}.index").is_file():
+            if is_file(Path(f"{prefix}.index"), CheckpointError):
                 return prefix
-        raise CheckpointError(f"{state}: names {newest}, but {newest}.index does not exist")
+        shown = newest if len(newest) <= _SHOWN_PATH else describe(newest)
+        raise CheckpointError(f"{state}: names {shown}, but {shown}.index does not exist")
     found = sorted(path.with_suffix("") for path in directory.glob("*.index"))
     if len(found) == 1:
         return found[0]
@@ -265,22 +268,47 @@ def _read_state(state: Path) -> tuple[str, list[str]]:
     """Return the newest prefix and all prefixes in a ``checkpoint`` file."""
     with name_read_errors(state, CheckpointError):
         text = state.read_bytes().decode("utf-8", "replace")
-    pattern = r'^(all_model_checkpoint_paths|model_checkpoint_path):\s*"((?:[^"\\]|\\.)*)"'
-    found = re.findall(pattern, text, re.MULTILINE)
-    newest = [_unquote(path) for key, path in found if key == "model_checkpoint_path"]
+    quoted = r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\''
+    pattern = rf"^(all_model_checkpoint_paths|model_checkpoint_path):\s*(?:{quoted})"
+    found = [(key, a or b) for key, a, b in re.findall(pattern, text, re.MULTILINE)]
+    newest = [_unquote(path, state) for key, path in found if key == "model_checkpoint_path"]
     if len(newest) != 1:
         raise CheckpointError(f"{state}: should have one line model_checkpoint_path")
-    return newest[0], [_unquote(path) for key, path in found if key != "model_checkpoint_path"]
+    return newest[0], [_unquote(path, state) for key, path in found if key.startswith("all_")]
 
 
-def _unquote(text: str) -> str:
-    """Undo protocol-buffer text escapes: a backslash before a character or three octal digits."""
-    return re.sub(rb"\\([0-7]{3}|.)", _unescape, text.encode()).decode("utf-8", "replace")
+# Escapes of protocol buffers' text format: one to three octal digits, hexadecimal, or a character.
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|[xX][0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_CONTROLS = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13}
+_OCTAL = tuple(b"%d" % digit for digit in range(8))
+_PLAIN = (b"\\", b'"', b"'", b"?")
+
+
+def _unquote(text: str, state: Path) -> str:
+    """Undo the escapes of a quoted path.
+
+    Raises:
+        CheckpointError: there is no such escape, or the path has characters that no path has.
+    """
+    try:
+        path = _ESCAPE.sub(_unescape, text.encode("utf-8", "replace")).decode("utf-8", "replace")
+    except ValueError as error:
+        raise CheckpointError(f"{state}: {describe(text)} is no quoted path: {error}") from None
+    if any(ord(char) < ord(" ") for char in path):
+        raise CheckpointError(f"{state}: {describe(path)} is no path of a checkpoint")
+    return path
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     code = match.group(1)
-    return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
+    if code in _CONTROLS:
+        return bytes([_CONTROLS[code]])
+    if code in _PLAIN:
+        return code
+    is_hex = code[:1] in (b"x", b"X") and len(code) > 1
+    if not is_hex and code[:1] not in _OCTAL:
+        raise ValueError(f"unknown escape {describe(match.group().decode(errors='replace'))}")
+    return bytes([int(code[1:], 16) if is_hex else int(code, 8)])
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ write, a full disk and a killed process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +38,21 @@ def name_read_errors(
     try:
         yield
     except OSError as caught:
+        raise error(f"{path}: cannot be read: {caught.strerror or caught}") from caught
+
+
+def is_file(path: Path, error: type[FunnelError] = DataError) -> bool:
+    """Return whether ``path`` is a file; also for a name that no file system can hold.
+
+    Raises:
+        FunnelError: it cannot be said (no permission, bad disk). The class raised is ``error``.
+    """
+    try:
+        return path.is_file()
+    except OSError as caught:
+        # Path.is_file answers False for a missing file, but raises for a name of over 255 bytes.
+        if caught.errno == errno.ENAMETOOLONG:
+            return False
         raise error(f"{path}: cannot be read: {caught.strerror or caught}") from caught
 
 
@@ -108,7 +124,7 @@ def recover_swap(path: str | os.PathLike[str]) -> None:
     Call it before reading a directory that such a swap may replace.
     """
     target, previous = Path(path), _previous_path(Path(path))
-    if not previous.exists():
+    if not os.path.exists(previous):  # also False for a name that is too long
         return
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)

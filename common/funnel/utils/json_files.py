@@ -17,15 +17,23 @@ def read_json(path: str | os.PathLike[str], error: type[FunnelError] = ConfigErr
         FunnelError: the file cannot be read, is not UTF-8 or not JSON. The class raised is
             ``error``.
     """
-    text = read_text(path, error)
+    return parse_json(read_text(path, error), path, error)
+
+
+def parse_json(
+    text: str | bytes, source: str | os.PathLike[str], error: type[FunnelError] = ConfigError
+) -> Any:
+    """Return the value of JSON text from ``source``, which messages name; see :func:`read_json`."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as caught:
+        raise error(f"{source}: not UTF-8 at byte {caught.start + 1}") from None
     except json.JSONDecodeError as caught:
-        raise error(f"{path}:{caught.lineno}: not valid JSON: {caught.msg}") from None
-    except ValueError:  # Python refuses to convert integers of more than 4300 digits
-        raise error(f"{path}: not valid JSON: a number has too many digits") from None
+        raise error(f"{source}:{caught.lineno}: not valid JSON: {caught.msg}") from None
     except RecursionError:
-        raise error(f"{path}: not valid JSON: nested too deeply") from None
+        raise error(f"{source}: not valid JSON: nested too deeply") from None
+    except ValueError:  # Python's limit, of 4,300 digits
+        raise error(f"{source}: not valid JSON: a number of too many digits") from None
 
 
 def read_json_object(

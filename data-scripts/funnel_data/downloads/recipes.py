@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -161,8 +162,10 @@ def _race_questions(file: Path) -> int:
     return len(answers)
 
 
+# Some TensorFlow archives hold model.ckpt, others model.ckpt-STEP.
+_TF_INDEX = re.compile(r"(model\.ckpt(?:-\d+)?)\.index")
 _CHECKPOINT_FILES = {
-    "weights": ("model.ckpt.index", "model.pt", "model.ckpt.pt"),
+    "weights": ("model.ckpt.index", "model.ckpt-STEP.index", "model.pt", "model.ckpt.pt"),
     "configuration": ("net_config.json", "net_config.pytorch.json"),
     "vocabulary": ("vocab.uncased.txt",),
 }
@@ -171,12 +174,14 @@ _CHECKPOINT_FILES = {
 def _check_checkpoint(dataset: DownloadSet, folder: Path) -> dict[str, int]:
     del dataset
     present = {path.name for path in folder.iterdir() if path.stat().st_size}
+    prefixes = [match.group(1) for match in map(_TF_INDEX.fullmatch, sorted(present)) if match]
     for role, names in _CHECKPOINT_FILES.items():
-        if not present.intersection(names):
+        has_index = role == "weights" and bool(prefixes)
+        if not has_index and not present.intersection(names):
             raise DataError(f"{folder}: no {role} ({' or '.join(names)})")
-    has_data = any(name.startswith("model.ckpt.data-") for name in present)
-    if "model.ckpt.index" in present and not has_data:
-        raise DataError(f"{folder}: model.ckpt.index without model.ckpt.data-*")
+    for prefix in prefixes:
+        if not any(name.startswith(f"{prefix}.data-") for name in present):
+            raise DataError(f"{folder}: {prefix}.index without {prefix}.data-*")
     return {}
 
 

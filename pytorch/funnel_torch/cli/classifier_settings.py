@@ -56,6 +56,7 @@ class ClassifierSettings(FineTuneSettings):
         Raises:
             ConfigError: a setting is missing or contradicts another.
         """
+        self.check_paths()
         check_given(dataset=self.task.dataset, data_dir=self.data.data_dir)
         if not self.run.model_dir and (self.task.do_submit or self.task.write_prediction):
             raise ConfigError("--model_dir is needed: predictions are written there")

@@ -26,6 +26,7 @@ def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> N
 
     Exits with the status of the first process that failed.
     """
+    settings.check_paths()
     requested = settings.distributed.distributed_world_size
     count = number_of_processes(requested, settings.device.device_id)
     # SIGTERM (e.g. of a batch system) must end the processes, too.

@@ -175,6 +175,7 @@ class PretrainSettings(ProgramSettings):
         Raises:
             ConfigError: a setting is missing.
         """
+        self.check_paths()
         check_given(record_dir=self.task.record_dir)
         if not self.trains:
             check_given(eval_split=self.task.eval_split)

@@ -79,5 +79,6 @@ class RaceSettings(FineTuneSettings):
         """
         if not (self.task.do_train or self.task.do_eval):
             raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
+        self.check_paths()
         check_given(data_dir=self.task.data_dir)
         self.check_run(trains=self.task.do_train, only="--do_eval")

@@ -12,6 +12,7 @@ from funnel.config.model import ModelConfig
 from funnel.config.model_settings import ModelSettings
 from funnel.config.settings import group, result_affecting_config, setting
 from funnel.utils.errors import ConfigError
+from funnel.utils.run_directory import RUN_CONFIG
 from funnel_torch.tasks.config import FineTuneConfig
 
 
@@ -145,14 +146,30 @@ class ProgramSettings:
             only: the flag of a run that does not.
 
         Raises:
-            ConfigError: a directory is missing.
+            FunnelError: a directory or a path is missing.
         """
+        self.check_paths()
         run = self.run
         if trains and not (run.model_dir or run.debug):
             raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
         has_model = bool(self.init.init_ckpt) or (Path(run.model_dir) / "best").is_dir()
         if not trains and not has_model:
             raise ConfigError(f"{only}: no model in {run.model_dir}/best and no --init_ckpt")
+
+    def check_paths(self) -> None:
+        """Refuse an initial checkpoint or a config that does not exist, before anything else.
+
+        Raises:
+            FunnelError: names the path, and where to get the checkpoint if that is known.
+        """
+        from funnel.checkpoints.locate import (
+            require_checkpoint,
+        )  # NumPy, which --help does not need
+
+        # A run that resumes has its own model: the initial one may be gone.
+        resumes = self.run.resume and (Path(self.run.model_dir) / RUN_CONFIG).is_file()
+        if not resumes:
+            require_checkpoint(self.init.init_ckpt, self.init.init_ckpt_config)
 
     def result_affecting_config(self) -> dict[str, Any]:
         """Return the flags that decide what a run computes: two runs are the same if these are."""

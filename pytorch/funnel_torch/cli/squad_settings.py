@@ -74,6 +74,7 @@ class SquadSettings(FineTuneSettings):
         Raises:
             ConfigError: a setting is missing, out of range or contradicts another.
         """
+        self.check_paths()
         check_squad_numbers(self.head, self.answers, self.cache.num_proc)
         split, trains, predicts = self.cache.prepro_split, self.task.do_train, self.task.do_predict
         work = SquadWork(trains, predicts, split)
@@ -81,7 +82,8 @@ class SquadSettings(FineTuneSettings):
         if split:
             check_given(output_dir=self.cache.output_dir)
         elif self.ensemble.do_ensemble:
-            self.with_checkpoint(self.members[0]).check_run(trains=False, only="--do_ensemble")
+            for member in self.members:
+                self.with_checkpoint(member).check_run(trains=False, only="--do_ensemble")
         else:
             self._check_run()
 

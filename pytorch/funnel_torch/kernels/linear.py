@@ -59,9 +59,14 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     for 10 % less activation memory per layer.
     """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if is_traced or torch.is_autocast_enabled(x.device.type):
+    if is_traced or is_autocast_enabled(x.device):
         return linear(F.gelu(x, approximate="tanh"), weight, bias)
     return _GeluLinear.apply(x, weight, bias)
+
+
+def is_autocast_enabled(device: torch.device) -> bool:
+    """Return whether autocast is on; never on the device "meta", which has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -35,7 +35,7 @@ from funnel_torch.kernels.fused_attention import (
     log_fallback,
     why_not_fused,
 )
-from funnel_torch.kernels.linear import Linear, linear
+from funnel_torch.kernels.linear import Linear, is_autocast_enabled, linear
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
 ATTENTION_KERNELS = ("auto", "fused", "sdpa")
@@ -296,7 +296,7 @@ class RelativeAttention(nn.Module):
             return self._project_embeddings(positions.embeddings)
         key: tuple = (positions.range, kernel._version, kernel.data_ptr())
         key += (positions.embeddings.dtype,)
-        if torch.is_autocast_enabled(kernel.device.type):
+        if is_autocast_enabled(kernel.device):
             key += (torch.get_autocast_dtype(kernel.device.type),)
         if key not in self._projections:
             while len(self._projections) >= _MAX_CACHED_PROJECTIONS:

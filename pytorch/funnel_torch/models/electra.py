@@ -27,6 +27,7 @@ from funnel_torch.models.heads import (
     MASKED_LM_SCOPES,
     DiscriminatorHead,
     MaskedLMHead,
+    masked_lm_arguments,
 )
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.modeling import Decoder, Encoder, FunnelModel
@@ -96,13 +97,21 @@ class MLMPretraining(PretrainedModel):
     architecture = "FunnelForMaskedLM"
 
     def __init__(
-        self, config: ModelConfig, pretraining: PretrainingConfig = DEFAULT_PRETRAINING
+        self,
+        config: ModelConfig,
+        pretraining: PretrainingConfig = DEFAULT_PRETRAINING,
+        projection: bool = True,
     ) -> None:
         super().__init__(config)
         self.funnel = FunnelModel(config)
-        self.lm_head = MaskedLMHead(config)
-        self.pretraining = pretraining
+        self.lm_head = MaskedLMHead(config, projection)
         initialize(self.lm_head, config)
+        self.pretraining = pretraining
+
+    @classmethod
+    def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return whether the saved head has a projection."""
+        return masked_lm_arguments(checkpoint)
 
     def variable_scopes(self) -> dict[str, str]:
         """See the base class."""

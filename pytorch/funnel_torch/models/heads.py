@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.names import SUMMARY, TOKEN_LOGITS
+from funnel.checkpoints.names import LM_BIAS, LM_PROJECTION, SUMMARY, TOKEN_LOGITS
 from funnel.config.model import ModelConfig
+from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import gelu, get_activation
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
@@ -228,19 +229,36 @@ class FunnelForTokenClassification(PretrainedModel):
 
 
 class MaskedLMHead(nn.Module):
-    """Projection to the embedding width, then the output layer tied to the embeddings."""
+    """Projection to the embedding width, then the output layer tied to the embeddings.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Without ``projection`` it is the head of ``transformers``: the output layer alone.
+    """
+
+    def __init__(self, config: ModelConfig, projection: bool = True) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.d_model, config.d_embed)
-        self.activation = get_activation(config.ff_activation)
-        self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
+        if not projection and config.d_embed != config.d_model:
+            raise ConfigError(
+                f"d_embed: {config.d_embed} must be d_model {config.d_model} for a masked-LM head "
+                "without a projection"
+            )
+        self.projection = projection
+        if projection:
+            self.dense = nn.Linear(config.d_model, config.d_embed)
+            self.activation = get_activation(config.ff_activation)
+            self.layer_norm = nn.LayerNorm(config.d_embed, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
         """Map [..., D] to logits [..., V] by the word embeddings [V, E]."""
-        projected = self.layer_norm(self.activation(self.dense(hidden)))
-        return F.linear(projected, word_embeddings, self.bias).float()
+        if self.projection:
+            hidden = self.layer_norm(self.activation(self.dense(hidden)))
+        return F.linear(hidden, word_embeddings, self.bias).float()
+
+
+def masked_lm_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the argument ``projection`` of the head saved in a checkpoint; nothing without one."""
+    tensors = checkpoint.tensors
+    return {"projection": LM_PROJECTION in tensors} if LM_BIAS in tensors else {}
 
 
 MASKED_LM_SCOPES = {
@@ -251,15 +269,25 @@ MASKED_LM_SCOPES = {
 
 
 class FunnelForMaskedLM(PretrainedModel):
-    """Masked language model: predicts tokens from the decoder's output."""
+    """Masked language model: predicts tokens from the decoder's output.
+
+    Args:
+        config: of the model.
+        projection: whether the head has a dense layer, see :class:`MaskedLMHead`.
+    """
 
     architecture = "FunnelForMaskedLM"
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, projection: bool = True) -> None:
         super().__init__(config)
         self.funnel = FunnelModel(config)
-        self.lm_head = MaskedLMHead(config)
+        self.lm_head = MaskedLMHead(config, projection)
         initialize(self.lm_head, config)
+
+    @classmethod
+    def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return whether the saved head has a projection."""
+        return masked_lm_arguments(checkpoint)
 
     def variable_scopes(self) -> dict[str, str]:
         """Return the variable scope of each head module."""

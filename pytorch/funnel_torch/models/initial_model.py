@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from funnel.checkpoints import Checkpoint, load_checkpoint
 from funnel.checkpoints.names import is_task_head
 from funnel.checkpoints.vocabulary import check_vocabulary
-from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
+from funnel.config.geometry import check_length
+from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
 
@@ -143,19 +144,6 @@ def resolve_config(init: InitConfig, found: ModelConfig | None) -> ModelConfig:
     if init.truncate_seq is not None:
         config = config.replace(truncate_seq=init.truncate_seq)
     return config
-
-
-def check_length(config: ModelConfig, max_length: int) -> None:
-    """Check that a model with absolute positions has embeddings for ``max_length`` positions.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    if config.rel_attn_type == "null" and max_length > MAX_ABSOLUTE_POSITIONS:
-        raise ConfigError(
-            f"max_length={max_length}: a model with rel_attn_type 'null' has "
-            f"{MAX_ABSOLUTE_POSITIONS} positions"
-        )
 
 
 def check_num_labels(checkpoint: Checkpoint, path: str | Path, num_labels: int | None) -> None:

@@ -196,7 +196,11 @@ def upsample(hidden: Tensor, length: int, config: ModelConfig) -> Tensor:
     """
     cls = hidden[:, :1]
     pooled = hidden[:, 1:] if config.separate_cls else hidden
-    repeated = pooled.repeat_interleave(config.upsample_factor, dim=1)
+    factor = config.upsample_factor
+    if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        # A sequence too short for every pooling needs fewer copies than the factor.
+        factor = min(factor, length)
+    repeated = pooled.repeat_interleave(factor, dim=1)
     if config.separate_cls:
         repeated = torch.cat([cls, repeated], 1)
     if torch.jit.is_tracing():

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from funnel.checkpoints.names import find_partial_heads
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
 from funnel.utils.text import join_names
@@ -91,7 +92,7 @@ class PretrainedModel(nn.Module):
         with skip_init():
             model = cls(checkpoint.config.replace(**changes), **arguments)
         report = import_tensors(model, model.adapt_tensors(checkpoint.tensors))
-        _check(report, checkpoint.metadata.get("path"))
+        _check(report, checkpoint.metadata)
         if report.missing_parameters:
             initialize(model, model.config, only=set(report.missing_parameters))
         return model.eval()
@@ -125,12 +126,14 @@ class PretrainedModel(nn.Module):
         return save_checkpoint(checkpoint, directory, "hf")
 
 
-def _check(report: LoadReport, path: str | None) -> None:
+def _check(report: LoadReport, metadata: Mapping[str, Any]) -> None:
     """Warn of newly initialized heads; refuse a checkpoint without the model's own weights.
 
     Raises:
-        CheckpointError: embeddings or encoder are incomplete, or a shape differs.
+        CheckpointError: embeddings or encoder are incomplete, a shape differs, or a head of another
+            kind would be loaded in part.
     """
+    path = metadata.get("path")
     needed = [n for n in report.missing if n.startswith(("model/input/", "model/encoder/"))]
     if needed or report.mismatched:
         parts = []
@@ -139,6 +142,15 @@ def _check(report: LoadReport, path: str | None) -> None:
         if report.mismatched:
             parts.append("wrong shape: " + join_names(report.mismatched))
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(parts)}")
+    for prefix, reason in metadata.get("left_out", {}).items():
+        if any(name.startswith(prefix) for name in report.missing):
+            raise CheckpointError(f"{path}: {reason}: that head cannot be loaded")
+    for head, prefixes in find_partial_heads(report.missing, report.loaded).items():
+        lacking = [name for name in report.missing if name.startswith(prefixes)]
+        raise CheckpointError(
+            f"{path}: its {head} is of another kind: this model's also has {join_names(lacking)}, "
+            "so it would be partly random"
+        )
     if report.missing:
         logger.warning("%s: newly initialized: %s", path, join_names(report.missing))
     if report.unexpected:

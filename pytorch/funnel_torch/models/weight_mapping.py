@@ -75,12 +75,14 @@ class LoadReport:
     """Differences between a model and the tensors loaded into it.
 
     Attributes:
+        loaded: variables that were given.
         missing: variables that were not given.
         unexpected: tensors that the model has no variable for.
         mismatched: variables of another shape, with both shapes.
         missing_parameters: names of the model's parameters that hold a missing variable.
     """
 
+    loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
@@ -193,6 +195,7 @@ def import_tensors(
             report.mismatched.append(f"{view.name} {found} instead of {wanted}")
         else:
             view.select(parameter).copy_(_as_tensor(array))
+            report.loaded.append(view.name)
     report.unexpected = sorted(set(tensors) - expected)
     return report
 

@@ -10,14 +10,25 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.cli.flags import split_list
+from funnel.config.geometry import check_length
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
+from funnel.formats.tensor_bundle import STATE_FILE
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
-from funnel_tf.cli.programs import FineTuningSettings, ProgramSettings, TrainingSettings
+from funnel_tf.cli.programs import (
+    ClassifierSettings,
+    FineTuningSettings,
+    PretrainSettings,
+    ProgramSettings,
+    RaceSettings,
+    SquadSettings,
+    TrainingSettings,
+)
 
 
 def check_model_dir(settings: FineTuningSettings) -> None:
@@ -25,6 +36,27 @@ def check_model_dir(settings: FineTuningSettings) -> None:
     run = settings.run
     if not (run.model_dir or (settings.eval_model_dir and not run.do_train)):
         raise ConfigError("--model_dir is needed")
+
+
+def check_paths(settings: ProgramSettings) -> None:
+    """Refuse checkpoints and configs that do not exist, before anything else is read.
+
+    Raises:
+        FunnelError: names the path, and where to get the checkpoint if that is known.
+    """
+    if isinstance(settings, SquadSettings) and settings.ensemble.do_ensemble:
+        for member in split_list(settings.ensemble.ensemble_ckpts):
+            require_checkpoint(member)
+    if isinstance(settings, PretrainSettings) and settings.run.do_eval:
+        require_checkpoint(settings.evaluation.eval_ckpt_path)
+    if not isinstance(settings, TrainingSettings):
+        return
+    run = settings.run
+    require_checkpoint(None, run.model_config)
+    # A run that resumes has its own model: the initial one may be gone.
+    resumes = (Path(run.model_dir or "") / STATE_FILE).is_file() and not run.overwrite_run
+    if run.do_train and not resumes:
+        require_checkpoint(run.init_checkpoint)
 
 
 def open_tokenizer(settings: TrainingSettings, keep_accents: bool = False) -> Tokenizer:
@@ -72,6 +104,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
+    check_length(config, _max_length(settings))
     start = run.init_checkpoint
     check_vocabulary(
         config,
@@ -81,6 +114,18 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
         pretrained_vocab=find_vocabulary(_directory(start)) if start else None,
     )
     return config
+
+
+def _max_length(settings: TrainingSettings) -> int:
+    """Return the length in tokens of the sequences of a program."""
+    if isinstance(settings, PretrainSettings):
+        return settings.task.seq_len
+    if isinstance(settings, SquadSettings):
+        return settings.windows.max_seq_length
+    if isinstance(settings, RaceSettings):
+        return settings.sequences.max_seq_length
+    assert isinstance(settings, ClassifierSettings)
+    return settings.classification.max_seq_length
 
 
 def _read_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.tf import drop_pretraining
 from funnel.cli.flags import check_given
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
@@ -15,6 +16,7 @@ def run(settings: ModifySettings) -> None:
         FunnelError: a path is missing, or the source is no checkpoint.
     """
     check_given(src_ckpt=settings.src_ckpt, tgt_ckpt=settings.tgt_ckpt)
+    require_checkpoint(settings.src_ckpt)
     source = TFCheckpoint(settings.src_ckpt)
     names = drop_pretraining(source) if settings.finetune_only else list(source)
     # Views of the mapped source: no more than one variable is in memory at a time.

@@ -36,6 +36,7 @@ def run_program(name: str, description: str | None, needs_tensorflow: bool = Tru
         ConfigError: wrong flags, or a package that is not installed.
     """
     settings = parse_command_line(name, description)
+    import_installed("funnel_tf.cli.configs").check_paths(settings)
     if needs_tensorflow:
         silence_tensorflow(settings.verbose)
     else:

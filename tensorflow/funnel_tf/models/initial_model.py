@@ -11,8 +11,8 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints import detect, load_checkpoint
-from funnel.checkpoints.base import describe_mismatches
-from funnel.checkpoints.names import is_optimizer_state
+from funnel.checkpoints.base import check_finite, describe_mismatches
+from funnel.checkpoints.names import find_partial_heads, is_optimizer_state
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
 from funnel.utils.text import join_names
@@ -84,6 +84,8 @@ def init_from_checkpoint(checkpoint: str, variables: Sequence[tf.Variable]) -> I
     reader = TFCheckpoint(checkpoint)
     report = compare(variables, reader)
     _raise_mismatches(reader, report.missing, report.mismatched)
+    _drop_partial_heads(report, reader)
+    check_finite(((name, reader[name]) for name in report.restored), reader.prefix)
     logger.info("%s: %d variables restored", reader.prefix, len(report.restored))
     if report.fresh:
         logger.warning(
@@ -101,6 +103,19 @@ def check_complete(reader: TFCheckpoint, variables: Sequence[tf.Variable]) -> No
     """
     report = compare(variables, reader)
     _raise_mismatches(reader, report.missing + report.fresh, report.mismatched)
+    check_finite(((name, reader[name]) for name in report.restored), reader.prefix)
+
+
+def _drop_partial_heads(report: InitReport, reader: TFCheckpoint) -> None:
+    """Let a head of another kind start fresh with all its variables, not half random."""
+    for head, prefixes in find_partial_heads(report.fresh, report.restored).items():
+        dropped = [name for name in report.restored if name.startswith(prefixes)]
+        report.restored = [name for name in report.restored if name not in dropped]
+        report.fresh += dropped
+        logger.warning(
+            "%s: its %s is of another kind than this model's, which starts fresh as a whole",
+            *(reader.prefix, head),
+        )
 
 
 def _raise_mismatches(

@@ -163,8 +163,10 @@ def upsample(hidden: tf.Tensor, length: int, config: ModelConfig) -> tf.Tensor:
     """Repeat every pooled position, then cut or pad with zeros to ``length`` positions."""
     start = 1 if config.separate_cls else 0
     batch, pooled, width = get_shape_list(hidden)
-    repeated = tf.tile(hidden[:, start:, None], [1, 1, config.upsample_factor, 1])
-    filled = (pooled - start) * config.upsample_factor
+    # A sequence too short for every pooling needs fewer copies than the factor.
+    factor = min(config.upsample_factor, length)
+    repeated = tf.tile(hidden[:, start:, None], [1, 1, factor, 1])
+    filled = (pooled - start) * factor
     repeated = tf.reshape(repeated, [batch, filled, width])
     repeated = tf.concat([hidden[:, :start], repeated], 1)[:, :length]
     return tf.pad(repeated, [[0, 0], [0, max(0, length - start - filled)], [0, 0]])
