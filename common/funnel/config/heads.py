@@ -1,4 +1,4 @@
-"""Settings of the question-answering head and of pretraining, and facts about a saved classifier."""
+"""Settings of the question-answering head and of pretraining; what a saved classifier is."""
 
 from __future__ import annotations
 

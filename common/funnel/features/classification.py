@@ -23,7 +23,7 @@ from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, LoadedSplit, Task
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
-from funnel.utils.split_report import SplitReport, TextCounts, count_texts
+from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Features:
     segment_ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray | None
-    texts: TextCounts = TextCounts()
+    texts: TextCounts = NO_TEXTS
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

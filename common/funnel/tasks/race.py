@@ -14,7 +14,7 @@ from funnel.utils.errors import DataError
 
 LEVELS = ("middle", "high")
 OPTIONS = 4
-_LETTERS = "ABCD"
+LETTERS = "ABCD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
         if len(row.value) != OPTIONS:
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
-        if len(letter.value) != 1 or letter.value not in _LETTERS:
-            raise letter.error(f"is {letter.value!r}, one of {', '.join(_LETTERS)} is expected")
+        if len(letter.value) != 1 or letter.value not in LETTERS:
+            raise letter.error(f"is {letter.value!r}, one of {', '.join(LETTERS)} is expected")
         yield RaceQuestion(
             text.value,
             tuple(option.checked(str).value for option in options),
-            _LETTERS.index(letter.value),
+            LETTERS.index(letter.value),
             article,
             is_high,
         )

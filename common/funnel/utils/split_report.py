@@ -32,6 +32,7 @@ class TextCounts:
         limit: tokens that a text may have.
         tokens: tokens of all texts before truncation, without special tokens.
         unknown: those among them that are the unknown token.
+        unit: what is cut, in the plural.
     """
 
     texts: int = 0
@@ -40,6 +41,7 @@ class TextCounts:
     limit: int = 0
     tokens: int = 0
     unknown: int = 0
+    unit: str = "texts"
 
     def __add__(self, other: TextCounts) -> TextCounts:
         """Return the counts of the texts of both."""
@@ -50,6 +52,7 @@ class TextCounts:
             max(self.limit, other.limit),
             self.tokens + other.tokens,
             self.unknown + other.unknown,
+            self.unit,
         )
 
     def log(self, split: str, vocabulary: str | os.PathLike[str]) -> None:
@@ -57,8 +60,9 @@ class TextCounts:
         if self.texts:
             share = self.truncated / self.texts
             logger.info(
-                "%s: %d of %d texts (%.1f %%) cut to %d tokens; the longest has %d",
-                *(split, self.truncated, self.texts, 100 * share, self.limit, self.longest),
+                "%s: %d of %d %s (%.1f %%) cut to %d tokens; the longest has %d",
+                *(split, self.truncated, self.texts, self.unit, 100 * share),
+                *(self.limit, self.longest),
             )
         if not self.tokens:
             return
@@ -72,6 +76,9 @@ class TextCounts:
             )
         else:
             logger.info("%s: %.2f %% of the %d tokens are unknown to %s", *values)
+
+
+NO_TEXTS = TextCounts()
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class SplitReport:
     respelled: tuple[tuple[str, str, int], ...] = ()
     numbers: tuple[float, float, float] | None = None
     unlabelled: int = 0
-    texts: TextCounts = TextCounts()
+    texts: TextCounts = NO_TEXTS
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -149,6 +156,9 @@ class SplitReport:
         if self.respelled:
             shown = [f"{old!r} as {new!r} ({n} rows)" for old, new, n in self.respelled]
             logger.warning("%s: labels read %s", source, join_names(shown, _SHOWN))
+
+
+NO_REPORT = SplitReport(0)
 
 
 def _join_counts(counts: Mapping[str, int]) -> str:
