@@ -45,7 +45,7 @@ def _describe(
     scopes = find_classifiers(shapes)
     described = metadata.get("cls_scope") or next(iter(scopes), None)
     heads = {scope: SavedHead(where, count) for scope, count in scopes.items()}
-    if described in heads:
+    if isinstance(described, str) and described in heads:
         labels, kind = metadata.get("labels"), metadata.get("problem_type")
         if labels is not None and not _is_list_of_text(labels):
             raise CheckpointError(f"{where}: labels: should be a list of names")

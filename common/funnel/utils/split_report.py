@@ -144,6 +144,15 @@ class SplitReport:
             parts.append(f"{self.unlabelled} without label")
         logger.info("%s (%s): %s", split, source, "; ".join(parts))
         self.log_respelled(source)
+        if absent := [name for name, count in self.labels.items() if not count]:
+            level = logging.WARNING if split.startswith("train") else logging.INFO
+            logger.log(
+                level,
+                "%s: none of the %s has the label %s",
+                source,
+                self.unit,
+                join_names(absent, _SHOWN),
+            )
         if 0 < self.unlabelled < self.rows:
             logger.warning(
                 "%s: %d of %d %s have no label, so the split is not scored",
