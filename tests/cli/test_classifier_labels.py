@@ -158,6 +158,12 @@ def test_a_head_of_another_kind(program, trained, tmp_path, capsys, config, word
     refuse(program, capsys, test_arguments(trained, tmp_path / "data", model), words)
 
 
+def test_nothing_to_evaluate(program, trained, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    argv = test_arguments(trained, tmp_path / "data", trained / "run" / "best")
+    refuse(program, capsys, argv, "data: no dev.csv")
+
+
 def test_a_checkpoint_without_head(program, trained, tmp_path, capsys):
     checkpoint = load_checkpoint(trained / "run" / "best")
     kept = {n: t for n, t in checkpoint.tensors.items() if "/logit/" not in n}

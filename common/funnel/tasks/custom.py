@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
 from funnel.tasks.base import Task
 from funnel.tasks.labels import clean_label
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
 
@@ -65,6 +68,7 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
     """Return how the files of task ``name`` are read; None if it is not one of the formats."""
     kind = (name or "").lower()
     if kind not in FORMATS:
+        _warn_of_unused(name, settings)
         return None
     second, delimiter = settings.text_b_column, settings.delimiter
     return CustomTaskConfig(
@@ -81,6 +85,14 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
         delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
         metric=settings.metric,
     )
+
+
+def _warn_of_unused(name: str | None, settings: CustomTaskSettings) -> None:
+    """Log the settings that a task with files and labels of its own does not use."""
+    usual, values = asdict(CustomTaskSettings()), asdict(settings)
+    if given := [key for key in values if values[key] != usual[key]]:
+        formats = ", ".join(FORMATS)
+        logger.warning("%s are for %s, not used by task %s", ", ".join(given), formats, name)
 
 
 def parse_column(text: str, file_format: str) -> Column:

@@ -155,6 +155,9 @@ def load_features(
         splits.append("test")
     elif flags.write_prediction:
         logger.warning("%s: no test file, so no test_results.txt", data.data_dir)
+    if not splits:
+        # Raises DataError, which names the files that are looked for.
+        task.path(data.data_dir, (*task.eval_splits, "test")[0])
     return load_splits(task, splits, data, tokenizer)
 
 

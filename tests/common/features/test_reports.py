@@ -40,7 +40,7 @@ def write_rows(folder):
     return write(folder / "train.tsv", "\n".join(["text\tlabel", *rows]) + "\n")
 
 
-def texts_of(caplog):
+def read_messages(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
@@ -63,7 +63,7 @@ def test_a_split_is_described_whether_it_is_read_or_cached(
         load()
     messages.clear()
     load()
-    lines = texts_of(messages)
+    lines = read_messages(messages)
     assert f"train ({path}): 199 rows; not used: broken 1; labels: no 98, yes 101" in lines
     assert "train: 5 of 199 texts (2.5 %) cut to 10 tokens; the longest has 14" in lines
     assert f"train: 0.31 % of the 642 tokens are unknown to {vocabulary}" in lines
@@ -87,7 +87,7 @@ def test_pairs_numbers_and_unlabelled_rows(tmp_path, tokenizer, messages):
     task = get_task("tsv", custom=config)
     for split in ("train", "test"):
         load_or_build(None, task, split, tmp_path, tokenizer, 8)
-    lines = "\n".join(texts_of(messages))
+    lines = "\n".join(read_messages(messages))
     assert "4 rows; labels from 0 to 0.75, mean 0.375" in lines
     assert "4 of 4 texts (100.0 %) cut to 8 tokens; the longest has 9" in lines
     assert "; 1 without label" in lines
@@ -130,7 +130,7 @@ def test_squad(tmp_path, messages):
     for _ in range(2):
         messages.clear()
         cut = load_or_build_windows(source, tokenizer, tmp_path / "cache")
-        found.append((cut.is_cached, "\n".join(texts_of(messages)[-3:])))
+        found.append((cut.is_cached, "\n".join(read_messages(messages)[-3:])))
     assert [is_cached for is_cached, _ in found] == [False, True]
     assert found[0][1] == found[1][1]
     count = len(cut.data.questions)

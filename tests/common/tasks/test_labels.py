@@ -152,6 +152,16 @@ class TestFiles:
             build_custom_task(custom_task_config("csv", CustomTaskSettings(labels=labels)))
 
 
+def test_labels_of_a_known_task_cannot_be_set(messages):
+    from funnel.config.inputs import CustomTaskSettings
+    from funnel.tasks.custom import custom_task_config
+
+    assert custom_task_config("rte", CustomTaskSettings()) is None
+    assert not messages.records
+    assert custom_task_config("rte", CustomTaskSettings(labels="a,b", metric="f1")) is None
+    assert "labels, metric are for tsv, csv, jsonl, not used by task rte" in messages.text
+
+
 def head(labels, kind=SINGLE_LABEL, outputs=None):
     return SavedHead("m", len(labels) if outputs is None else outputs, labels, kind)
 
