@@ -23,9 +23,12 @@ from torch import nn
 import baselines
 import timing
 from funnel import get_tokenizer
+from funnel.checkpoints import load_checkpoint
+from funnel.checkpoints.saved_head import describe_heads
 from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.tasks import get_task
 from funnel.tasks.metrics import compute
+from funnel.tasks.saved_labels import take_labels
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification
@@ -70,7 +73,9 @@ def time_shape(
 
 def compare_scores(args: argparse.Namespace) -> timing.Row:
     """Return the main metric of a fine-tuned checkpoint with and without int8."""
-    task = get_task(args.task).resolve_labels(args.data_dir)
+    checkpoint = load_checkpoint(args.checkpoint)
+    (head,) = describe_heads(checkpoint).values()
+    task = take_labels(get_task(args.task), head, args.data_dir)
     vocabulary = find_vocabulary(Path(args.checkpoint))
     if vocabulary is None:
         raise ConfigError(
@@ -80,7 +85,7 @@ def compare_scores(args: argparse.Namespace) -> timing.Row:
     config = DataConfig(args.data_dir, max_length=args.max_length)
     split = task.eval_splits[0]
     features = load_splits(task, [split], config, tokenizer)[split]
-    model = FunnelForSequenceClassification.from_pretrained(args.checkpoint)
+    model = FunnelForSequenceClassification.from_checkpoint(checkpoint)
     source = build_source(features, model.config, config, tokenizer)
     with start(DistributedConfig(device_id=-1)) as world:
         exact = predict(model, source, ["logits"], world)["logits"]

@@ -17,7 +17,7 @@ class WordTokenizer:
     """One token per word between blanks; ids count distinct words from 10."""
 
     def __init__(self):
-        self.special = SimpleNamespace(cls_id=CLS, sep_id=SEP, pad_id=PAD)
+        self.special = SimpleNamespace(cls_id=CLS, sep_id=SEP, pad_id=PAD, unk_id=-1)
         self.encoded = []
         self._ids = {}
 

@@ -40,8 +40,9 @@ class LetterTokenizer:
     """One token per non-blank character, with its code point as id; counts encoded texts."""
 
     def __init__(self, name: str = "letters"):
-        self.special = SimpleNamespace(cls_id=1, sep_id=2, pad_id=0)
+        self.special = SimpleNamespace(cls_id=1, sep_id=2, pad_id=0, unk_id=3)
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
+        self.path = name
         self.encoded = 0
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:

@@ -254,10 +254,12 @@ def test_vocabulary_must_fit(tmp_path, monkeypatch):
 
 def test_label_order_of_a_trained_head():
     initial_model.check_labels(None, ("a", "b"))
-    initial_model.check_labels(("x", "y"), ("a", "b"))
+    initial_model.check_labels(("A ", "b"), ("a", "B"))
     initial_model.check_labels(("a", "b"), ("a", "b"))
     with pytest.raises(ConfigError, match="b, a"):
         initial_model.check_labels(("b", "a"), ("a", "b"))
+    with pytest.raises(ConfigError, match="are x, y in this order, the task's are a, b"):
+        initial_model.check_labels(("x", "y"), ("a", "b"))
 
 
 def test_bad_data_starts_no_cache(tmp_path):

@@ -1,4 +1,4 @@
-"""Settings of the question-answering head and of pretraining, shared by both backends."""
+"""Settings of the question-answering head and of pretraining; what a saved classifier is."""
 
 from __future__ import annotations
 
@@ -74,6 +74,36 @@ def generator_config(
         d_inner=int(config.d_inner * width_shrink),
         n_head=int(config.n_head * width_shrink),
     )
+
+
+REGRESSION = "regression"
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+PROBLEM_TYPES = (REGRESSION, SINGLE_LABEL, MULTI_LABEL)
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """What a checkpoint says about its classification head.
+
+    Attributes:
+        where: the checkpoint, for messages.
+        num_outputs: number of outputs.
+        labels: names of the classes in the order of the outputs; None if they are unknown.
+        problem_type: one of :data:`PROBLEM_TYPES`; None if unknown.
+    """
+
+    where: str
+    num_outputs: int
+    labels: tuple[str, ...] | None = None
+    problem_type: str | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the output is a number: so is a single output without problem type."""
+        if self.problem_type is None:
+            return self.num_outputs == 1
+        return self.problem_type == REGRESSION
 
 
 DEFAULT_ANSWERS = AnswerConfig()

@@ -6,12 +6,15 @@ The update rule itself is implemented per framework: ``funnel_torch.training.opt
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS = ("adamw", "funnel_adamw")
 DECAY_METHODS = ("poly", "cos")
@@ -96,6 +99,16 @@ class ScheduleConfig:
             x = min(x, 1.0)
             share = 1.0 - x if self.decay_method == "poly" else 0.5 * (1.0 + math.cos(math.pi * x))
         return self.min_lr + (self.lr - self.min_lr) * share
+
+    def warn_of_warmup(self) -> None:
+        """Log a warm-up that does not end before the run does: the peak is then not reached."""
+        if 0 < self.total_steps <= self.warmup_steps:
+            logger.warning(
+                "WARNING: warmup_steps=%d, but the run has %d steps: the learning rate rises to "
+                "%.3g instead of %.3g and does not decay",
+                *(self.warmup_steps, self.total_steps),
+                *(self.lr_at(self.total_steps - 1), self.lr),
+            )
 
 
 def _check_choice(key: str, value: str, allowed: Iterable[str]) -> None:

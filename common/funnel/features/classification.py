@@ -12,18 +12,19 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from funnel.config.inputs import SegmentIds
-from funnel.tasks.base import Example, Task
+from funnel.tasks.base import Example, LoadedSplit, Task
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
 from funnel.utils.json_files import read_json_object
 from funnel.utils.npz import read_npz
+from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 1  # increment when the same inputs give other arrays: caches are then rebuilt
+_FORMAT_VERSION = 2  # increment when the same inputs give other arrays: caches are then rebuilt
 _CHUNK = 4096  # examples tokenized at a time, to bound the memory of Python lists
 
 
@@ -44,12 +45,14 @@ class Features:
         segment_ids: int8 [total].
         offsets: int64 [n + 1]; sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         labels: int64 [n] class ids, float32 [n] for regression, or ``None``.
+        texts: counts of truncated texts and unknown tokens.
     """
 
     input_ids: np.ndarray
     segment_ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray | None
+    texts: TextCounts = NO_TEXTS
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -86,25 +89,27 @@ def encode_examples(
     ids: list[np.ndarray] = [np.empty(0, np.int32)]
     segment_ids: list[np.ndarray] = [np.empty(0, np.int8)]
     lengths: list[np.ndarray] = [np.empty(0, np.int64)]
+    texts = TextCounts(limit=max_length)
     for start in range(0, len(examples), _CHUNK):
         part = _encode_chunk(examples[start : start + _CHUNK], tokenizer, max_length, segments)
         ids.append(part[0])
         segment_ids.append(part[1])
         lengths.append(part[2])
+        texts += part[3]
     offsets = np.zeros(len(examples) + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
-    return Features(
-        np.concatenate(ids), np.concatenate(segment_ids), offsets, _label_array(examples)
-    )
+    labels = _label_array(examples)
+    return Features(np.concatenate(ids), np.concatenate(segment_ids), offsets, labels, texts)
 
 
 def _encode_chunk(
     examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, segments: SegmentIds
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return concatenated ids and segment ids of ``examples``, and the n lengths."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, TextCounts]:
+    """Return concatenated ids and segment ids of ``examples``, the n lengths, and counts."""
     cls_id, sep_id = tokenizer.special.cls_id, tokenizer.special.sep_id
     firsts = tokenizer.encode_batch([example.text_a for example in examples])
-    seconds = iter(tokenizer.encode_batch([e.text_b for e in examples if e.text_b is not None]))
+    others = tokenizer.encode_batch([e.text_b for e in examples if e.text_b is not None])
+    seconds = iter(others)
     flat: list[int] = []
     counts = np.zeros((len(examples), 3), np.int64)  # of [CLS], a + [SEP], b + [SEP]
     counts[:, 0] = 1
@@ -125,7 +130,28 @@ def _encode_chunk(
         counts[index, 1:] = keep_a + 1, keep_b + 1
     kinds = np.array([segments.cls, segments.a, segments.b], np.int8)
     segment_ids = np.repeat(np.tile(kinds, len(examples)), counts.ravel())
-    return np.array(flat, np.int32), segment_ids, counts.sum(axis=1)
+    lengths = counts.sum(axis=1)
+    texts = _count_texts(examples, firsts, others, max_length, tokenizer.special.unk_id)
+    return np.array(flat, np.int32), segment_ids, lengths, texts
+
+
+def _count_texts(
+    examples: Sequence[Example],
+    firsts: Sequence[list[int]],
+    others: Sequence[list[int]],
+    max_length: int,
+    unk_id: int,
+) -> TextCounts:
+    """Return the counts of the token ids of first texts, and of second texts where there are."""
+    seconds = iter(others)
+    sizes = [
+        # [CLS], and [SEP] after each text.
+        len(first) + 2 if example.text_b is None else len(first) + len(next(seconds)) + 3
+        for example, first in zip(examples, firsts, strict=True)
+    ]
+    every = (*firsts, *others)
+    tokens, unknown = sum(map(len, every)), sum(ids.count(unk_id) for ids in every)
+    return count_texts(sizes, max_length, tokens=tokens, unknown=unknown)
 
 
 def _label_array(examples: Sequence[Example]) -> np.ndarray | None:
@@ -186,16 +212,19 @@ def load_or_build(
     """Return the features of a split, from a cache in ``cache_dir`` if it matches.
 
     The cache is ``<task>.<split>.len-<max_length>.npz`` with a ``.json`` of everything the arrays
-    depend on. It is rebuilt when the data, labels, tokenizer, lengths or segment ids changed, or
-    when a file is corrupt. Without ``cache_dir`` nothing is written. The task's labels must be
-    resolved.
+    depend on and of the counts that are logged. It is rebuilt when the data, labels, tokenizer,
+    lengths or segment ids changed, or when a file is corrupt. Without ``cache_dir`` nothing is
+    written. The task's labels must be resolved.
 
     Raises:
-        DataError: the data is missing or malformed (see :meth:`funnel.tasks.base.Task.load`).
+        DataError: the data is missing or malformed (see :meth:`funnel.tasks.base.Task.read`).
         FunnelError: the cache cannot be written.
     """
+    path = task.path(data_dir, split)
     if not cache_dir:
-        return encode_examples(task.load(data_dir, split), tokenizer, max_length, segments)
+        features, report = _encode(task.read(data_dir, split), tokenizer, max_length, segments)
+        report.log(split, path, tokenizer.path)
+        return features
     arrays = Path(cache_dir) / f"{task.name}.{split}.len-{max_length}.npz"
     key = {
         "version": _FORMAT_VERSION,
@@ -204,11 +233,20 @@ def load_or_build(
         "max_length": max_length,
         "segments": asdict(segments),
     }
-    if not overwrite and (cached := _read_cache(arrays, key)) is not None:
-        return cached
-    features = encode_examples(task.load(data_dir, split), tokenizer, max_length, segments)
-    _write_cache(arrays, key, features)
+    found = None if overwrite else _read_cache(arrays, key)
+    if found is None:
+        found = _encode(task.read(data_dir, split), tokenizer, max_length, segments)
+        _write_cache(arrays, key, *found)
+    features, report = found
+    report.log(split, path, tokenizer.path)
     return features
+
+
+def _encode(
+    loaded: LoadedSplit, tokenizer: Tokenizer, max_length: int, segments: SegmentIds
+) -> tuple[Features, SplitReport]:
+    features = encode_examples(loaded.examples, tokenizer, max_length, segments)
+    return features, replace(loaded.report, texts=features.texts)
 
 
 def source_key(task: Task, split: str, data_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -254,7 +292,9 @@ def _hash_key(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def _write_cache(arrays: Path, key: dict[str, Any], features: Features) -> None:
+def _write_cache(
+    arrays: Path, key: dict[str, Any], features: Features, report: SplitReport
+) -> None:
     """Write both files atomically; a hash in the arrays file detects a pair of two runs."""
     members = {
         "input_ids": features.input_ids,
@@ -266,11 +306,11 @@ def _write_cache(arrays: Path, key: dict[str, Any], features: Features) -> None:
         members["labels"] = features.labels
     with atomic_path(arrays) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **members)
-    atomic_write_json(arrays.with_suffix(".json"), key)
+    atomic_write_json(arrays.with_suffix(".json"), key | {"report": report.to_json()})
 
 
-def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
-    """Return the cached features, or ``None`` (with the reason in the log) if unusable."""
+def _read_cache(arrays: Path, key: dict[str, Any]) -> tuple[Features, SplitReport] | None:
+    """Return cached features and report, or ``None`` (with the reason in the log) if unusable."""
     key_file = arrays.with_suffix(".json")
     if not (arrays.exists() and key_file.exists()):
         return None
@@ -279,6 +319,7 @@ def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
         if changed := [name for name in key if stored.get(name) != key[name]]:
             logger.info("%s: rebuilt because of a different %s", arrays, ", ".join(changed))
             return None
+        report = SplitReport.from_json(stored.get("report"))
         members = read_npz(arrays)
         if str(members["key"]) != _hash_key(key):
             raise ValueError(f"does not belong to {key_file.name}")
@@ -287,12 +328,13 @@ def _read_cache(arrays: Path, key: dict[str, Any]) -> Features | None:
             members["segment_ids"],
             members["offsets"],
             members.get("labels"),
+            report.texts,
         )
         _check_arrays(features)
     except (DataError, ValueError, KeyError) as error:
         logger.warning("%s: corrupt cache is rebuilt (%s)", arrays, error)
         return None
-    return features
+    return features, report
 
 
 def _check_arrays(features: Features) -> None:

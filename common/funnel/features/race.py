@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ import numpy as np
 
 from funnel.config.inputs import RaceConfig
 from funnel.features.pair_sequences import PairSequences, flatten
-from funnel.tasks.race import OPTIONS, RaceData, insert_option
+from funnel.tasks.labels import count_labels
+from funnel.tasks.race import LETTERS, OPTIONS, RaceData, insert_option
+from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -24,11 +27,13 @@ class RaceFeatures:
         sequences: 4n sequences; the options of a question are consecutive.
         labels: int64 [n], the correct option, 0 to 3.
         is_high: bool [n], from a high school examination.
+        texts: counts of the sequences.
     """
 
     sequences: PairSequences
     labels: np.ndarray
     is_high: np.ndarray
+    texts: TextCounts = NO_TEXTS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,6 +42,11 @@ class RaceFeatures:
     def lengths(self) -> np.ndarray:
         """Number of tokens of the longest option's sequence of each question, int64 [n]."""
         return self.sequences.lengths.reshape(-1, OPTIONS).max(axis=1)
+
+    def report(self) -> SplitReport:
+        """Return counts of questions, answers and texts."""
+        answers = count_labels(LETTERS, Counter(self.labels.tolist()))
+        return SplitReport(len(self), "questions", labels=answers, texts=self.texts)
 
     def pad(
         self, indices: Sequence[int] | np.ndarray, length: int, pad_id: int
@@ -84,5 +94,16 @@ def encode_race(
         sep_id=tokenizer.special.sep_id,
         segments=config.segments,
     )
+    sizes = np.diff(question_begins) + np.diff(article_begins)[article] + 3
+    is_cut = (sizes > config.max_seq_length) | (np.diff(question_begins) > kept)
+    counts = TextCounts(
+        texts=len(sizes),
+        truncated=int(is_cut.sum()),
+        longest=int(sizes.max(initial=0)),
+        limit=config.max_seq_length,
+        tokens=len(sequences.tokens),
+        unknown=int((sequences.tokens == tokenizer.special.unk_id).sum()),
+    )
     labels = np.array([question.label for question in data.questions], np.int64)
-    return RaceFeatures(sequences, labels, np.array([q.is_high for q in data.questions], bool))
+    is_high = np.array([question.is_high for question in data.questions], bool)
+    return RaceFeatures(sequences, labels, is_high, counts)

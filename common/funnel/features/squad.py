@@ -20,6 +20,7 @@ from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.tasks.squad import Question, SquadData
 from funnel.utils.errors import DataError
 from funnel.utils.processes import run_in_processes
+from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -150,6 +151,7 @@ class SquadWindows:
             (end exclusive).
         start_positions, end_positions: int64 [W], first and last position of the answer, 0 ([CLS])
             where the window does not contain the complete answer; ``None`` except for training.
+        texts: counts of the questions that are cut, and of all tokens.
     """
 
     sequences: PairSequences
@@ -161,6 +163,7 @@ class SquadWindows:
     context_end: np.ndarray
     start_positions: np.ndarray | None = None
     end_positions: np.ndarray | None = None
+    texts: TextCounts = NO_TEXTS
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -184,6 +187,23 @@ class SquadWindows:
     def unique_ids(self) -> np.ndarray:
         """Id of each window in record files, int64 [W]."""
         return FIRST_UNIQUE_ID + np.arange(len(self))
+
+    def report(self, data: SquadData) -> SplitReport:
+        """Return what became of the questions of ``data``, from which the windows were cut."""
+        used = np.unique(self.question)
+        found = [data.questions[index].answers for index in used]
+        labels = {
+            "answerable": sum(bool(answers) for answers in found),
+            "unanswerable": sum(answers is not None and not answers for answers in found),
+        }
+        missing = len(data.questions) - len(used)
+        return SplitReport(
+            len(used),
+            f"questions in {len(self)} windows",
+            skipped={"answer not found": missing} if missing else {},
+            labels=labels if any(labels.values()) else {},
+            texts=self.texts,
+        )
 
     def pad(
         self, indices: Sequence[int] | np.ndarray, length: int, pad_id: int
@@ -246,8 +266,13 @@ def build_windows(
         spans = _find_answer_spans(data, paragraphs)
         order = [index for index in order if index in spans]
     queries = tokenizer.encode_batch([data.questions[index].text for index in order])
+    sizes = [len(query) for query in queries]
     queries = [query[: config.max_query_length] for query in queries]
     windows = _assemble(data.questions, order, queries, paragraphs, tokenizer, config)
+    tokens = windows.sequences.tokens
+    unknown = int((tokens == tokenizer.special.unk_id).sum())
+    texts = count_texts(sizes, config.max_query_length, tokens=len(tokens), unknown=unknown)
+    windows = replace(windows, texts=replace(texts, unit="questions"))
     return _add_targets(windows, spans) if training else windows
 
 

@@ -22,16 +22,18 @@ from funnel.tasks.squad import SquadData, read_squad
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, name_read_errors, sha256_file
 from funnel.utils.npz import read_npz
+from funnel.utils.split_report import TextCounts
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_WINDOWS_VERSION = 1  # increment when the same data give other windows: old caches are then rebuilt
+_WINDOWS_VERSION = 2  # increment when the same data give other windows: old caches are then rebuilt
 _SEQUENCE_ARRAYS = ("tokens", "first_begins", "first_lengths", "second_begins", "second_lengths")
 _PARAGRAPH_ARRAYS = ("ids", "starts", "ends", "offsets")
 _WINDOW_ARRAYS = ("question", "paragraph", "first_token", "context_begin", "context_end")
+_TEXT_COUNTS = ("texts", "truncated", "longest", "limit", "tokens", "unknown")
 _TARGET_ARRAYS = ("start_positions", "end_positions")  # only in windows for training
 
 
@@ -119,13 +121,17 @@ def load_or_build_windows(
     data = source.read()
     path = Path(cache_dir, source.name(Path(tokenizer.path).name, f"{split}.features", "npz"))
     key = str(source.key(tokenizer) | {"split": split})
-    if cache_dir and not source.overwrite and (windows := load_windows(path, key)) is not None:
-        return CutQuestions(data, windows, is_cached=True)
-    training = split == "train"
-    windows = build_windows(data, tokenizer, source.windows, training, num_proc=num_proc)
-    if cache_dir:
-        save_windows(path, windows, key)
-    return CutQuestions(data, windows, is_cached=False)
+    windows = None
+    if cache_dir and not source.overwrite:
+        windows = load_windows(path, key)
+    is_cached = windows is not None
+    if windows is None:
+        training = split == "train"
+        windows = build_windows(data, tokenizer, source.windows, training, num_proc=num_proc)
+        if cache_dir:
+            save_windows(path, windows, key)
+    windows.report(data).log(split, source.path, tokenizer.path)
+    return CutQuestions(data, windows, is_cached)
 
 
 def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
@@ -136,6 +142,8 @@ def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
     arrays |= {name: getattr(windows, name) for name in _WINDOW_ARRAYS}
     if windows.start_positions is not None:
         arrays |= {name: getattr(windows, name) for name in _TARGET_ARRAYS}
+    texts = windows.texts
+    arrays["texts"] = np.array([getattr(texts, name) for name in _TEXT_COUNTS])
     segments = list(asdict(sequences.segments).values())
     arrays["symbols"] = np.array([sequences.cls_id, sequences.sep_id, *segments])
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -201,4 +209,6 @@ def _restore_windows(arrays: Mapping[str, np.ndarray]) -> SquadWindows:
     )
     paragraphs = EncodedParagraphs(*(arrays[f"paragraphs.{name}"] for name in _PARAGRAPH_ARRAYS))
     named = {n: arrays[n] for n in (*_WINDOW_ARRAYS, *_TARGET_ARRAYS) if n in arrays}
-    return SquadWindows(sequences, paragraphs, **named)
+    counts = dict(zip(_TEXT_COUNTS, arrays["texts"].tolist(), strict=True))
+    texts = TextCounts(**counts, unit="questions")
+    return SquadWindows(sequences, paragraphs, **named, texts=texts)

@@ -18,6 +18,7 @@ from funnel.features.tfrecords import (
     Batch,
     ExampleFile,
     RecordOptions,
+    RecordSource,
     iter_chunks,
     load_or_write,
     read_meta,
@@ -52,13 +53,16 @@ def squad_train_records(
     proc_id, num_proc = shard
     if not 0 <= proc_id < num_proc:
         raise ConfigError(f"proc_id={proc_id}: of num_proc={num_proc}, it must be 0 to num_proc-1")
-    return load_or_write(
+    file = load_or_write(
         Path(output_dir, source.shard_name(tokenizer.path, proc_id)),
         _schema(source, tokenizer, training=True),
         source.key(tokenizer) | {"split": "train", "seed": seed, "shard": [proc_id, num_proc]},
-        functools.partial(_train_batches, source, tokenizer, seed, shard),
+        RecordSource(functools.partial(_train_batches, source, tokenizer, seed, shard)),
         RecordOptions(overwrite=source.overwrite),
     )
+    split = "train" if num_proc == 1 else f"train, shard {proc_id} of {num_proc}"
+    file.report.log(split, source.path, tokenizer.path)
+    return file
 
 
 def _schema(source: SquadSource, tokenizer: Tokenizer, training: bool) -> RecordSchema:
@@ -67,7 +71,11 @@ def _schema(source: SquadSource, tokenizer: Tokenizer, training: bool) -> Record
 
 
 def _train_batches(
-    source: SquadSource, tokenizer: Tokenizer, seed: int, shard: tuple[int, int]
+    source: SquadSource,
+    tokenizer: Tokenizer,
+    seed: int,
+    shard: tuple[int, int],
+    records: RecordSource,
 ) -> Iterator[Batch]:
     proc_id, num_proc = shard
     data = source.read()
@@ -76,6 +84,7 @@ def _train_batches(
         total = len(data.questions)
         raise ConfigError(f"num_proc={num_proc}: {source.path} has only {total} questions")
     windows = build_windows(part, tokenizer, source.windows, training=True, seed=seed)
+    records.report = windows.report(part)
     yield from _batches(windows, tokenizer.special.pad_id, source.windows.max_seq_length)
 
 
@@ -119,7 +128,7 @@ def squad_eval_records(
         path,
         _schema(source, tokenizer, training=False),
         key | {"multiple": multiple},
-        functools.partial(_batches, windows, tokenizer.special.pad_id, length),
+        RecordSource(lambda _: _batches(windows, tokenizer.special.pad_id, length)),
         RecordOptions(overwrite=not is_cached, multiple=multiple),
     )
     return file, data, windows

@@ -8,20 +8,20 @@ whose description matches is reused, any other is rebuilt. SQuAD's files are wri
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.features.classification import Features as EncodedTexts
 from funnel.features.classification import SegmentIds, encode_examples, pad_batch, source_key
-from funnel.features.race import RaceConfig, encode_race
+from funnel.features.race import RaceConfig, RaceFeatures, encode_race
 from funnel.features.record_schema import (
     RecordSchema,
     classifier_schema,
@@ -35,6 +35,7 @@ from funnel.tasks.race import LEVELS, read_race
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json
 from funnel.utils.json_files import read_json_object
+from funnel.utils.split_report import NO_REPORT, SplitReport
 from funnel.utils.text_files import list_texts
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 1  # increment when the same data give other records: old files are then rebuilt
+_FORMAT_VERSION = 2  # increment when the same data give other records: old files are then rebuilt
 _CHUNK = 256  # examples padded at a time
 
 Batch = Mapping[str, np.ndarray]
@@ -57,17 +58,33 @@ class ExampleFile:
         schema: features of its records.
         num_real_examples: examples that come from data; they precede the padding examples.
         num_examples: these and the padding examples that fill up the last batch.
+        report: what became of the data.
     """
 
     path: Path
     schema: RecordSchema
     num_real_examples: int
     num_examples: int
+    report: SplitReport = NO_REPORT
 
     @property
     def meta_path(self) -> Path:
         """Path of the JSON description."""
         return meta_path(self.path)
+
+
+@dataclass
+class RecordSource:
+    """Data to be written as records.
+
+    Attributes:
+        batches: returns the data as columns [B, ...] by name, and sets ``report``. Called only if
+            the file has to be written.
+        report: what became of the data.
+    """
+
+    batches: Callable[[RecordSource], Iterable[Batch]]
+    report: SplitReport = NO_REPORT
 
 
 @dataclass(frozen=True)
@@ -133,23 +150,22 @@ def classifier_records(
         max_length, task.is_regression, tokenizer.vocab_size, num_labels, options.segments
     )
     key = source_key(task, split, data_dir) | _common_key(tokenizer, max_length, options)
-    batches = functools.partial(
-        _classifier_batches, task, split, data_dir, tokenizer, max_length, options
-    )
     path = Path(output_dir, record_name(tokenizer.path, max_length, split))
-    return load_or_write(path, schema, key, batches, options)
+
+    def make_batches(source: RecordSource) -> Iterator[Batch]:
+        examples, report = task.read(data_dir, split)
+        features = encode_examples(examples, tokenizer, max_length, options.segments)
+        source.report = replace(report, texts=features.texts)
+        return _classifier_batches(features, tokenizer, max_length, options)
+
+    file = load_or_write(path, schema, key, RecordSource(make_batches), options)
+    file.report.log(split, task.path(data_dir, split), tokenizer.path)
+    return file
 
 
 def _classifier_batches(
-    task: Task,
-    split: str,
-    data_dir: str | os.PathLike[str],
-    tokenizer: Tokenizer,
-    max_length: int,
-    options: RecordOptions,
+    features: EncodedTexts, tokenizer: Tokenizer, max_length: int, options: RecordOptions
 ) -> Iterator[Batch]:
-    examples = task.load(data_dir, split)
-    features = encode_examples(examples, tokenizer, max_length, options.segments)
     pad_id, segment_pad = tokenizer.special.pad_id, options.segments.pad
     for part in iter_chunks(options.order(len(features))):
         batch = pad_batch(features, part, max_length, pad_id, segment_pad)
@@ -173,20 +189,22 @@ def race_records(
         "max_qa_length": config.max_qa_length,
         **_common_key(tokenizer, length, options),
     }
-    batches = functools.partial(_race_batches, data_dir, split, tokenizer, config, options)
     path = Path(output_dir, record_name(tokenizer.path, length, split))
+
+    def make_batches(source: RecordSource) -> Iterator[Batch]:
+        features = encode_race(read_race(data_dir, split), tokenizer, config)
+        source.report = features.report()
+        return _race_batches(features, tokenizer, config, options)
+
     schema = race_schema(length, tokenizer.vocab_size, config.segments)
-    return load_or_write(path, schema, key, batches, options)
+    file = load_or_write(path, schema, key, RecordSource(make_batches), options)
+    file.report.log(split, data_dir, tokenizer.path)
+    return file
 
 
 def _race_batches(
-    data_dir: str | os.PathLike[str],
-    split: str,
-    tokenizer: Tokenizer,
-    config: RaceConfig,
-    options: RecordOptions,
+    features: RaceFeatures, tokenizer: Tokenizer, config: RaceConfig, options: RecordOptions
 ) -> Iterator[Batch]:
-    features = encode_race(read_race(data_dir, split), tokenizer, config)
     for part in iter_chunks(options.order(len(features))):
         batch = features.pad(part, config.max_seq_length, tokenizer.special.pad_id)
         labels = {"label_ids": batch["labels"], "is_high_example": features.is_high[part]}
@@ -236,7 +254,7 @@ def load_or_write(
     path: Path,
     schema: RecordSchema,
     key: Mapping[str, Any],
-    batches: Callable[[], Iterable[Batch]],
+    source: RecordSource,
     options: RecordOptions,
 ) -> ExampleFile:
     """Return the file at ``path`` if its description matches ``key``; otherwise write both.
@@ -245,8 +263,7 @@ def load_or_write(
         path: the TFRecord file.
         schema: features of the records.
         key: everything that determines the records, as JSON values.
-        batches: returns the data to write, as columns [B, ...] by name; they are cast to the
-            schema. Called only if the file has to be written.
+        source: the data to write; its columns are cast to the schema.
         options: ``overwrite`` and ``multiple`` are used.
 
     Raises:
@@ -254,21 +271,22 @@ def load_or_write(
     """
     key = json.loads(json.dumps({"version": _FORMAT_VERSION, **key}))  # tuples become lists
     if not options.overwrite and (found := read_meta(path, key)) is not None:
-        return ExampleFile(path, schema, found["num_real_examples"], found["num_examples"])
+        report = SplitReport.from_json(found["report"])
+        return ExampleFile(path, schema, found["num_real_examples"], found["num_examples"], report)
     description = meta_path(path)
     padding = {name: value.ravel() for name, value in padding_example(schema).items()}
     with atomic_path(path) as temporary:
         with temporary.open("wb") as stream:
-            real = write_records_to(stream, _serialize(batches(), schema))
+            real = write_records_to(stream, _serialize(source.batches(source), schema))
             fill = [encode_example(padding)] * (-real % options.multiple)
             total = real + write_records_to(stream, fill)
         # A kill between the two writes must not leave an old description next to new records.
         description.unlink(missing_ok=True)
     size = path.stat().st_size
     counts = {"num_real_examples": real, "num_examples": total, "num_bytes": size}
-    atomic_write_json(description, {**counts, **key})
+    atomic_write_json(description, {**counts, **key, "report": source.report.to_json()})
     logger.info("%s: wrote %d examples", path, real)
-    return ExampleFile(path, schema, real, total)
+    return ExampleFile(path, schema, real, total, source.report)
 
 
 def _serialize(batches: Iterable[Batch], schema: RecordSchema) -> Iterator[bytes]:
@@ -297,7 +315,9 @@ def read_meta(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         )
         if {type(num_bytes), type(real), type(total)} != {int} or not 0 < real <= total:
             raise DataError("the numbers of examples and bytes are missing or wrong")
-    except (OSError, DataError) as error:
+        if found.get("version") == _FORMAT_VERSION:
+            SplitReport.from_json(found.get("report"))
+    except (OSError, ValueError, DataError) as error:
         logger.warning("%s: corrupt description; the records are rebuilt (%s)", path, error)
         return None
     if changed := [name for name in key if found.get(name) != key[name]]:

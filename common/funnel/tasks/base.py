@@ -9,15 +9,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from funnel.tasks.tables import Source, TableRow, folder_files, read_header, read_records
+from funnel.tasks.labels import (
+    PLACEHOLDER,
+    FoundLabels,
+    LabelMatcher,
+    clean_label,
+    count_labels,
+    is_missing,
+)
+from funnel.tasks.tables import Source, TableRow, Tally, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.split_report import SplitReport
 from funnel.utils.text import clean_classification_text, join_names
 from funnel.utils.text_files import find_file
 
 logger = logging.getLogger(__name__)
 
 _SHOWN_LABELS = 20
+_BROKEN = "broken"  # reason for which a line is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,13 @@ class Example:
     text_a: str
     text_b: str | None = None
     label: int | float | None = None
+
+
+class LoadedSplit(NamedTuple):
+    """The examples of a split in file order, and what became of its lines."""
+
+    examples: list[Example]
+    report: SplitReport
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,8 @@ class Task:
         submission_file: file name that the benchmark requires for test predictions.
         constant_prediction: class id submitted for every test example, whatever the model predicts.
         also_submits: task whose test set is predicted and submitted with this one's.
+        positive_id: class id that precision, recall and F1 of two classes are about.
+        label_origin: where the labels come from, for messages; empty: the definition of the task.
     """
 
     name: str
@@ -60,6 +80,8 @@ class Task:
     submission_file: str | None = None
     constant_prediction: int | None = None
     also_submits: str | None = None
+    positive_id: int = 1
+    label_origin: str = ""
 
     def __post_init__(self) -> None:
         if self.labels is None:
@@ -135,20 +157,45 @@ class Task:
     def resolve_labels(self, data_dir: str | os.PathLike[str]) -> Task:
         """Return this task with known labels; they are read from the training data if needed.
 
-        Integer labels are sorted by value, others alphabetically. Call it once, before anything
-        that depends on the labels: :meth:`load`, :attr:`num_labels`, caches and record files.
+        Integer labels are sorted by value, others alphabetically; probable slips are logged with
+        file and line. Call it once, before anything that depends on the labels: :meth:`load`,
+        :attr:`num_labels`, caches and record files. Without training,
+        :func:`funnel.tasks.saved_labels.take_labels` is called instead.
 
         Raises:
-            DataError: the training data is missing or has an empty label.
+            DataError: the training data is missing, or a label is empty or a mark such as ``nan``.
             ConfigError: the number of labels does not fit the task's metric.
         """
         if self.labels is not None or self.is_regression:
             return self
-        found = {_check_label(record) for record in self._records(data_dir, "train")}
-        return replace(self, labels=tuple(sorted(found, key=_label_order(found))))
+        found = FoundLabels()
+        for record in self._records(data_dir, "train"):
+            found.add(record.label, record.where)
+        found.warn()
+        origin = str(self.path(data_dir, "train"))
+        return replace(self, labels=found.ordered(), label_origin=origin)
 
     def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
-        """Read the examples of a split in file order.
+        """Read the examples of a split in file order; log what :meth:`read` reports.
+
+        Raises:
+            DataError: as in :meth:`read`.
+        """
+        examples, report = self.read(data_dir, split)
+        path = self.path(data_dir, split)
+        for reason, count in report.skipped.items():
+            # Reading has logged broken lines one by one.
+            if not reason.startswith(_BROKEN):
+                logger.warning("%s: %d lines with %s were left out", path, count, reason)
+        report.log_respelled(path)
+        return examples
+
+    def read(self, data_dir: str | os.PathLike[str], split: str) -> LoadedSplit:
+        """Read a split.
+
+        White space around labels is ignored. A label that differs from a class in case and blanks
+        only is that class, which the report counts. In a split whose labels are optional, an empty
+        label, ``nan``, or -1 where that is no class, means "not labelled".
 
         Broken lines are logged and counted, see :func:`funnel.tasks.tables.read_records`. In a
         split without labels they become empty texts, so that predictions keep their positions.
@@ -157,26 +204,46 @@ class Task:
             DataError: missing or empty file, missing column, unknown label, too many broken lines,
                 or labels that have not been resolved.
         """
-        ids = {label: index for index, label in enumerate(self.known_labels())}
+        matcher = LabelMatcher(self.known_labels())
         self._check_header(data_dir, split)
-        skipped: Counter[str] = Counter()
-        examples = []
-        for record in self._records(data_dir, split):
-            if record.label in self.skipped_labels:
-                skipped[str(record.label)] += 1
+        path = self.path(data_dir, split)
+        tally, skipped, examples = Tally(path), Counter[str](), []
+        for record in read_records(path, self.sources[split], self.labels or (), tally):
+            if record.label is not None and clean_label(record.label) in self.skipped_labels:
+                skipped[f"the label {clean_label(record.label)!r}"] += 1
                 continue
-            label = self._parse_label(record, ids, split)
+            label = self._parse_label(record, matcher, split)
             text_a, text_b = record.text_a, record.text_b
             if self.clean:
                 text_a = clean_classification_text(text_a)
                 text_b = None if text_b is None else clean_classification_text(text_b)
             examples.append(Example(text_a, text_b, label))
-        path = self.path(data_dir, split)
-        for text, count in skipped.items():
-            logger.warning("%s: %d lines with the label %r were left out", path, count, text)
         if not examples:
             raise DataError(f"{path}: no line with a label that task {self.name} uses")
-        return examples
+        if self.is_regression and self.sources[split].label_optional:
+            examples = _drop_placeholders(examples)
+        if tally.broken:
+            kept = self.sources[split].label is None or self.sources[split].label_optional
+            skipped[f"{_BROKEN}, kept as empty text" if kept else _BROKEN] = len(tally.broken)
+        return LoadedSplit(examples, self._report(examples, skipped, matcher))
+
+    def _report(
+        self, examples: list[Example], skipped: Counter[str], matcher: LabelMatcher
+    ) -> SplitReport:
+        given = [example.label for example in examples if example.label is not None]
+        labels, numbers = {}, None
+        if given and self.is_regression:
+            numbers = (float(min(given)), float(sum(given) / len(given)), float(max(given)))
+        elif given:
+            labels = count_labels(self.known_labels(), Counter(map(int, given)))
+        return SplitReport(
+            rows=len(examples),
+            skipped=dict(skipped),
+            labels=labels,
+            respelled=tuple((*pair, count) for pair, count in matcher.respelled.items()),
+            numbers=numbers,
+            unlabelled=len(examples) - len(given),
+        )
 
     def _records(self, data_dir: str | os.PathLike[str], split: str) -> Iterator[TableRow]:
         return read_records(self.path(data_dir, split), self.sources[split], self.labels or ())
@@ -191,28 +258,44 @@ class Task:
             cell = header[source.label]
         except IndexError:
             return  # read_records names the missing column
-        if cell in (self.labels or ()) or (self.is_regression and _parse_number(cell) is not None):
+        is_number = self.is_regression and _parse_number(cell) is not None
+        if clean_label(cell) in (self.labels or ()) or is_number:
             raise DataError(f"{path}:1: holds data, but task {self.name} expects a header there")
 
     def _parse_label(
-        self, record: TableRow, ids: Mapping[str, int], split: str
+        self, record: TableRow, matcher: LabelMatcher, split: str
     ) -> int | float | None:
-        source = self.sources[split]
-        if record.label is None or (source.label_optional and not record.label):
+        if record.label is None:
             return None
+        text, is_optional = clean_label(record.label), self.sources[split].label_optional
         if self.is_regression:
-            value = _parse_number(record.label)
-            low, high = self.label_range or (-math.inf, math.inf)
-            if value is None or not low <= value <= high:
-                allowed = f"number from {low:g} to {high:g}" if self.label_range else "number"
-                raise DataError(f"{record.where}: label {record.label!r} is not a {allowed}")
-            return value
-        if record.label not in ids:
-            raise DataError(
-                f"{record.where}: unknown label {record.label!r}; allowed: "
-                f"{join_names(self.labels or (), _SHOWN_LABELS)}"
-            )
-        return ids[record.label]
+            return None if is_optional and is_missing(text) else self._parse_score(record)
+        found = matcher.find(text)
+        if found is not None:
+            return found
+        if is_optional and (is_missing(text) or text == PLACEHOLDER):
+            return None
+        origin = f" (the labels of {self.label_origin})" if self.label_origin else ""
+        raise DataError(
+            f"{record.where}: unknown label {text!r}; allowed: "
+            f"{join_names(self.labels or (), _SHOWN_LABELS)}{origin}"
+        )
+
+    def _parse_score(self, record: TableRow) -> float:
+        value = _parse_number(record.label or "")
+        low, high = self.label_range or (-math.inf, math.inf)
+        if value is None or not low <= value <= high:
+            allowed = f"number from {low:g} to {high:g}" if self.label_range else "number"
+            raise DataError(f"{record.where}: label {record.label!r} is not a {allowed}")
+        return value
+
+
+def _drop_placeholders(examples: list[Example]) -> list[Example]:
+    """Return the examples without their numbers, if all of these are the placeholder."""
+    given = {example.label for example in examples} - {None}
+    if given != {float(PLACEHOLDER)}:
+        return examples
+    return [replace(example, label=None) for example in examples]
 
 
 def _parse_number(text: str) -> float | None:
@@ -221,20 +304,3 @@ def _parse_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _check_label(record: TableRow) -> str:
-    """Return the label of a training record; predictions are written one per line, after a tab."""
-    label = record.label or ""
-    if not label.strip() or "\t" in label or "\n" in label:
-        raise DataError(f"{record.where}: label {label!r} is empty or holds a tab or line end")
-    return label
-
-
-def _label_order(labels: set[str]) -> type[int] | type[str]:
-    """Return the sort key: int if all labels are integers of different value, else str."""
-    try:
-        distinct = {int(label) for label in labels}
-    except ValueError:
-        return str
-    return int if len(distinct) == len(labels) else str

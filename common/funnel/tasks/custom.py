@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
 from funnel.tasks.base import Task
+from funnel.tasks.labels import clean_label
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
 
 # Shells make it hard to pass a tab character, so two spellings of it are accepted.
 _DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
 
-_METRICS = {
+METRICS = {
     "accuracy": ("accuracy", "error_rate"),
     "f1": ("f1", "accuracy"),
     "macro_f1": ("macro_f1", "accuracy"),
@@ -64,6 +68,7 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
     """Return how the files of task ``name`` are read; None if it is not one of the formats."""
     kind = (name or "").lower()
     if kind not in FORMATS:
+        _warn_of_unused(name, settings)
         return None
     second, delimiter = settings.text_b_column, settings.delimiter
     return CustomTaskConfig(
@@ -71,7 +76,7 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
         text_a=parse_column(settings.text_column, kind),
         text_b=None if second is None else parse_column(second, kind),
         label=parse_column(settings.label_column, kind),
-        labels=tuple(settings.labels.split(",")) if settings.labels else None,
+        labels=tuple(map(clean_label, settings.labels.split(","))) if settings.labels else None,
         regression=settings.regression,
         train_file=settings.train_file,
         dev_file=settings.dev_file,
@@ -80,6 +85,14 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
         delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
         metric=settings.metric,
     )
+
+
+def _warn_of_unused(name: str | None, settings: CustomTaskSettings) -> None:
+    """Log the settings that a task with files and labels of its own does not use."""
+    usual, values = asdict(CustomTaskSettings()), asdict(settings)
+    if given := [key for key in values if values[key] != usual[key]]:
+        formats = ", ".join(FORMATS)
+        logger.warning("%s are for %s, not used by task %s", ", ".join(given), formats, name)
 
 
 def parse_column(text: str, file_format: str) -> Column:
@@ -118,7 +131,7 @@ def build_custom_task(config: CustomTaskConfig) -> Task:
         for split, file in files.items()
     }
     labels = None if config.labels is None else tuple(config.labels)
-    return Task(config.format, labels, sources, _METRICS[metric], is_regression=config.regression)
+    return Task(config.format, labels, sources, METRICS[metric], is_regression=config.regression)
 
 
 def _check(config: CustomTaskConfig) -> None:
@@ -143,11 +156,13 @@ def _check_labels(config: CustomTaskConfig) -> None:
         raise ConfigError("custom task: labels and regression exclude each other")
     if config.labels is not None and len(set(config.labels)) != len(config.labels):
         raise ConfigError("custom task: a label is listed twice")
+    if config.labels is not None and "" in config.labels:
+        raise ConfigError("custom task: a label in the list is empty")
     if config.labels is not None and not config.labels:
         raise ConfigError("custom task: the list of labels is empty")
     if config.metric is None:
         return
-    fitting = [name for name in _METRICS if ("pearson" in _METRICS[name]) == config.regression]
+    fitting = [name for name in METRICS if ("pearson" in METRICS[name]) == config.regression]
     if config.metric not in fitting:
         kind = "regression" if config.regression else "classification"
         raise ConfigError(

@@ -29,6 +29,8 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
     predictions, labels = np.asarray(predictions).reshape(-1), np.asarray(labels).reshape(-1)
     if len(predictions) != len(labels) or not len(labels):
         raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels")
+    if task.positive_id != 1:
+        predictions, labels = (_swap(ids, 1, task.positive_id) for ids in (predictions, labels))
     if task.is_regression:
         predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     with warnings.catch_warnings():
@@ -46,6 +48,11 @@ def main_metric(task: Task) -> str:
     if not task.metrics:
         raise DataError(f"task {task.name} has no labels and so no metric")
     return task.metrics[0]
+
+
+def _swap(ids: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Return class ids with two classes exchanged; metrics are about class 1, or symmetric."""
+    return np.where(ids == one, other, np.where(ids == other, one, ids))
 
 
 def _finite(value: float) -> float:

@@ -15,7 +15,7 @@ from funnel.utils.text_files import list_texts
 
 LEVELS = ("middle", "high")
 OPTIONS = 4
-_LETTERS = "ABCD"
+LETTERS = "ABCD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,13 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
         if len(row.value) != OPTIONS:
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
-        if len(letter.value) != 1 or letter.value not in _LETTERS:
-            found, wanted = letter.value[:40], ", ".join(_LETTERS)
+        if len(letter.value) != 1 or letter.value not in LETTERS:
+            found, wanted = letter.value[:40], ", ".join(LETTERS)
             raise letter.error(f"is {found!r}, one of {wanted} is expected")
         yield RaceQuestion(
             text.value,
             tuple(option.checked(str).value for option in options),
-            _LETTERS.index(letter.value),
+            LETTERS.index(letter.value),
             article,
             is_high,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def find_companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, 
     """
     if task.also_submits is None:
         return None
-    other = get_task(task.also_submits)
+    # One model predicts both, so both have their labels in the order of its outputs.
+    other = replace(get_task(task.also_submits), labels=task.labels)
     here = Path(data_dir)
     directories = [
         here,

@@ -117,8 +117,10 @@ class Tally:
             logger.warning("%s: %d of %d lines are broken", self.path, len(self.broken), self.total)
 
 
-def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> Iterator[TableRow]:
-    """Yield the records of the file (or folder) ``path`` in order.
+def read_records(
+    path: Path, source: Source, folder_labels: tuple[str, ...], tally: Tally | None = None
+) -> Iterator[TableRow]:
+    """Yield the records of the file (or folder) ``path`` in order, counted by ``tally`` if given.
 
     A broken record is left out if the source is labelled. Otherwise it becomes a record of empty
     texts, because predictions are matched to test lines by position.
@@ -127,9 +129,9 @@ def read_records(path: Path, source: Source, folder_labels: tuple[str, ...]) -> 
         DataError: the file is empty, not UTF-8, lacks a column, or more than 1 % of it is broken.
     """
     if source.format == "folders":
-        yield from _read_folders(path, folder_labels)
+        yield from _read_folders(path, folder_labels, tally or Tally(path))
         return
-    tally = Tally(path)
+    tally = tally or Tally(path)
     lines = _data_lines(path, source, tally)
     pick: _Picker | None = _MemberPicker(source) if source.format == "jsonl" else None
     if pick is None and source.header:
@@ -361,8 +363,7 @@ def folder_files(path: Path, labels: tuple[str, ...]) -> list[tuple[str, Path]]:
     return found
 
 
-def _read_folders(path: Path, labels: tuple[str, ...]) -> Iterator[TableRow]:
-    tally = Tally(path)
+def _read_folders(path: Path, labels: tuple[str, ...], tally: Tally) -> Iterator[TableRow]:
     for label, file in folder_files(path, labels):
         tally.total += 1
         try:

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from funnel.checkpoints import Checkpoint
+from funnel.checkpoints.saved_head import describe_heads
 from funnel.features.classification import Features
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
 from funnel.tasks.predictions import write_predictions
+from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import DataError
+from funnel.utils.errors import CheckpointError, DataError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import runs
 from funnel_torch.cli.classifier_settings import ClassifierSettings
@@ -37,16 +40,19 @@ logger = logging.getLogger(__name__)
 
 # Key of the test set that is submitted along with the task's (MNLI's AX).
 _COMPANION = "companion"
+_NEW_HEAD = "--new_head starts with a fresh head"
 
 
 @dataclass(frozen=True)
 class RunInputs:
     """Everything a run needs, checked before anything is written.
 
-    ``sources`` has the batches of every split that the run reads.
+    ``sources`` has the batches of every split that the run reads; ``companion`` is the task that is
+    submitted with the run's.
     """
 
     task: Task
+    companion: Task | None
     sources: Mapping[str, SequenceSource]
     run: runs.RunContext
     factory: runs.ModelFactory[FunnelForSequenceClassification]
@@ -70,24 +76,63 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     settings.check()
     custom = custom_task_config(settings.task.dataset, settings.custom)
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
-    task = get_task(settings.task.dataset or "", custom=custom).resolve_labels(data.data_dir)
+    task = get_task(settings.task.dataset or "", custom=custom)
+    if settings.trains:
+        task = task.resolve_labels(data.data_dir)
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
 
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    checkpoint = runs.read_start(settings, run_context)
+    task = match_labels(settings, task, run_context, checkpoint)
 
     head, arguments = FunnelForSequenceClassification, head_arguments(task)
     length, labels = data.max_length, task.labels
     factory = runs.make_factory(settings, head, tokenizer, length, arguments, labels)
-    model = factory.load(run_context.checkpoint)
+    model = factory.load(run_context.checkpoint, checkpoint)
+    companion = find_companion(task, data.data_dir) if settings.task.do_submit else None
     features = load_features(settings, task, data, tokenizer)
+    if companion is not None:
+        other, folder = companion
+        data = replace(data, data_dir=str(folder))
+        features[_COMPANION] = load_splits(other, ["test"], data, tokenizer)["test"]
     sources = {
         split: build_source(encoded, model.config, data, tokenizer)
         for split, encoded in features.items()
     }
-    return RunInputs(task, sources, run_context, factory, model)
+    other_task = None if companion is None else companion[0]
+    return RunInputs(task, other_task, sources, run_context, factory, model)
+
+
+def match_labels(
+    settings: ClassifierSettings,
+    task: Task,
+    run_context: runs.RunContext,
+    checkpoint: Checkpoint | None,
+) -> Task:
+    """Return the task with its labels in the order of the model's outputs.
+
+    Without training the model decides; a model that is trained further must have the same labels.
+
+    Raises:
+        ConfigError: the labels or the problem type differ.
+        CheckpointError: the head has another size or, without training, is missing.
+    """
+    is_own = run_context.checkpoint is not None
+    if checkpoint is None or (settings.init.new_head and settings.trains and not is_own):
+        return task
+    heads = describe_heads(checkpoint)
+    head = heads.get(task.name) or (next(iter(heads.values())) if len(heads) == 1 else None)
+    if head is not None:
+        remedy = "" if is_own or not settings.trains else _NEW_HEAD
+        return take_labels(task, head, settings.data.data_dir, remedy)
+    if not settings.trains:
+        raise CheckpointError(
+            f"{checkpoint.metadata.get('path')}: has no classification head; train one first"
+        )
+    return task
 
 
 def head_arguments(task: Task) -> dict[str, Any]:
@@ -110,12 +155,10 @@ def load_features(
         splits.append("test")
     elif flags.write_prediction:
         logger.warning("%s: no test file, so no test_results.txt", data.data_dir)
-    features = load_splits(task, splits, data, tokenizer)
-    if flags.do_submit and (found := find_companion(task, data.data_dir)):
-        other, folder = found
-        data = replace(data, data_dir=str(folder))
-        features[_COMPANION] = load_splits(other, ["test"], data, tokenizer)["test"]
-    return features
+    if not splits:
+        # Raises DataError, which names the files that are looked for.
+        task.path(data.data_dir, (*task.eval_splits, "test")[0])
+    return load_splits(task, splits, data, tokenizer)
 
 
 def _exists(task: Task, data: DataConfig, split: str) -> bool:
@@ -157,19 +200,19 @@ def finish(
         if source.features.labels is not None and task.metrics:
             scores[split] = build_evaluation(task, split, source, size).score(outputs)
             runs.log_scores(split, scores[split])
-    world.on_rank_zero(write_results, settings, task, scores, predictions)
+    world.on_rank_zero(write_results, settings, inputs, scores, predictions)
 
 
 def write_results(
     settings: ClassifierSettings,
-    task: Task,
+    inputs: RunInputs,
     scores: Scores,
     predictions: Mapping[str, np.ndarray],
 ) -> None:
     """Write final scores, predictions and submission files below model_dir."""
     if settings.run.debug or not settings.run.model_dir:
         return
-    folder = Path(settings.run.model_dir)
+    folder, task, other = Path(settings.run.model_dir), inputs.task, inputs.companion
     atomic_write_json(folder / "final_scores.json", scores)
     for split, logits in predictions.items() if settings.task.write_prediction else ():
         name = "test" if split == "test" else "valid"
@@ -178,8 +221,7 @@ def write_results(
     if settings.task.do_submit:
         submit_dir = settings.task.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]
-        if _COMPANION in predictions and task.also_submits:
-            other = get_task(task.also_submits)
+        if other is not None:
             ids = decisions(other, predictions[_COMPANION])
             written.append(write_submission(other, ids, submit_dir))
         logger.info("submission: %s", ", ".join(str(path) for path in written))

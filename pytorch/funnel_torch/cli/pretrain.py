@@ -223,5 +223,6 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         training.train_steps / batches.steps_per_epoch,
         *(world.size, world.device, precision),
     )
+    training.schedule().warn_of_warmup()
     trainer.train(None if evaluator is None else partial(evaluator, model))
     output.log.close()

@@ -77,6 +77,8 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
         split: encode_race(read_race(task.data_dir, split), tokenizer, settings.sequences)
         for split in sorted(splits)
     }
+    for split, encoded in features.items():
+        encoded.report().log(split, task.data_dir, tokenizer.path)
     return RunInputs(features, run_context, factory, model)
 
 

@@ -159,7 +159,7 @@ class ModelFactory(Generic[Model]):
     def load(self, checkpoint: Path | None = None, initial: Checkpoint | None = None) -> Model:
         """Return the model of a ``checkpoint`` of this run; None: the initial model.
 
-        ``initial`` is the initial checkpoint if it has been read already.
+        ``initial`` is that checkpoint, or the initial one, if it has been read already.
         """
         init = self.init
         if checkpoint is not None:
@@ -247,6 +247,15 @@ def open_run(
         checkpoint = Path(run.model_dir) / "best"
     seed_everything(seed)
     return RunContext(directory, seed, checkpoint)
+
+
+def read_start(settings: ProgramSettings, run_context: RunContext) -> Checkpoint | None:
+    """Read the checkpoint from which a run starts or continues; None for random weights."""
+    flags = settings.init
+    init = InitConfig(checkpoint=flags.init_ckpt, config_path=flags.init_ckpt_config)
+    if run_context.checkpoint is not None:
+        init = InitConfig(checkpoint=str(run_context.checkpoint))
+    return read_initial_checkpoint(init)
 
 
 def open_output(

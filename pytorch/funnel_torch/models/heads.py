@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import LM_BIAS, LM_PROJECTION, SUMMARY, TOKEN_LOGITS
+from funnel.checkpoints.saved_head import describe_heads
+from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
@@ -76,11 +78,15 @@ def _find_classifiers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 class FunnelForSequenceClassification(PretrainedModel):
     """Classifies a sequence, or predicts a number for it (``regression``).
 
+    The problem types are those of transformers' ``problem_type``; a saved head of one output that
+    states none is a regression.
+
     Args:
         config: of the encoder.
-        num_labels: number of classes, 1 for regression.
+        num_labels: number of classes or, in regression, of numbers (one for the tasks here).
         regression: whether labels are numbers.
         cls_scope: name of the head in TensorFlow checkpoints, where it is the task's.
+        multi_label: whether several classes can hold at a time.
     """
 
     architecture = "FunnelForSequenceClassification"
@@ -91,9 +97,11 @@ class FunnelForSequenceClassification(PretrainedModel):
         num_labels: int = 2,
         regression: bool = False,
         cls_scope: str = "classification",
+        multi_label: bool = False,
     ) -> None:
         super().__init__(config)
         self.num_labels, self.regression, self.cls_scope = num_labels, regression, cls_scope
+        self.multi_label = multi_label
         self.funnel = FunnelEncoder(config)
         self.classifier = ClassificationHead(config, num_labels)
         initialize(self.classifier, config)
@@ -104,13 +112,16 @@ class FunnelForSequenceClassification(PretrainedModel):
         arguments: dict[str, Any] = {}
         for scope, kernel in _find_classifiers(checkpoint.tensors).items():
             arguments = {"num_labels": kernel.shape[1], "cls_scope": scope}
-        if checkpoint.metadata.get("problem_type") == "regression":
-            arguments["regression"] = True
+        heads = describe_heads(checkpoint)
+        if (head := heads.get(arguments.get("cls_scope", ""))) is not None:
+            arguments["regression"] = head.is_regression
+            arguments["multi_label"] = head.problem_type == MULTI_LABEL
         return arguments
 
     def head_metadata(self) -> dict[str, Any]:
         """Return number of labels, problem type and scope."""
-        problem_type = "regression" if self.regression else "single_label_classification"
+        problem_type = MULTI_LABEL if self.multi_label else SINGLE_LABEL
+        problem_type = REGRESSION if self.regression else problem_type
         return {
             "num_labels": self.num_labels,
             "problem_type": problem_type,
@@ -142,14 +153,17 @@ class FunnelForSequenceClassification(PretrainedModel):
             input_ids: [B, T].
             attention_mask: [B, T], 1 for a real token.
             token_type_ids: [B, T].
-            labels: class ids [B] (loss: cross entropy), or numbers for regression (loss: squared
-                error).
+            labels: class ids [B] (loss: cross entropy); numbers [B] (or [B, num_labels]) for
+                regression (loss: squared error); 0 or 1 for every class [B, num_labels] for
+                several labels (loss: binary cross entropy).
         """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.classifier(hidden)
         loss = None
         if labels is not None and self.regression:
-            loss = F.mse_loss(logits[:, 0], labels.float())
+            loss = F.mse_loss(logits.reshape(labels.shape), labels.float())
+        elif labels is not None and self.multi_label:
+            loss = F.binary_cross_entropy_with_logits(logits, labels.float())
         elif labels is not None:
             loss = F.cross_entropy(logits, labels)
         return HeadOutput(loss, logits)

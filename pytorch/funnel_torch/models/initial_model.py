@@ -16,8 +16,10 @@ from funnel.checkpoints.names import is_task_head
 from funnel.checkpoints.vocabulary import check_vocabulary
 from funnel.config.geometry import check_length
 from funnel.config.model import ModelConfig
+from funnel.tasks.labels import fold_label
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
+from funnel.utils.text import join_names
 
 if TYPE_CHECKING:
     from funnel_torch.models.pretrained import PretrainedModel
@@ -162,15 +164,15 @@ def check_num_labels(checkpoint: Checkpoint, path: str | Path, num_labels: int |
 
 
 def check_labels(checkpoint_labels: Sequence[str] | None, labels: Sequence[str] | None) -> None:
-    """Check that a head's outputs are read in the order they were trained in.
+    """Check that a head's outputs are read as the labels they were trained on.
 
     Raises:
-        ConfigError: both lists hold the same labels in different orders.
+        ConfigError: the labels or their order differ, in more than case and blanks.
     """
-    if checkpoint_labels is None or labels is None or list(checkpoint_labels) == list(labels):
+    if checkpoint_labels is None or labels is None:
         return
-    if sorted(checkpoint_labels) == sorted(labels):
+    if list(map(fold_label, checkpoint_labels)) != list(map(fold_label, labels)):
         raise ConfigError(
-            f"the checkpoint's labels are {', '.join(checkpoint_labels)} in this order, the "
-            f"task's are {', '.join(labels)}; --new_head starts with a fresh head"
+            f"the checkpoint's labels are {join_names(checkpoint_labels)} in this order, the "
+            f"task's are {join_names(labels)}; --new_head starts with a fresh head"
         )

@@ -30,7 +30,7 @@ def load_splits(
     splits = list(splits)
     if config.cache_dir and not Path(config.cache_dir).exists():
         for split in splits:
-            task.load(config.data_dir, split)
+            task.read(config.data_dir, split)
     features = {
         split: load_or_build(
             config.cache_dir or None,

@@ -113,6 +113,7 @@ def _log_sizes(
         *(config.batches.batch_size, world.size, config.batches.grad_accum),
         batches.examples_per_step,
     )
+    config.schedule(batches.steps_per_epoch).warn_of_warmup()
 
 
 def evaluate_all(

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
+from funnel.config.heads import SavedHead
 from funnel.config.model import ModelConfig
 from funnel.features.tfrecords import ExampleFile, RecordOptions, classifier_records
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
 from funnel.tasks.metrics import compute
 from funnel.tasks.predictions import write_predictions
+from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import CheckpointError, ConfigError
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import ClassifierSettings
 from funnel_tf.models.heads import classification_head
@@ -27,12 +30,13 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
-from funnel_tf.training.run_directory import RunDirectory
+from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 logger = logging.getLogger(__name__)
 
 # Name among the record files of the test set submitted along with that of the task (MNLI's AX).
 _COMPANION = "companion"
+_NEW_SCOPE = "--cls_scope=NAME starts with a fresh head"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class RunInputs:
     scope: str
     files: Mapping[str, ExampleFile]
     directory: RunDirectory | None
+    companion: Task | None
 
     @property
     def graph(self) -> BuildGraph:
@@ -79,7 +84,8 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval, --do_submit or --do_predict")
     configs.check_model_dir(settings)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
-    task = task.resolve_labels(data_dir)
+    if wanted.do_train:
+        task = task.resolve_labels(data_dir)
     split = settings.evaluation.eval_split
     source = task.sources.get(split)
     if wanted.do_eval and source is not None and (source.label is None or source.label_optional):
@@ -91,14 +97,60 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         configs.schedule_config(settings)  # refuses values out of range
         directory = runs.open_run(settings, tokenizer, task_name=task.name, labels=task.labels)
     scope = settings.classification.cls_scope or chosen.task_name.lower()
-    files = load_records(settings, task, tokenizer)
-    return RunInputs(task, tokenizer, config, scope, files, directory)
+    if directory is None:
+        scope, head = find_trained_head(settings, scope)
+        task = take_labels(task, head, data_dir)
+    elif initial := find_initial_head(settings, directory, scope):
+        task = take_labels(task, initial, data_dir, "" if directory.step else _NEW_SCOPE)
+    companion = find_companion(task, data_dir) if chosen.do_submit else None
+    files = load_records(settings, task, tokenizer, companion)
+    other = None if companion is None else companion[0]
+    return RunInputs(task, tokenizer, config, scope, files, directory, other)
+
+
+def find_trained_head(settings: ClassifierSettings, scope: str) -> tuple[str, SavedHead]:
+    """Return scope and description of the head that is evaluated without training.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it has no such head.
+    """
+    folder = settings.eval_model_dir or settings.run.model_dir or ""
+    prefix = saved_steps(folder)[-1].prefix
+    heads = read_heads(prefix)
+    # Unless a scope is asked for, the only head is meant, whatever the task was called in training.
+    if scope not in heads and len(heads) == 1 and not settings.classification.cls_scope:
+        (scope,) = heads
+    if scope not in heads:
+        others = f" (only of {', '.join(heads)})" if heads else ""
+        raise CheckpointError(
+            f"{prefix}: has no classification head model/{scope}/logit{others}; "
+            "--cls_scope names the scope it was trained with"
+        )
+    return scope, heads[scope]
+
+
+def find_initial_head(
+    settings: ClassifierSettings, directory: RunDirectory, scope: str
+) -> SavedHead | None:
+    """Return the head that training starts from; None for a fresh one."""
+    if directory.step:
+        return read_heads(saved_steps(directory.path)[-1].prefix).get(scope)
+    run = settings.run
+    if not run.init_checkpoint:
+        return None
+    return read_heads(run.init_checkpoint, run.model_config or None).get(scope)
 
 
 def load_records(
-    settings: ClassifierSettings, task: Task, tokenizer: Tokenizer
+    settings: ClassifierSettings,
+    task: Task,
+    tokenizer: Tokenizer,
+    companion: tuple[Task, Path] | None = None,
 ) -> dict[str, ExampleFile]:
-    """Return the record files of this run by split; those that do not fit are rebuilt."""
+    """Return the record files of this run by split; those that do not fit are rebuilt.
+
+    ``companion`` is the task submitted with this one, and the directory of its data.
+    """
     details, data_dir = settings.classification, settings.task.data_dir
     options = RecordOptions(details.overwrite_data, segments=settings.segments)
     wanted: dict[str, RecordOptions] = {}
@@ -115,8 +167,8 @@ def load_records(
         split: classifier_records(folder, task, split, data_dir, tokenizer, length, chosen)
         for split, chosen in wanted.items()
     }
-    if settings.task.do_submit and (found := find_companion(task, data_dir)):
-        other, other_dir = found
+    if companion is not None:
+        other, other_dir = companion
         folder = str(Path(folder, other.name))
         files[_COMPANION] = classifier_records(
             folder, other, "test", str(other_dir), tokenizer, length, wanted["test"]
@@ -155,9 +207,8 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
         return
     submit_dir = requested.submit_dir or folder / "submit"
     written = [write_submission(task, found["predictions"], submit_dir)]
-    if _COMPANION in inputs.files:
+    if (other := inputs.companion) is not None:
         found = runs.predict_examples(run, inputs.graph, inputs.files[_COMPANION], checkpoint)
-        other = get_task(task.also_submits)
         written.append(write_submission(other, found["predictions"], submit_dir))
     logger.info("%s: submission %s", checkpoint, ", ".join(str(path) for path in written))
 

@@ -122,6 +122,7 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
     """Train up to --train_steps from the last checkpoint in ``directory``; return the last step."""
     seed, first = configs.choose_seed(settings.run.seed, directory.seed), directory.step
     run = run_settings(settings, seed)
+    configs.schedule_config(settings).warn_of_warmup()
     directory.create(job.config, {"seed": seed, "command": sys.argv}, job.metadata)
     init = initial_model(settings, directory, job.with_optimizer) if first == 0 else None
     # On a TPU the host call writes summaries; hooks do not see the values of every step there.
