@@ -17,6 +17,7 @@ overwrite_run PCSR
 deterministic PCSR
 layer_decay PCSR
 eval_all_ckpt CSR
+eval_wait PCSR
 verbose D
 hide_masked P
 num_proc D

@@ -77,6 +77,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
 
     head, arguments = FunnelForSequenceClassification, head_arguments(task)
     length, labels = data.max_length, task.labels

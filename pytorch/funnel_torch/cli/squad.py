@@ -101,6 +101,9 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": factory.tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, trains=trains)
+    predict_dir, model_dir = settings.files.predict_dir, settings.run.model_dir
+    folders = {"predict_dir": predict_dir} if predict_dir else {"model_dir": model_dir}
+    runs.check_results(settings, run_context, **folders)
     model = factory.load(run_context.checkpoint)
     scorer = make_scorer(settings, factory.tokenizer) if path else None
     train = None

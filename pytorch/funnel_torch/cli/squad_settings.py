@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, check_squad_numbers, list_checkpoints
@@ -58,6 +59,16 @@ class SquadSettings(FineTuneSettings):
     head: AnswerConfig = group("answers", AnswerConfig)
     answers: AnswerSettings = group("answers", AnswerSettings)
     ensemble: EnsembleSettings = group("ensemble", EnsembleSettings)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains a model."""
+        return self.task.do_train
+
+    @property
+    def trained_model(self) -> Path | None:
+        """The model to evaluate without training; an ensemble names its own."""
+        return None if self.ensemble.do_ensemble else super().trained_model
 
     @property
     def members(self) -> tuple[str, ...]:

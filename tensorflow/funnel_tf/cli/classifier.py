@@ -59,8 +59,7 @@ def run(settings: ClassifierSettings) -> None:
         step = train(settings, inputs, inputs.directory)
     best = evaluate(settings, inputs) if settings.run.do_eval else None
     if settings.task.do_submit or settings.task.do_predict:
-        folder = settings.eval_model_dir or settings.run.model_dir
-        write_results(settings, inputs, best or runs.best_or_last_checkpoint(folder))
+        write_results(settings, inputs, best or runs.best_or_last_checkpoint(settings))
     if inputs.directory is not None:
         inputs.directory.finish(step, settings.training.train_steps)
 

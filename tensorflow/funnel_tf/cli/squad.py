@@ -24,6 +24,7 @@ from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
+from funnel.utils.run_directory import refuse_foreign_results
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import SquadSettings
 from funnel_tf.models.modeling import ModelInputs
@@ -88,6 +89,9 @@ def check(settings: SquadSettings) -> None:
     # Only a run of training or prediction has a directory of its own.
     is_run = not (task.prepro_split or joint.do_ensemble)
     check_given(**({"model_dir": settings.run.model_dir} if is_run else {}), **required)
+    if is_run and settings.files.predict_dir and settings.run.model_dir:
+        folder = settings.files.predict_dir
+        refuse_foreign_results(folder, settings.run.model_dir, "--predict_dir")
 
 
 def preprocess(settings: SquadSettings) -> None:
@@ -149,7 +153,7 @@ def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) ->
         atomic_write_json(folder / "final_scores.json", {"dev": best.metrics})
         return
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
-    checkpoint = runs.best_or_last_checkpoint(model_dir)
+    checkpoint = runs.best_or_last_checkpoint(settings)
     write_answers(answer(settings, graph, questions, checkpoint), folder)
 
 
