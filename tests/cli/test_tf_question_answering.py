@@ -137,3 +137,18 @@ def test_race_trains_scores_all_checkpoints_and_another_split(tmp_path, capsys):
     assert invoke(race, _flags(tmp_path, **(flags | evaluation))) == 0
     best = json.loads((tmp_path / "run" / "best_result.json").read_text())
     assert (best["split"], best["step"], best["metric"]) == ("test", 6, "accuracy")
+
+
+def test_squad_trains_on_records_alone(squad, answered, capsys, tmp_path):
+    """The shards of another machine, without the file that they were made from."""
+    wanted = {"do_train": True, "train_steps": 2, "train_file": tmp_path / "gone.json"}
+    assert invoke(squad, _squad_flags(answered, tmp_path / "run", **wanted)) == 0
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.index")) == [
+        "model.ckpt-0.index",
+        "model.ckpt-2.index",
+    ]
+    none = {"output_dir": tmp_path / "empty", "model_dir": tmp_path / "other"}
+    refuse(squad, capsys, _squad_flags(answered, **(wanted | none)), "gone.json", "no records")
+    none |= {"do_train": True, "train_file": None}
+    refuse(squad, capsys, _squad_flags(answered, **none), "--train_file=: is needed", "no records")
+    assert not (tmp_path / "other").exists()

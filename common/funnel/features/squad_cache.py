@@ -65,10 +65,15 @@ class SquadSource:
         """Return everything that determines the windows, as JSON values."""
         with name_read_errors(Path(self.path)):
             content = sha256_file(self.path)
+        # The order is that of the keys in existing caches, which hold them as one text.
+        first = {"task": "squad", "version_of_data": self.version, "data_sha256": content}
+        return first | self.settings_key(tokenizer)
+
+    def settings_key(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return everything but the data that determines the windows, as JSON values."""
         return {
             "task": "squad",
             "version_of_data": self.version,
-            "data_sha256": content,
             "limit": self.limit,
             "uncased": tokenizer.uncased,
             "tokenizer_sha256": tokenizer.fingerprint,

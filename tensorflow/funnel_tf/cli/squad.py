@@ -16,6 +16,7 @@ from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import SquadScorer, score_ensemble
 from funnel.features.squad_tfrecords import (
     count_recorded_shards,
+    find_train_records,
     squad_eval_records,
     squad_train_records,
 )
@@ -88,6 +89,8 @@ def check(settings: SquadSettings) -> None:
     required = work.required_flags(settings.files, joint)
     # Only a run of training or prediction has a directory of its own.
     is_run = not (task.prepro_split or joint.do_ensemble)
+    if is_run:
+        required.pop("train_file", None)  # records may take its place
     check_given(**({"model_dir": settings.run.model_dir} if is_run else {}), **required)
     if is_run and settings.files.predict_dir and settings.run.model_dir:
         folder = settings.files.predict_dir
@@ -124,8 +127,13 @@ def train_and_predict(settings: SquadSettings) -> None:
 
 
 def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[ExampleFile]:
-    """Return all shards of the training records; those that do not fit are rebuilt."""
+    """Return all shards of the training records; those that do not fit are rebuilt.
+
+    Without --train_file they must all exist.
+    """
     source, folder = _source(settings, "train"), settings.records.output_dir
+    if not Path(source.path).is_file():
+        return find_train_records(folder, source, tokenizer)
     shards = count_recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
     seed = settings.run.seed or 0
     return [
