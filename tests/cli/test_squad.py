@@ -195,3 +195,17 @@ def test_finished_run_is_not_overwritten(finished, program, capsys, tmp_path):
     argv = SQUAD.arguments(finished, model_dir=tmp_path / "run", overwrite=True, do_predict=None)
     assert invoke(program, [*argv, "--epochs=1"]) == 0
     assert not (tmp_path / "run" / "predictions.json").exists()
+
+
+def test_training_on_the_cache_alone(finished, folder, program, capsys):
+    changes = {"output_dir": folder / "cache"}
+    assert invoke(program, SQUAD.arguments(folder, **changes, prepro_split="train")) == 0
+    (folder / "train.json").unlink()
+    assert invoke(program, SQUAD.arguments(folder, **changes, train_file=None)) == 0
+    assert curve(folder / "run") == curve(finished / "run")
+    changes |= {"max_query_length": 3, "model_dir": folder / "other"}
+    refuse(
+        *(program, capsys, SQUAD.arguments(folder, **changes)),
+        "train.json: does not exist",
+        "no windows that fit",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from funnel.cli.squad import build_source
 from funnel.features.squad import SquadWindows
-from funnel.features.squad_cache import load_or_build_windows
+from funnel.features.squad_cache import find_train_windows, load_or_build_windows
 from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
 from funnel.tasks.squad import SquadData
@@ -83,6 +83,15 @@ def load_questions(
     return found.data, found.windows
 
 
+def load_train_windows(settings: SquadSettings, tokenizer: Tokenizer) -> SquadWindows:
+    """Return the windows to train on; without --train_file they must be in the cache."""
+    files, cache = settings.files, settings.cache
+    if Path(files.train_file).is_file():
+        return load_questions(settings, "train", tokenizer)[1]
+    source = build_source(files, "train", settings.windows, debug_mode=cache.debug_mode)
+    return find_train_windows(source, tokenizer, cache.output_dir)
+
+
 def make_scorer(settings: SquadSettings, tokenizer: Tokenizer) -> SquadScorer:
     """Return the questions of --predict_file, ready to be answered and scored."""
     data, windows = load_questions(settings, "eval", tokenizer)
@@ -108,7 +117,7 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     scorer = make_scorer(settings, factory.tokenizer) if path else None
     train = None
     if trains:
-        train = load_questions(settings, "train", factory.tokenizer)[1]
+        train = load_train_windows(settings, factory.tokenizer)
         if scorer is not None and not scorer.has_gold:
             raise DataError(
                 f"{path}: has no answers to choose the best model by; "

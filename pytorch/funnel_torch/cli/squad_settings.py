@@ -88,7 +88,10 @@ class SquadSettings(FineTuneSettings):
         check_squad_numbers(self.head, self.answers, self.cache.num_proc)
         split, trains, predicts = self.cache.prepro_split, self.task.do_train, self.task.do_predict
         work = SquadWork(trains, predicts, split)
-        check_given(**work.required_flags(self.files, self.ensemble))
+        required = work.required_flags(self.files, self.ensemble)
+        if trains and not split and self.cache.output_dir:
+            required.pop("train_file", None)  # the cache may take its place
+        check_given(**required)
         if split:
             check_given(output_dir=self.cache.output_dir)
         elif self.ensemble.do_ensemble:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from funnel.config.squad import WindowConfig
-from funnel.features.squad_cache import SquadSource
+from funnel.features.squad_cache import SquadSource, find_train_windows, load_or_build_windows
 from funnel.features.squad_tfrecords import find_train_records, squad_train_records
 from funnel.features.tfrecords import (
     RaceConfig,
@@ -133,3 +133,17 @@ def test_race_without_data(tmp_path):
     assert race_records(*place, config) == written
     with pytest.raises(DataError, match="different max_qa_length"):
         race_records(*place, RaceConfig(max_seq_length=32, max_qa_length=9))
+
+
+def test_cached_windows_without_the_file(folder):
+    source, tokenizer = SquadSource(str(folder / "train.json"), windows=SHAPE), _tokenizer(folder)
+    written = load_or_build_windows(source, tokenizer, folder / "cache", "train").windows
+    (folder / "train.json").unlink()
+    found = find_train_windows(source, tokenizer, folder / "cache")
+    assert (found.sequences.tokens == written.sequences.tokens).all()
+    assert (found.start_positions == written.start_positions).all()
+    for other in (SquadSource("", "v1", SHAPE), SquadSource("", windows=WindowConfig(28, 4, 9))):
+        with pytest.raises(DataError, match="--train_file=: is needed; .* no windows that fit"):
+            find_train_windows(other, tokenizer, folder / "cache")
+    with pytest.raises(DataError, match="train.json: does not exist; there is no cache"):
+        find_train_windows(source, tokenizer, "")
