@@ -42,7 +42,7 @@ ORIGINAL = {
         for name in ("unk", "bos", "eos", "cls", "sep", "pad", "mask", "eod", "eop")
     },
 }
-ADDED = {"num_proc": None}
+ADDED = {"num_proc": None, "verbosity": 0, "alsologtostderr": False, "logtostderr": False}
 
 
 def command(folder, *flags):

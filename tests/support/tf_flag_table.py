@@ -19,6 +19,9 @@ layer_decay PCSR
 eval_all_ckpt CSR
 eval_wait PCSR
 verbose D
+verbosity PCSRD
+alsologtostderr PCSRD
+logtostderr PCSRD
 hide_masked P
 num_proc D
 text_column C
@@ -34,6 +37,7 @@ delimiter C
 metric C
 """
 ALIASES = {
+    "v": ("PCSRD", "verbosity"),
     "model_config_path": ("PCSR", "model_config"),
     "eval_batch_size": ("S", "predict_batch_size"),
 }

@@ -96,7 +96,9 @@ def distributed_config(
 def log_notices(settings: ProgramSettings, processes: int) -> None:
     """Log which flags of the original have another meaning here."""
     device = settings.device
-    if device.fp16:
+    if device.fp16 and device.amp_opt == "O0":
+        logger.info("--amp_opt=O0: no mixed precision, --fp16 has no effect")
+    elif device.fp16:
         logger.info("--fp16: native mixed precision; --amp_opt=%s is ignored", device.amp_opt)
     if processes > 1 and settings.distributed.ddp_backend == "apex":
         logger.info("--ddp_backend=apex: torch's DistributedDataParallel is used")

@@ -67,7 +67,10 @@ class DeviceSettings:
     bf16: bool = setting(False, "bfloat16 autocast", exclusive="precision")
     fp16: bool = setting(False, "float16 autocast with loss scaling", exclusive="precision")
     amp_opt: str = setting(
-        "O2", "level of apex; native AMP is used", choices=("O1", "O2"), affects_result=False
+        "O2",
+        "level of apex; native AMP is used, and with O0 none",
+        choices=("O0", "O1", "O2"),
+        affects_result=False,
     )
     compile: bool = setting(False, "torch.compile the training step")
     int8: bool = setting(False, "8-bit linear layers; evaluation on a CPU")
@@ -75,7 +78,9 @@ class DeviceSettings:
     @property
     def precision(self) -> str:
         """``fp32``, ``bf16`` or ``fp16``."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        # O0 is apex's name for no mixed precision.
+        fp16 = self.fp16 and self.amp_opt != "O0"
+        return "bf16" if self.bf16 else "fp16" if fp16 else "fp32"
 
     def length_step(self, max_length: int) -> int:
         """Return the number that padded lengths are multiples of."""
@@ -191,7 +196,8 @@ class ProgramSettings:
 
     def result_affecting_config(self) -> dict[str, Any]:
         """Return the flags that decide what a run computes: two runs are the same if these are."""
-        return result_affecting_config(self, lambda path: str(Path(path).resolve()))
+        found = result_affecting_config(self, lambda path: str(Path(path).resolve()))
+        return found | {"fp16": self.device.precision == "fp16"}
 
 
 @dataclass(frozen=True)
