@@ -92,6 +92,7 @@ OURS = {
     "do_submit": False,
     "eval_steps": None,
     "grad_accum": 1,
+    "indexed_predictions": False,
     "int8": False,
     "label_column": "label",
     "labels": None,

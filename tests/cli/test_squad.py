@@ -66,6 +66,17 @@ def test_files_are_official_and_scores_are_theirs(finished):
     assert scores["best_f1"] == read(run / "best_result.json")["score"]
 
 
+def test_logits_are_written_if_asked_for(finished, program, tmp_path):
+    wanted = {"do_train": None, "save_logits": True, "predict_dir": tmp_path / "answers"}
+    assert invoke(program, SQUAD.arguments(finished, **wanted)) == 0
+    logits = read(tmp_path / "answers" / "logits.json")
+    assert len({row["unique_id"] for row in logits}) == len(logits) >= 12
+    assert read(tmp_path / "answers" / "null_odds.json") == read(finished / "run/null_odds.json")
+    assert min(row["cls_logits"] for row in logits) == pytest.approx(
+        min(read(finished / "run" / "null_odds.json").values())
+    )
+
+
 def test_cache_is_filled_and_used(finished, folder, program, monkeypatch):
     changes = {"output_dir": folder / "cache"}
     for split in ("train", "eval"):

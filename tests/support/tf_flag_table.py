@@ -18,6 +18,8 @@ deterministic PCSR
 layer_decay PCSR
 eval_all_ckpt CSR
 eval_wait PCSR
+save_logits S
+indexed_predictions C
 verbose D
 verbosity PCSRD
 alsologtostderr PCSRD

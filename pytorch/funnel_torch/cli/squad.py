@@ -18,7 +18,7 @@ from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import runs
 from funnel_torch.cli.squad_settings import SquadSettings
 from funnel_torch.data.batching import PaddedSource
-from funnel_torch.tasks.finetune import predict
+from funnel_torch.tasks.finetune import Outputs, predict
 from funnel_torch.tasks.squad import SquadScorer, TrainableQuestionAnswering
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
@@ -153,19 +153,17 @@ def train(
     return runs.train(settings, inputs.run, inputs.factory, model, source, evaluations, world)
 
 
-def find_answers(
+def predict_windows(
     settings: SquadSettings,
     model: TrainableQuestionAnswering,
     scorer: SquadScorer,
     pad_id: int,
     world: DistributedContext,
-) -> SquadAnswers:
-    """Return the answers of a model, in every process."""
+) -> Outputs:
+    """Return the outputs of a model for all windows, in every process."""
     source = make_source(settings, model, scorer.windows, pad_id)
     size, precision = settings.evaluation.valid_bsz, settings.device.precision
-    return scorer.answers(
-        predict(model, source, BEAM_FIELDS, world, batch_size=size, precision=precision)
-    )
+    return predict(model, source, BEAM_FIELDS, world, batch_size=size, precision=precision)
 
 
 def finish(
@@ -177,17 +175,20 @@ def finish(
 ) -> None:
     """Predict if asked to; write answers and scores."""
     scores, answers, scorer = dict(known), None, inputs.scorer
+    model_dir = "" if settings.run.debug else settings.run.model_dir
+    folder = settings.files.predict_dir or model_dir
     if settings.task.do_predict and scorer is not None:
         pad_id = inputs.factory.tokenizer.special.pad_id
-        answers = find_answers(settings, model, scorer, pad_id, world)
+        outputs = predict_windows(settings, model, scorer, pad_id, world)
+        answers = scorer.answers(outputs)
+        if folder and settings.files.save_logits:
+            world.on_rank_zero(scorer.write_logits, outputs, folder)
         if scorer.has_gold:
             scores["dev"] = scorer.score(answers)
         else:
             logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     for split, values in scores.items():
         runs.log_scores(split, values)
-    model_dir = "" if settings.run.debug else settings.run.model_dir
-    folder = settings.files.predict_dir or model_dir
     if folder:
         world.on_rank_zero(write_results, folder, answers, scores)
 
@@ -214,7 +215,8 @@ def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
     for path in settings.members:
         member = replace(factory, init=replace(factory.init, checkpoint=path))
         model, pad_id = member.load().to(world.device), factory.tokenizer.special.pad_id
-        members.append(find_answers(settings, model, scorer, pad_id, world))
+        outputs = predict_windows(settings, model, scorer, pad_id, world)
+        members.append(scorer.answers(outputs))
     predictions, scores = score_ensemble(scorer, members, flags)
     if scores:
         runs.log_scores("dev", scores)

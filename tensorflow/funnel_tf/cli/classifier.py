@@ -149,7 +149,8 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
     run = runs.evaluation_settings(settings, settings.classification.predict_batch_size)
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
     if requested.do_predict:
-        write_predictions(folder / "test_results.txt", task, found["predictions"])
+        path, indexed = folder / "test_results.txt", requested.indexed_predictions
+        write_predictions(path, task, found["predictions"], indexed=indexed)
     if not requested.do_submit:
         return
     submit_dir = requested.submit_dir or folder / "submit"

@@ -167,6 +167,9 @@ class ClassifierTask:
         "write test_results.txt: the predicted label of every test example",
         affects_result=False,
     )
+    indexed_predictions: bool = setting(
+        False, "new: in test_results.txt, a header and index<tab>label", affects_result=False
+    )
 
 
 @dataclass(frozen=True)

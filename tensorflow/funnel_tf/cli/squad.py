@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
@@ -58,7 +61,7 @@ class _BestAnswers:
     def score(self, checkpoint: Path) -> Scores:
         """Return the metrics of a checkpoint."""
         scorer = self.questions.scorer
-        answers = answer(self.settings, self.graph, self.questions, checkpoint)
+        answers = answer_and_write(self.settings, self.graph, self.questions, checkpoint)
         metrics = scorer.score(answers)
         if self.answers is None or metrics[scorer.target] > self.metrics[scorer.target]:
             self.answers, self.metrics = answers, metrics
@@ -153,8 +156,7 @@ def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
 
 def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) -> None:
     """Score the answers of all checkpoints; write those of the best one and its scores."""
-    model_dir, best = settings.run.model_dir, _BestAnswers(settings, graph, questions)
-    folder = Path(settings.files.predict_dir or model_dir)
+    best, folder = _BestAnswers(settings, graph, questions), _predict_dir(settings)
     if questions.scorer.has_gold:
         runs.evaluate_and_keep(settings, best.score)
         write_answers(best.answers, folder)
@@ -162,19 +164,36 @@ def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) ->
         return
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     checkpoint = runs.best_or_last_checkpoint(settings)
-    write_answers(answer(settings, graph, questions, checkpoint), folder)
+    write_answers(answer_and_write(settings, graph, questions, checkpoint), folder)
 
 
-def answer(
+def _predict_dir(settings: SquadSettings) -> Path:
+    return Path(settings.files.predict_dir or settings.run.model_dir)
+
+
+def answer_and_write(
     settings: SquadSettings, graph: BuildGraph, questions: Questions, checkpoint: Path
 ) -> SquadAnswers:
-    """Return the answers of a checkpoint."""
+    """Return the answers of a checkpoint, and write them to files that begin with its step."""
+    found = predict_windows(settings, graph, questions, checkpoint)
+    answers, folder = questions.scorer.answers(found), _predict_dir(settings)
+    prefix = checkpoint.name.rpartition("-")[2] + "."
+    write_answers(answers, folder, prefix)
+    if settings.files.save_logits:
+        questions.scorer.write_logits(found, folder, prefix)
+    return answers
+
+
+def predict_windows(
+    settings: SquadSettings, graph: BuildGraph, questions: Questions, checkpoint: Path
+) -> Mapping[str, np.ndarray]:
+    """Return the outputs of a checkpoint for all windows."""
     file = questions.file
     run = runs.evaluation_settings(settings, settings.squad.predict_batch_size)
     found = runs.predict_examples(run, graph, file, checkpoint)
     if not (found["unique_ids"] == questions.scorer.windows.unique_ids).all():
         raise DataError(f"{file.path}: is not in the order of its windows; delete it")
-    return questions.scorer.answers(found)
+    return found
 
 
 def ensemble(settings: SquadSettings) -> None:
@@ -185,7 +204,8 @@ def ensemble(settings: SquadSettings) -> None:
     opinions = []
     for member, prefix in members:
         graph = _graph(member, configs.model_config(member, tokenizer))
-        opinions.append(answer(member, graph, questions, prefix))
+        found = predict_windows(member, graph, questions, prefix)
+        opinions.append(questions.scorer.answers(found))
     predictions, scores = score_ensemble(questions.scorer, opinions, joint)
     text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     logger.info("%s", text or "no answers are known, so there are no scores")

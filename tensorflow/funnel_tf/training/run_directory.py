@@ -55,6 +55,8 @@ class RunDirectory(BaseRunDirectory):
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
+        *("test_results.txt", "final_scores.json", "*predictions.json", "*null_odds.json"),
+        "*.logits.json",
     )
 
     def __init__(
