@@ -15,8 +15,9 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
+from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.flags import parse_settings
-from funnel.config.settings import setting
+from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 
@@ -34,10 +35,11 @@ class CheckpointPaths:
         "",
         "PyTorch config to write; default: net_config.pytorch.json next to the .pt file",
     )
+    absl: AbslLogging = group("messages", AbslLogging)
 
 
 def main() -> None:
-    paths = parse_settings(CheckpointPaths, __doc__)
+    paths = parse_settings(CheckpointPaths, __doc__, absl_booleans=True)
     for name in ("input_ckpt_path", "output_pt_path"):
         if not getattr(paths, name):
             raise ConfigError(f"--{name} is missing")

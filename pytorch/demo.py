@@ -171,8 +171,8 @@ def score_baselines(data: Path) -> dict[str, dict[str, float]]:
 
 def score_funnel(data: Path, model_dir: Path) -> float:
     """Return the test accuracy of the trained model, from its prediction file."""
-    rows = (model_dir / "test_results.txt").read_text(encoding="utf-8").splitlines()[1:]
-    return compute_accuracy([row.split("\t")[1] for row in rows], read_texts(data, "test")[1])
+    predictions = (model_dir / "test_results.txt").read_text(encoding="utf-8").splitlines()
+    return compute_accuracy(predictions, read_texts(data, "test")[1])
 
 
 def report(results: dict[str, float], output: Path, seconds: float) -> None:

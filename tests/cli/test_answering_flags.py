@@ -12,6 +12,7 @@ from funnel_torch.cli.squad_settings import SquadSettings
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {
     *("dataset", "data_dir", "test_only", "write_prediction", "do_submit", "submit_dir"),
+    "indexed_predictions",
     *("text_column", "text_b_column", "label_column", "labels", "regression", "metric"),
     *("train_file", "dev_file", "test_file", "no_header", "delimiter"),
 }
@@ -24,6 +25,7 @@ SQUAD = LONG | {
     "do_train": False,
     "do_predict": False,
     "predict_dir": "",
+    "save_logits": False,
     "target_eval_key": "best_f1",
     "max_query_length": 64,
     "doc_stride": 128,

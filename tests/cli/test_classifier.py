@@ -76,8 +76,9 @@ def test_prediction_and_submission_files(finished):
     assert submission[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in submission[1:]] == [str(i) for i in range(9)]
     assert {line.split("\t")[1] for line in submission[1:]} <= {"0", "1"}
-    assert (run / "test_results.txt").read_text().splitlines() == submission
-    assert len((run / "valid_results.txt").read_text().splitlines()) == 13
+    labels = [line.split("\t")[1] for line in submission[1:]]
+    assert (run / "test_results.txt").read_text().splitlines() == labels
+    assert len((run / "valid_results.txt").read_text().splitlines()) == 12
 
 
 def test_finished_run_is_not_overwritten(finished, program, capsys):
@@ -157,7 +158,7 @@ def test_regression_on_own_tsv_without_header(folder, program):
         (folder / f"{split}.tsv").write_text("".join(rows))
     argv = arguments(folder, dataset="tsv", data_dir=folder, regression=True, no_header=True)
     argv += ["--label_column=0", "--text_column=1", "--text_b_column=-1", "--epochs=1"]
-    assert invoke(program, [*argv, "--write_prediction"]) == 0
+    assert invoke(program, [*argv, "--write_prediction", "--indexed_predictions"]) == 0
     scores = json.loads((folder / "run" / "best_result.json").read_text())["scores"]["dev"]
     assert next(iter(scores)) == "pearson_spearman"
     predictions = (folder / "run" / "valid_results.txt").read_text().splitlines()[1:]

@@ -78,7 +78,7 @@ CHOICES = {
     "tokenizer_type": {"word_piece", "sent_piece"},
     "ddp_backend": {"pytorch", "apex"},
     "pooling_type": {"mean", "max"},
-    "amp_opt": {"O1", "O2"},
+    "amp_opt": {"O0", "O1", "O2"},
 }
 OURS = {
     "adam_beta1": 0.9,
@@ -92,6 +92,7 @@ OURS = {
     "do_submit": False,
     "eval_steps": None,
     "grad_accum": 1,
+    "indexed_predictions": False,
     "int8": False,
     "label_column": "label",
     "labels": None,
@@ -206,6 +207,17 @@ def test_process_comes_from_the_launcher_or_the_flags():
     assert place.init_method == "tcp://127.0.0.1:11111"
     with pytest.raises(ConfigError, match="RANK"):
         runs.distributed_config(settings, {"RANK": "x", "WORLD_SIZE": "2"})
+
+
+def test_apex_levels_and_backends_in_any_spelling():
+    assert _parse("--fp16").device.precision == "fp16"
+    assert _parse("--fp16", "--amp_opt=o1").device.precision == "fp16"
+    plain = _parse("--fp16", "--amp_opt=O0")
+    assert plain.device.precision == "fp32"
+    assert plain.result_affecting_config() == _parse().result_affecting_config()
+    for spelling in ("PyTorch", "pytorch", "APEX"):
+        ddp_backend = _parse(f"--ddp_backend={spelling}").distributed.ddp_backend
+        assert ddp_backend == spelling.lower()
 
 
 def test_model_size_sets_all_widths():

@@ -42,7 +42,13 @@ ORIGINAL = {
         for name in ("unk", "bos", "eos", "cls", "sep", "pad", "mask", "eod", "eop")
     },
 }
-ADDED = {"num_proc": None, "use_all_text": True}
+ADDED = {
+    "num_proc": None,
+    "use_all_text": True,
+    "verbosity": 0,
+    "alsologtostderr": False,
+    "logtostderr": False,
+}
 
 
 def command(folder, *flags):

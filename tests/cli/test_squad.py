@@ -66,6 +66,17 @@ def test_files_are_official_and_scores_are_theirs(finished):
     assert scores["best_f1"] == read(run / "best_result.json")["score"]
 
 
+def test_logits_are_written_if_asked_for(finished, program, tmp_path):
+    wanted = {"do_train": None, "save_logits": True, "predict_dir": tmp_path / "answers"}
+    assert invoke(program, SQUAD.arguments(finished, **wanted)) == 0
+    logits = read(tmp_path / "answers" / "logits.json")
+    assert len({row["unique_id"] for row in logits}) == len(logits) >= 12
+    assert read(tmp_path / "answers" / "null_odds.json") == read(finished / "run/null_odds.json")
+    assert min(row["cls_logits"] for row in logits) == pytest.approx(
+        min(read(finished / "run" / "null_odds.json").values())
+    )
+
+
 def test_cache_is_filled_and_used(finished, folder, program, monkeypatch):
     changes = {"output_dir": folder / "cache"}
     for split in ("train", "eval"):
@@ -195,3 +206,17 @@ def test_finished_run_is_not_overwritten(finished, program, capsys, tmp_path):
     argv = SQUAD.arguments(finished, model_dir=tmp_path / "run", overwrite=True, do_predict=None)
     assert invoke(program, [*argv, "--epochs=1"]) == 0
     assert not (tmp_path / "run" / "predictions.json").exists()
+
+
+def test_training_on_the_cache_alone(finished, folder, program, capsys):
+    changes = {"output_dir": folder / "cache"}
+    assert invoke(program, SQUAD.arguments(folder, **changes, prepro_split="train")) == 0
+    (folder / "train.json").unlink()
+    assert invoke(program, SQUAD.arguments(folder, **changes, train_file=None)) == 0
+    assert curve(folder / "run") == curve(finished / "run")
+    changes |= {"max_query_length": 3, "model_dir": folder / "other"}
+    refuse(
+        *(program, capsys, SQUAD.arguments(folder, **changes)),
+        "train.json: does not exist",
+        "no windows that fit",
+    )

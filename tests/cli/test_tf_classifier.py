@@ -54,7 +54,8 @@ def test_outputs_of_a_run(trained):
     assert kept == {f"{best['checkpoint']}.index", "model.ckpt-4.index"}
     lines = (run / "submit" / "CoLA.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 10
-    assert (run / "test_results.txt").read_text().splitlines() == lines
+    labels = [line.split("\t")[1] for line in lines[1:]]
+    assert (run / "test_results.txt").read_text().splitlines() == labels
     recorded = json.loads((run / "run_config.json").read_text())
     assert recorded["seed"] == 1 and recorded["settings"]["learning_rate"] == 1e-3
     assert sorted(_losses(run)) == [1, 2, 3, 4]
@@ -144,6 +145,7 @@ def test_regression_on_own_data(program, tmp_path):
         write(tmp_path / "own" / f"{split}.csv", "\n".join(["review,stars", *rows]) + "\n")
     own = {"task_name": "csv", "text_column": "review", "label_column": "stars"}
     own |= {"regression": True, "data_dir": tmp_path / "own", "do_eval": True, "do_predict": True}
+    own["indexed_predictions"] = True
     assert invoke(program, classifier_flags(tmp_path, train_steps=2, **own)) == 0
     best = json.loads((tmp_path / "run" / "best_result.json").read_text())
     assert best["metric"] == "pearson_spearman"

@@ -45,6 +45,7 @@ def answered(squad, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tf-squad")
     write_squad(folder)
     wanted = {"do_train": True, "do_predict": True, "save_steps": 3, "num_proc": 2}
+    wanted["save_logits"] = True
     assert invoke(squad, _squad_flags(folder, eval_start_step=0, **wanted)) == 0
     return folder
 
@@ -67,6 +68,7 @@ def test_squad_answers_every_question_by_the_best_checkpoint(answered):
     files = [f"{name}.json" for name in ("predictions", "nbest_predictions", "null_odds")]
     for name in files:
         assert json.loads((run / name).read_text()).keys() == questions
+    _check_files_of_every_checkpoint(run, files, answered / "records")
     rows = [r for r in read_metrics(run / "metrics.jsonl") if r["split"] == "dev"]
     best = json.loads((run / "best_result.json").read_text())
     assert [row["step"] for row in rows] == [3, 6]
@@ -75,6 +77,21 @@ def test_squad_answers_every_question_by_the_best_checkpoint(answered):
     assert scores["best_f1"] == best["score"] and scores["total"] == 12
     shards = sorted(path.name for path in (answered / "records").glob("*train.tfrecord"))
     assert shards == [f"vocab.txt.{i}.slen-28.qlen-4.train.tfrecord" for i in (0, 1)]
+
+
+def _check_files_of_every_checkpoint(run, files, records):
+    best = json.loads((run / "best_result.json").read_text())["step"]
+    for name in files:
+        by_step = {step: json.loads((run / f"{step}.{name}").read_text()) for step in (3, 6)}
+        assert by_step[best] == json.loads((run / name).read_text())
+    count = json.loads((records / "vocab.txt.slen-28.qlen-4.eval.tfrecord.meta.json").read_text())
+    logits = json.loads((run / f"{best}.logits.json").read_text())
+    assert len(logits) == count["num_real_examples"]
+    assert [len(logits[0][f"{end}_top_index"]) for end in ("start", "end")] == [5, 25]
+    assert logits[1]["unique_id"] == 1_000_000_001 and isinstance(logits[0]["cls_logits"], float)
+    nbest = json.loads((run / "nbest_predictions.json").read_text())
+    scores = {score for row in logits for score in row["start_top_log_probs"]}
+    assert nbest["dev.json-0"][0]["start_log_prob"] in scores
 
 
 def test_squad_ensemble_and_refusals(squad, answered, capsys):
@@ -137,3 +154,18 @@ def test_race_trains_scores_all_checkpoints_and_another_split(tmp_path, capsys):
     assert invoke(race, _flags(tmp_path, **(flags | evaluation))) == 0
     best = json.loads((tmp_path / "run" / "best_result.json").read_text())
     assert (best["split"], best["step"], best["metric"]) == ("test", 6, "accuracy")
+
+
+def test_squad_trains_on_records_alone(squad, answered, capsys, tmp_path):
+    """The shards of another machine, without the file that they were made from."""
+    wanted = {"do_train": True, "train_steps": 2, "train_file": tmp_path / "gone.json"}
+    assert invoke(squad, _squad_flags(answered, tmp_path / "run", **wanted)) == 0
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.index")) == [
+        "model.ckpt-0.index",
+        "model.ckpt-2.index",
+    ]
+    none = {"output_dir": tmp_path / "empty", "model_dir": tmp_path / "other"}
+    refuse(squad, capsys, _squad_flags(answered, **(wanted | none)), "gone.json", "no records")
+    none |= {"do_train": True, "train_file": None}
+    refuse(squad, capsys, _squad_flags(answered, **none), "--train_file=: is needed", "no records")
+    assert not (tmp_path / "other").exists()

@@ -43,7 +43,7 @@ def finished(tmp_path):
     for split, rows in ROWS.items():
         lines = "".join(f"{label}\t{text}\n" for label, text in rows)
         (data / f"{split}.tsv").write_text(f"label\ttext\n{lines}")
-    predictions = "index\tprediction\n0\tnetwork\n1\tfiles\n2\tfiles\n"
+    predictions = "network\nfiles\nfiles\n"
     (model_dir / "test_results.txt").write_text(predictions)
     return data, model_dir
 
@@ -58,7 +58,7 @@ def test_comparison(demo, finished):
 
 def test_predictions_of_another_test_set_are_refused(demo, finished):
     data, model_dir = finished
-    (model_dir / "test_results.txt").write_text("index\tprediction\n0\tnetwork\n")
+    (model_dir / "test_results.txt").write_text("network\n")
     with pytest.raises(FunnelError, match="1 predictions for 3 test examples"):
         demo.score_funnel(data, model_dir)
 

@@ -17,7 +17,13 @@ overwrite_run PCSR
 deterministic PCSR
 layer_decay PCSR
 eval_all_ckpt CSR
+eval_wait PCSR
+save_logits S
+indexed_predictions C
 verbose D
+verbosity PCSRD
+alsologtostderr PCSRD
+logtostderr PCSRD
 hide_masked P
 num_proc D
 use_all_text D
@@ -34,6 +40,7 @@ delimiter C
 metric C
 """
 ALIASES = {
+    "v": ("PCSRD", "verbosity"),
     "model_config_path": ("PCSR", "model_config"),
     "eval_batch_size": ("S", "predict_batch_size"),
 }

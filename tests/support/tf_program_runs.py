@@ -29,7 +29,7 @@ def parse_flags(name, *arguments):
     from funnel_tf.cli.programs import PROGRAMS
 
     flags = define_flags(PROGRAMS[name])
-    hidden = {"model_config_path", *({"eval_batch_size"} if name == "squad" else ())}
+    hidden = {"v", "model_config_path", *({"eval_batch_size"} if name == "squad" else ())}
     assert len(flags([name, *arguments])) == 1
     return SimpleNamespace(**{key: flags[key].value for key in {*flags} - hidden})
 

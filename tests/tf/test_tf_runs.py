@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
+from funnel_tf.training import run_directory
 from funnel_tf.training.evaluation import (
     BestCheckpoint,
     Retention,
@@ -21,7 +23,12 @@ from funnel_tf.training.evaluation import (
     evaluate_all,
     write_best,
 )
-from funnel_tf.training.run_directory import RunDirectory, latest_step, saved_steps
+from funnel_tf.training.run_directory import (
+    RunDirectory,
+    latest_step,
+    saved_steps,
+    wait_for_steps,
+)
 
 CONFIG = ModelConfig(20, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32)
 
@@ -118,4 +125,54 @@ def test_best_checkpoint_elsewhere_or_gone(tmp_path):
     write_best(best, tmp_path / "here")
     assert best_checkpoint(tmp_path / "here") == tmp_path / "there" / "model.ckpt-1"
     (tmp_path / "there" / "model.ckpt-1.index").unlink()
-    assert best_checkpoint(tmp_path / "here") is None
+    with pytest.raises(CheckpointError, match="model.ckpt-1, is missing"):
+        best_checkpoint(tmp_path / "here")
+    assert best_checkpoint(tmp_path / "there") is None
+
+
+def test_best_checkpoint_of_the_original(tmp_path, monkeypatch):
+    """The original's ``path`` is relative to a working directory, which may be another one now."""
+    run = tmp_path / "exp" / "rte"
+    _save(run, 1, 2)
+    record = {"path": "exp/rte/model.ckpt-1", "accu": 0.7}
+    (run / "best_result.json").write_text(json.dumps(record))
+    assert best_checkpoint(run) == run / "model.ckpt-1"
+    monkeypatch.chdir(tmp_path)
+    assert best_checkpoint(run) == Path("exp/rte/model.ckpt-1")
+    for content, message in (({"path": "gs://b/model.ckpt-9"}, "model.ckpt-9"), ({}, "'path'")):
+        (run / "best_result.json").write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match=message):
+            best_checkpoint(run)
+
+
+def test_the_original_keys_are_written(tmp_path):
+    _save(tmp_path, 5)
+    metrics = {"pearson_spearman": 0.4, "pearson": 0.5, "spearman": 0.3, "accuracy": math.nan}
+    write_best(BestCheckpoint(saved_steps(tmp_path)[0], {"dev": metrics}), tmp_path)
+    result = json.loads((tmp_path / "best_result.json").read_text())
+    assert (result["corr"], result["accu"]) == (0.5, None) and "f1" not in result
+    assert result["path"] == str(tmp_path / "model.ckpt-5")
+
+
+def test_waiting_for_checkpoints(tmp_path, monkeypatch):
+    """A trainer saves while the evaluator sleeps; a deleted checkpoint is passed over."""
+    moments = iter([[1], [2, 3], [4]])
+    monkeypatch.setattr(run_directory.time, "sleep", lambda _: _save(tmp_path, *next(moments, [])))
+    found = wait_for_steps(tmp_path, after=-1, upto=10**7, last_step=4, patience=100.0)
+    steps = [next(found).step, next(found).step]
+    (tmp_path / "model.ckpt-3.index").unlink()
+    assert [*steps, *(saved.step for saved in found)] == [1, 2, 4]
+
+
+def test_waiting_ends(tmp_path, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(run_directory.time, "sleep", lambda _: None)
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        list(wait_for_steps(tmp_path / "none", -1, 10, 10, patience=5.0))
+    _save(tmp_path, 3, 7)
+    found = wait_for_steps(tmp_path, -1, upto=5, last_step=10, patience=5.0)
+    assert [saved.step for saved in found] == [3]
+    (tmp_path / "progress.json").write_text('{"finished": true}')
+    found = wait_for_steps(tmp_path, 2, upto=10**7, last_step=40000, patience=1e9)
+    assert [saved.step for saved in found] == [3, 7]

@@ -167,9 +167,9 @@ def test_prediction_file(tmp_path):
     logits = np.array([[0.0, 1.0], [2.0, 1.0]])
     write_predictions(tmp_path / "r.txt", rte, decisions(rte, logits))
     text = (tmp_path / "r.txt").read_text()
-    assert text == "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+    assert text == "not_entailment\nentailment\n"
     write_predictions(tmp_path / "r.txt", sts_b, decisions(sts_b, np.array([[1.5]])))
-    assert (tmp_path / "r.txt").read_text() == "index\tprediction\n0\t1.500000\n"
+    assert (tmp_path / "r.txt").read_text() == "1.500000\n"
 
 
 def vocabulary(tmp_path, size, name="vocab.txt"):

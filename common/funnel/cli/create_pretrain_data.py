@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.flags import parse_settings
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.pretraining import CorpusConfig
@@ -74,6 +75,7 @@ class CreateDataSettings:
         "text to records", TokenizerSettings, defaults={"tokenizer_path": ""}
     )
     vocabulary: VocabularyCheck = group("ids", VocabularyCheck)
+    absl: AbslLogging = group("messages", AbslLogging)
 
 
 def main(description: str | None) -> None:
@@ -82,7 +84,7 @@ def main(description: str | None) -> None:
     Booleans are given as absl takes them, so that the command lines of both backends are the same.
     """
     settings = parse_settings(CreateDataSettings, description, absl_booleans=True)
-    configure_logging()
+    configure_logging(settings.absl.verbose, quiet=settings.absl.quiet)
     run(settings)
 
 

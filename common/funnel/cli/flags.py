@@ -99,7 +99,8 @@ def add_flags(
             for alias in flag.aliases:
                 aliases.setdefault(alias, []).append(flag)
     for alias, flags in aliases.items():
-        parser.add_argument(f"--{alias}", action=_Alias, targets=flags)
+        names = [f"--{alias}", *([f"-{alias}"] if len(alias) == 1 else ())]
+        parser.add_argument(*names, action=_Alias, targets=flags)
 
 
 def parse_settings(
@@ -146,7 +147,8 @@ def split_list(text: str | None) -> tuple[str, ...]:
 
 
 def _add_flag(target: Any, flag: FlagSpec, absl_booleans: bool) -> None:
-    also = f" (also {', '.join(f'--{name}' for name in flag.aliases)})" if flag.aliases else ""
+    spelled = ", ".join(f"--{name}" for name in flag.aliases if len(name) > 1)
+    also = f" (also {spelled})" if spelled else ""
     options: dict[str, Any] = {"help": (flag.help + also).replace("%", "%%")}
     if flag.default is not MISSING:
         options["default"] = flag.default

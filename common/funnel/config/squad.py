@@ -23,6 +23,9 @@ class SquadFiles:
     predict_dir: str = setting(
         "", "directory of the answers; default: model_dir", affects_result=False
     )
+    save_logits: bool = setting(
+        False, "also write the scores of every window, logits.json", affects_result=False
+    )
     target_eval_key: str = setting("best_f1", "score that chooses the best model; v1: f1")
 
     @property

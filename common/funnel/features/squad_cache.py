@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WINDOWS_VERSION = 2  # increment when the same data give other windows: old caches are then rebuilt
+_ANY_DATA = "*"
+_CHECKSUM = re.compile("'data_sha256': '[0-9a-f]{64}'")
 _SEQUENCE_ARRAYS = ("tokens", "first_begins", "first_lengths", "second_begins", "second_lengths")
 _PARAGRAPH_ARRAYS = ("ids", "starts", "ends", "offsets")
 _WINDOW_ARRAYS = ("question", "paragraph", "first_token", "context_begin", "context_end")
@@ -68,10 +71,19 @@ class SquadSource:
         """Return everything that determines the windows, as JSON values."""
         with name_read_errors(Path(self.path)):
             content = sha256_file(self.path)
+        return self.key_of_data(tokenizer, content)
+
+    def key_of_data(self, tokenizer: Tokenizer, content: str) -> dict[str, Any]:
+        """Return the key for the checksum of a file, which need not be there."""
+        # The order is that of the keys in existing caches, which hold them as one text.
+        first = {"task": "squad", "version_of_data": self.version, "data_sha256": content}
+        return first | self.settings_key(tokenizer)
+
+    def settings_key(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return everything but the data that determines the windows, as JSON values."""
         return {
             "task": "squad",
             "version_of_data": self.version,
-            "data_sha256": content,
             "limit": self.limit,
             "uncased": tokenizer.uncased,
             "tokenizer_sha256": tokenizer.fingerprint,
@@ -119,7 +131,7 @@ def load_or_build_windows(
         FunnelError: the cache cannot be written.
     """
     data = source.read()
-    path = Path(cache_dir, source.name(Path(tokenizer.path).name, f"{split}.features", "npz"))
+    path = _cache_path(source, tokenizer, cache_dir, split)
     key = str(source.key(tokenizer) | {"split": split})
     windows = None
     if cache_dir and not source.overwrite:
@@ -132,6 +144,35 @@ def load_or_build_windows(
             save_windows(path, windows, key)
     windows.report(data).log(split, source.path, tokenizer.path)
     return CutQuestions(data, windows, is_cached)
+
+
+def find_train_windows(
+    source: SquadSource, tokenizer: Tokenizer, cache_dir: str | os.PathLike[str]
+) -> SquadWindows:
+    """Return the cached windows to train on, where the file they were made from is missing.
+
+    Raises:
+        DataError: there are none that fit.
+    """
+    path = _cache_path(source, tokenizer, cache_dir, "train")
+    found = None
+    if cache_dir:
+        key = source.key_of_data(tokenizer, _ANY_DATA) | {"split": "train"}
+        found = load_windows(path, str(key))
+    if found is None:
+        reason = "does not exist" if source.path else "is needed"
+        place = (
+            f"{path} has no windows that fit" if cache_dir else "there is no cache (--output_dir)"
+        )
+        raise DataError(f"--train_file={source.path}: {reason}; {place}, to train on without it")
+    logger.info("%s: used as it is, its data is missing", path)
+    return found
+
+
+def _cache_path(
+    source: SquadSource, tokenizer: Tokenizer, cache_dir: str | os.PathLike[str], split: str
+) -> Path:
+    return Path(cache_dir, source.name(Path(tokenizer.path).name, f"{split}.features", "npz"))
 
 
 def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
@@ -151,12 +192,18 @@ def save_windows(path: Path, windows: SquadWindows, key: str) -> None:
 
 
 def load_windows(path: Path, key: str) -> SquadWindows | None:
-    """Return saved windows; ``None`` (with the reason in the log) if corrupt or of another key."""
+    """Return saved windows; ``None`` (with the reason in the log) if corrupt or of another key.
+
+    The checksum ``*`` in a key stands for any data.
+    """
     if not path.exists():
         return None
     try:
         arrays = read_npz(path)
-        if str(arrays["key"]) != f"{_WINDOWS_VERSION} {key}":
+        stored = str(arrays["key"])
+        if f"'{_ANY_DATA}'" in key:
+            stored = _CHECKSUM.sub(f"'data_sha256': '{_ANY_DATA}'", stored)
+        if stored != f"{_WINDOWS_VERSION} {key}":
             logger.info("%s: made from other data or settings; it is rebuilt", path)
             return None
         windows = _restore_windows(arrays)

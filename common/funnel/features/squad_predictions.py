@@ -21,6 +21,7 @@ NO_CANDIDATE = -1e6  # log-probability of the empty answer of a question without
 PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"
 NULL_ODDS_FILE = "null_odds.json"
+LOGITS_FILE = "logits.json"
 
 
 class BeamOutputs(NamedTuple):
@@ -197,10 +198,13 @@ def combine_answers(members: Sequence[SquadAnswers], n_best_size: int = 5) -> Sq
     return combined
 
 
-def write_answers(answers: SquadAnswers, directory: str | os.PathLike[str]) -> None:
+def write_answers(
+    answers: SquadAnswers, directory: str | os.PathLike[str], prefix: str = ""
+) -> None:
     """Write ``predictions.json``, ``nbest_predictions.json`` and ``null_odds.json``.
 
-    The official evaluation programs read the first and the last.
+    The official evaluation programs read the first and the last. ``prefix`` begins every name: the
+    original wrote ``{step}.predictions.json`` for every checkpoint.
 
     Raises:
         FunnelError: a file cannot be written.
@@ -211,4 +215,4 @@ def write_answers(answers: SquadAnswers, directory: str | os.PathLike[str]) -> N
         NULL_ODDS_FILE: answers.null_odds,
     }
     for name, content in contents.items():
-        atomic_write_json(Path(directory) / name, content)
+        atomic_write_json(Path(directory) / f"{prefix}{name}", content)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from funnel.config.squad import EnsembleSettings
 from funnel.features.squad import SquadWindows
 from funnel.features.squad_predictions import (
+    LOGITS_FILE,
     AnswerSettings,
     BeamOutputs,
     SquadAnswers,
@@ -21,6 +24,7 @@ from funnel.features.squad_predictions import (
 from funnel.tasks.squad import SquadData
 from funnel.tasks.squad_metrics import evaluate_v1, evaluate_v2
 from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.files import atomic_write_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +87,23 @@ class SquadScorer:
             starts, start_index.astype(np.int64), ends, end_index.astype(np.int64), cls_logits
         )
         return find_answers(self.data, self.windows, beams, self.settings)
+
+    def write_logits(
+        self, outputs: Mapping[str, np.ndarray], directory: str | os.PathLike[str], prefix: str = ""
+    ) -> None:
+        """Write ``logits.json``: the outputs :data:`BEAM_FIELDS` of every window, and its id.
+
+        Raises:
+            FunnelError: the file cannot be written.
+        """
+        fields = {name: outputs[name].tolist() for name in BEAM_FIELDS}
+        rows = [
+            {"unique_id": unique_id, **dict(zip(fields, values, strict=True))}
+            for unique_id, *values in zip(
+                self.windows.unique_ids.tolist(), *fields.values(), strict=True
+            )
+        ]
+        atomic_write_json(Path(directory) / f"{prefix}{LOGITS_FILE}", rows)
 
     def score(self, answers: SquadAnswers) -> dict[str, float]:
         """Return the metrics of answers, the target first."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,13 @@ from funnel.features.tfrecords import (
     RecordSource,
     iter_chunks,
     load_or_write,
+    load_recorded,
+    read_description,
     read_meta,
     to_columns,
 )
 from funnel.tasks.squad import SquadData
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from funnel.tokenization import Tokenizer
@@ -97,6 +100,72 @@ def count_recorded_shards(
     shard: Any = None if found is None else found.get("shard")
     is_pair = isinstance(shard, list) and len(shard) == 2 and type(shard[1]) is int
     return shard[1] if is_pair and shard[1] > 0 else None
+
+
+def find_train_records(
+    output_dir: str | os.PathLike[str], source: SquadSource, tokenizer: Tokenizer
+) -> list[ExampleFile]:
+    """Return all shards of existing training records, where the file they are made of is missing.
+
+    Raises:
+        DataError: there are none, a shard is missing, or they do not fit.
+    """
+    schema = squad_schema(source.windows.max_seq_length, training=True)
+    key = source.settings_key(tokenizer) | {"split": "train"}
+    found: dict[int, ExampleFile] = {}
+    for proc_id, path in _list_shards(Path(output_dir), source, tokenizer):
+        if (file := load_recorded(path, schema, key)) is not None:
+            found[proc_id] = file
+    if not found:
+        wanted = source.shard_name(tokenizer.path, 0)
+        reason = "does not exist" if source.path else "is needed"
+        raise DataError(
+            f"--train_file={source.path}: {reason}; {output_dir} has no records ({wanted}) to "
+            "train on without it"
+        )
+    _check_shards(found)
+    return [file for _, file in sorted(found.items())]
+
+
+def _list_shards(
+    folder: Path, source: SquadSource, tokenizer: Tokenizer
+) -> Iterator[tuple[int, Path]]:
+    """Yield number and path of every shard in a directory, in order of their numbers."""
+    numbers = []
+    if folder.is_dir():
+        begin, end = source.shard_name(tokenizer.path, 0).split(".0.slen-", 1)
+        pattern = re.compile(re.escape(begin) + r"\.(\d+)\.slen-" + re.escape(end))
+        names = map(pattern.fullmatch, os.listdir(folder))
+        numbers = sorted(int(match.group(1)) for match in names if match)
+    for number in numbers:
+        yield number, folder / source.shard_name(tokenizer.path, number)
+
+
+def _check_shards(found: Mapping[int, ExampleFile]) -> None:
+    """Check that shards are all those of one division of the same data.
+
+    Of the original's, which do not say how many there are, none may be missing in between.
+
+    Raises:
+        DataError: a shard is missing, or two are of different divisions.
+    """
+    first = next(iter(found.values())).path
+    divisions = []
+    for file in found.values():
+        meta = read_description(file.path)
+        shard = meta.get("shard", [0, None])
+        if not (isinstance(shard, list) and len(shard) == 2):
+            raise DataError(f"{file.meta_path}: shard should be [number, number of shards]")
+        divisions.append((shard[1], meta.get("seed"), meta.get("data_sha256")))
+    if any(division != divisions[0] for division in divisions):
+        raise DataError(f"{first.parent}: its training records are not all shards of one division")
+    total = divisions[0][0] or max(found) + 1
+    missing = next((number for number in range(total) if number not in found), None)
+    if missing is not None:
+        raise DataError(
+            f"{first}: shard {missing} of {total} is missing, and so is the file to write it from "
+            "(--train_file)"
+        )
 
 
 def squad_eval_records(

@@ -28,7 +28,7 @@ from funnel.features.record_schema import (
     padding_example,
     race_schema,
 )
-from funnel.formats.indexed_tfrecord import check_count
+from funnel.formats.indexed_tfrecord import check_count, count_records
 from funnel.formats.tfrecord import encode_example, read_examples, write_records_to
 from funnel.tasks.base import Task
 from funnel.tasks.race import LEVELS, read_race
@@ -149,8 +149,13 @@ def classifier_records(
     schema = classifier_schema(
         max_length, task.is_regression, tokenizer.vocab_size, num_labels, options.segments
     )
-    key = source_key(task, split, data_dir) | _common_key(tokenizer, max_length, options)
     path = Path(output_dir, record_name(tokenizer.path, max_length, split))
+    common = _common_key(tokenizer, max_length, options)
+    if not _has_data(task, data_dir, split):
+        known = {"task": task.name, "split": split} | common
+        if (found := load_recorded(path, schema, known)) is not None:
+            return found
+    key = source_key(task, split, data_dir) | common
 
     def make_batches(source: RecordSource) -> Iterator[Batch]:
         examples, report = task.read(data_dir, split)
@@ -161,6 +166,13 @@ def classifier_records(
     file = load_or_write(path, schema, key, RecordSource(make_batches), options)
     file.report.log(split, task.path(data_dir, split), tokenizer.path)
     return file
+
+
+def _has_data(task: Task, data_dir: str | os.PathLike[str], split: str) -> bool:
+    try:
+        return all(file.is_file() for file in task.input_files(data_dir, split))
+    except DataError:
+        return False
 
 
 def _classifier_batches(
@@ -182,21 +194,24 @@ def race_records(
 ) -> ExampleFile:
     """Return the records of a RACE split; like :func:`classifier_records`, errors included."""
     length = config.max_seq_length
+    path = Path(output_dir, record_name(tokenizer.path, length, split))
+    files = _race_files(data_dir, split)
     key = {
         "task": "race",
         "split": split,
-        "files": _race_files(data_dir, split),
         "max_qa_length": config.max_qa_length,
         **_common_key(tokenizer, length, options),
     }
-    path = Path(output_dir, record_name(tokenizer.path, length, split))
+    schema = race_schema(length, tokenizer.vocab_size, config.segments)
+    if not files[0] and (found := load_recorded(path, schema, key)) is not None:
+        return found
+    key["files"] = files
 
     def make_batches(source: RecordSource) -> Iterator[Batch]:
         features = encode_race(read_race(data_dir, split), tokenizer, config)
         source.report = features.report()
         return _race_batches(features, tokenizer, config, options)
 
-    schema = race_schema(length, tokenizer.vocab_size, config.segments)
     file = load_or_write(path, schema, key, RecordSource(make_batches), options)
     file.report.log(split, data_dir, tokenizer.path)
     return file
@@ -332,6 +347,63 @@ def read_meta(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         logger.warning("%s; the records are rebuilt", error)
         return None
     return found
+
+
+def load_recorded(path: Path, schema: RecordSchema, key: Mapping[str, Any]) -> ExampleFile | None:
+    """Return the file at ``path`` where the data it was made from is missing, None without it.
+
+    A file without our description was written by another program, such as the original's: its
+    description, if there is one, has the numbers of examples only.
+
+    Args:
+        path: the TFRecord file.
+        schema: features of the records; the first record is checked.
+        key: what must be equal in the description, as JSON values.
+
+    Raises:
+        DataError: the records do not fit, or the file is incomplete.
+    """
+    if not path.is_file():
+        return None
+    found = read_description(path)
+    total = count_records(path)
+    real = int(found.get("num_real_examples", total))
+    if "task" in found:
+        key = json.loads(json.dumps(key))
+        changed = [name for name in key if found.get(name) != key[name]]
+        if changed or found.get("num_bytes") != path.stat().st_size:
+            reason = f"a different {', '.join(changed)}" if changed else "another size"
+            raise DataError(
+                f"{path}: does not fit, because of {reason}, and the data to write it again from "
+                "is missing"
+            )
+    else:
+        logger.warning(
+            "%s: written by another program, so its task, case and vocabulary are not checked", path
+        )
+    if not 0 < real <= total:
+        raise DataError(f"{path}: holds {total} records, of which {real} should be examples")
+    for record, values in read_examples(path, tuple(schema.fields)):
+        schema.check(values, f"{path}, record {record.index}")
+        break
+    logger.info("%s: %d examples, used as they are: their data is missing", path, real)
+    return ExampleFile(path, schema, real, total)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the description of a TFRecord file under our name or the original's, {} without one.
+
+    Raises:
+        DataError: it is no JSON object, or its number of examples is none.
+    """
+    # The original leaves `.tfrecord` out of the name.
+    for place in (meta_path(path), path.with_suffix(".meta.json")):
+        if place.is_file():
+            found = read_json_object(place, DataError)
+            if not isinstance(found.get("num_real_examples", 0), int):
+                raise DataError(f"{place}: num_real_examples should be an integer")
+            return found
+    return {}
 
 
 def find_corrupt_record(

@@ -1,4 +1,8 @@
-"""Prediction files: a header, then ``index<tab>prediction`` for every example in order."""
+"""Prediction files: one line per example, in order.
+
+The original's ``test_results.txt`` and ``valid_results.txt`` hold bare predictions; submissions
+have a header, and ``index<tab>prediction`` in every line.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,11 @@ from funnel.utils.files import atomic_write_text
 
 
 def write_predictions(
-    path: str | os.PathLike[str], task: Task, predictions: Sequence[float] | np.ndarray
+    path: str | os.PathLike[str],
+    task: Task,
+    predictions: Sequence[float] | np.ndarray,
+    *,
+    indexed: bool = False,
 ) -> None:
     """Write label texts, or regression scores with six decimals.
 
@@ -21,6 +29,7 @@ def write_predictions(
         path: the file; its directory is created if needed.
         task: decides how predictions are written.
         predictions: class ids, or scores for regression, [n].
+        indexed: write the form of submissions.
 
     Raises:
         DataError: a prediction is not a class of the task.
@@ -28,9 +37,13 @@ def write_predictions(
     """
     values = np.asarray(predictions).reshape(-1)
     if task.is_regression:
-        write_rows(path, [f"{value:.6f}" for value in values])
+        texts = [f"{value:.6f}" for value in values]
     else:
-        write_rows(path, label_texts(task, values))
+        texts = label_texts(task, values)
+    if indexed:
+        write_rows(path, texts)
+    else:
+        atomic_write_text(path, "".join(f"{text}\n" for text in texts))
 
 
 def label_texts(task: Task, class_ids: np.ndarray) -> list[str]:
@@ -50,6 +63,6 @@ def label_texts(task: Task, class_ids: np.ndarray) -> list[str]:
 
 
 def write_rows(path: str | os.PathLike[str], texts: Sequence[str]) -> None:
-    """Write the file for prediction texts, atomically."""
+    """Write a header and the indexed prediction texts, atomically."""
     rows = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
     atomic_write_text(path, "index\tprediction\n" + "".join(rows))

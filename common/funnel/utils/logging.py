@@ -160,18 +160,19 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def configure_logging(verbose: bool = False, rank: int = 0) -> None:
+def configure_logging(verbose: bool = False, rank: int = 0, *, quiet: bool = False) -> None:
     """Send log lines to stderr, above any progress bar; for programs only.
 
     Args:
         verbose: also show debug lines of this project.
         rank: process number; all but 0 log warnings only, prefixed with the rank.
+        quiet: show warnings only.
     """
     handler = _ConsoleHandler()
     prefix = "" if rank == 0 else f"rank {rank}: "
     handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    level = logging.DEBUG if verbose else logging.INFO
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     for name in ("funnel", "funnel_data", "funnel_torch", "funnel_tf", "__main__"):
         logging.getLogger(name).setLevel(level if rank == 0 else logging.WARNING)
 

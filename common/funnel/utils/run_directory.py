@@ -23,8 +23,35 @@ RUN_CONFIG = "run_config.json"
 PROGRESS = "progress.json"
 BEST_RESULT = "best_result.json"
 
+# Files by which a directory is known to hold a run: ours, TensorFlow's state, the original's.
+_TRACES = (RUN_CONFIG, BEST_RESULT, "best", "last", "checkpoint", "var.pt")
 # Settings that older runs recorded under another name.
 _RENAMED_SETTINGS = {"shuffle_window": "shuffle_buffer"}
+
+
+def is_inside(checkpoint: str | Path, folder: str | Path) -> bool:
+    """Return whether a checkpoint is a directory, or in it at any depth."""
+    place, source = Path(folder).resolve(), Path(checkpoint).resolve()
+    return place in (source, *source.parents)
+
+
+def refuse_foreign_results(folder: str | Path, checkpoint: str | Path, flag: str) -> None:
+    """Check that results of ``checkpoint`` do not replace those of another run.
+
+    Args:
+        folder: directory the results will be written to.
+        checkpoint: the evaluated model; a run may write into the directory that holds its model.
+        flag: flag that names ``folder``.
+
+    Raises:
+        RunError: ``folder`` holds a run, and ``checkpoint`` is not of that run.
+    """
+    holds_run = any((Path(folder) / name).exists() for name in _TRACES)
+    if holds_run and not is_inside(checkpoint, folder):
+        raise RunError(
+            f"{folder}: holds another run, whose results those of {checkpoint} would replace; "
+            f"choose another {flag}"
+        )
 
 
 class BaseRunDirectory:

@@ -85,6 +85,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
     checkpoint = runs.read_start(settings, run_context)
     task = match_labels(settings, task, run_context, checkpoint)
 
@@ -217,7 +218,9 @@ def write_results(
     for split, logits in predictions.items() if settings.task.write_prediction else ():
         name = "test" if split == "test" else "valid"
         if split in (*task.eval_splits, "test"):
-            write_predictions(folder / f"{name}_results.txt", task, decisions(task, logits))
+            path, found = folder / f"{name}_results.txt", decisions(task, logits)
+            indexed = settings.task.indexed_predictions
+            write_predictions(path, task, found, indexed=indexed)
     if settings.task.do_submit:
         submit_dir = settings.task.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]

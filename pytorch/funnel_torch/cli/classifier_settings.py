@@ -23,6 +23,9 @@ class ClassificationSettings:
         False, "no training: evaluate model_dir or init_ckpt", affects_result=False
     )
     write_prediction: bool = setting(False, "write {test,valid}_results.txt", affects_result=False)
+    indexed_predictions: bool = setting(
+        False, "in these files, a header and index<tab>label", affects_result=False
+    )
     do_submit: bool = setting(False, "write the GLUE submission files", affects_result=False)
     submit_dir: str = setting(
         "", "their directory; default: model_dir/submit", affects_result=False

@@ -61,13 +61,13 @@ def train(
 
 def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; write nothing."""
-    settings = settings.with_evaluated_run()
     settings.check()
     task = settings.task
     tokenizer = runs.load_tokenizer(settings, trains=task.do_train)
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, trains=task.do_train)
+    runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
     length = settings.sequences.max_seq_length
     factory = runs.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
     model = factory.load(run_context.checkpoint)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import RaceConfig
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.settings import EvaluationSettings, FineTuneSettings
+from funnel_torch.cli.settings import EvaluationSettings, FineTuneSettings, find_trained_model
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,15 @@ class RaceSettings(FineTuneSettings):
     )
     cache: UnusedCacheSettings = group("text to tokens", UnusedCacheSettings)
 
-    def with_evaluated_run(self) -> RaceSettings:
-        """Return the settings with the best model of --eval_model_dir as initial checkpoint.
+    @property
+    def trained_model(self) -> Path | None:
+        """The model of --eval_model_dir, else of --model_dir."""
+        return find_trained_model(self.task.eval_model_dir or self.run.model_dir)
 
-        Raises:
-            ConfigError: there is no such model, or another one is given too.
-        """
-        task = self.task
-        if not task.eval_model_dir:
-            return self
-        if task.do_train or self.init.init_ckpt:
-            raise ConfigError("--eval_model_dir goes without --do_train and --init_ckpt")
-        best = Path(task.eval_model_dir) / "best"
-        if not best.is_dir():
-            raise ConfigError(f"--eval_model_dir={task.eval_model_dir}: no model in {best}")
-        return replace(self, init=replace(self.init, init_ckpt=str(best)))
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains a model."""
+        return self.task.do_train
 
     def check(self) -> None:
         """Refuse what cannot work, before any file is read.
@@ -81,4 +75,9 @@ class RaceSettings(FineTuneSettings):
             raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
         self.check_paths()
         check_given(data_dir=self.task.data_dir)
+        if other := self.task.eval_model_dir:
+            if self.task.do_train or self.init.init_ckpt:
+                raise ConfigError("--eval_model_dir goes without --do_train and --init_ckpt")
+            if self.trained_model is None:
+                raise ConfigError(f"--eval_model_dir={other}: no model in {Path(other) / 'best'}")
         self.check_run(trains=self.task.do_train, only="--do_eval")

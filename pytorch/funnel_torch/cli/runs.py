@@ -25,6 +25,7 @@ from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import MetricsLog, NullLog, configure_logging
 from funnel.utils.main import USER_ERROR
+from funnel.utils.run_directory import refuse_foreign_results
 from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
@@ -95,7 +96,9 @@ def distributed_config(
 def log_notices(settings: ProgramSettings, processes: int) -> None:
     """Log which flags of the original have another meaning here."""
     device = settings.device
-    if device.fp16:
+    if device.fp16 and device.amp_opt == "O0":
+        logger.info("--amp_opt=O0: no mixed precision, --fp16 has no effect")
+    elif device.fp16:
         logger.info("--fp16: native mixed precision; --amp_opt=%s is ignored", device.amp_opt)
     if processes > 1 and settings.distributed.ddp_backend == "apex":
         logger.info("--ddp_backend=apex: torch's DistributedDataParallel is used")
@@ -120,7 +123,8 @@ def load_tokenizer(
     options, init_ckpt = settings.tokenizer, settings.init.init_ckpt
     path = options.tokenizer_path
     if not path and (init_ckpt or not trains):
-        weights = Path(init_ckpt or Path(settings.run.model_dir, "best"))
+        trained = None if trains else settings.trained_model
+        weights = trained or Path(init_ckpt)
         found = find_vocabulary(weights if weights.is_dir() else weights.parent)
         path = str(found) if found else None
     if not path:
@@ -163,8 +167,10 @@ class ModelFactory(Generic[Model]):
         """
         init = self.init
         if checkpoint is not None:
-            init = replace(init, checkpoint=str(checkpoint), config_path="", overwrite=())
-            init = replace(init, new_head=False)
+            # A file of the original has no config of its own next to it.
+            path = init.config_path if checkpoint.is_file() else ""
+            init = replace(init, checkpoint=str(checkpoint), config_path=path, overwrite=())
+            init = replace(init, new_head=False, complete=True)
         model = build_model(
             self.head, init, self.tokenizer, self.max_length, initial, **self.arguments
         )
@@ -201,6 +207,7 @@ def make_factory(
         truncate_seq=flags.truncate_seq,
         new_head=flags.new_head,
         labels=labels,
+        complete=not settings.trains,
     )
     return ModelFactory(head, tokenizer, init, max_length, arguments, device.int8)
 
@@ -243,8 +250,10 @@ def open_run(
         recorded = directory.recorded("seed")
         seed = seed if recorded is None else recorded
         checkpoint = directory.last if directory.can_resume else None
-    elif not trains and not settings.init.init_ckpt:
-        checkpoint = Path(run.model_dir) / "best"
+    elif not trains:
+        checkpoint = settings.trained_model
+        if checkpoint is not None and settings.init.init_ckpt:
+            logger.info("%s is evaluated, and --init_ckpt ignored", checkpoint)
     seed_everything(seed)
     return RunContext(directory, seed, checkpoint)
 
@@ -256,6 +265,27 @@ def read_start(settings: ProgramSettings, run_context: RunContext) -> Checkpoint
     if run_context.checkpoint is not None:
         init = InitConfig(checkpoint=str(run_context.checkpoint))
     return read_initial_checkpoint(init)
+
+
+def check_results(settings: ProgramSettings, run_context: RunContext, **folders: str) -> None:
+    """Check that the results of this run replace those of no other.
+
+    Args:
+        settings: those of the program.
+        run_context: the run.
+        **folders: directories that results are written to, by flag; empty ones are left out.
+
+    Raises:
+        RunError: a directory holds another run.
+    """
+    if settings.run.debug:
+        return
+    model = run_context.checkpoint or Path(settings.init.init_ckpt)
+    if run_context.directory is not None:
+        model = run_context.directory.path
+    for flag, folder in folders.items():
+        if folder:
+            refuse_foreign_results(folder, model, f"--{flag}")
 
 
 def open_output(

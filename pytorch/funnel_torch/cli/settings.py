@@ -11,9 +11,12 @@ from funnel.config.inputs import TokenizerSettings
 from funnel.config.model import ModelConfig
 from funnel.config.model_settings import ModelSettings
 from funnel.config.settings import group, result_affecting_config, setting
-from funnel.utils.errors import ConfigError
-from funnel.utils.run_directory import RUN_CONFIG
+from funnel.utils.errors import ConfigError, RunError
+from funnel.utils.json_files import read_json_object
+from funnel.utils.run_directory import PROGRESS, RUN_CONFIG
 from funnel_torch.tasks.config import FineTuneConfig
+
+_ORIGINAL_MODEL = "model.pt"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ class DeviceSettings:
     bf16: bool = setting(False, "bfloat16 autocast", exclusive="precision")
     fp16: bool = setting(False, "float16 autocast with loss scaling", exclusive="precision")
     amp_opt: str = setting(
-        "O2", "level of apex; native AMP is used", choices=("O1", "O2"), affects_result=False
+        "O2",
+        "level of apex; native AMP is used, and with O0 none",
+        choices=("O0", "O1", "O2"),
+        affects_result=False,
     )
     compile: bool = setting(False, "torch.compile the training step")
     int8: bool = setting(False, "8-bit linear layers; evaluation on a CPU")
@@ -72,7 +78,9 @@ class DeviceSettings:
     @property
     def precision(self) -> str:
         """``fp32``, ``bf16`` or ``fp16``."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        # O0 is apex's name for no mixed precision.
+        fp16 = self.fp16 and self.amp_opt != "O0"
+        return "bf16" if self.bf16 else "fp16" if fp16 else "fp32"
 
     def length_step(self, max_length: int) -> int:
         """Return the number that padded lengths are multiples of."""
@@ -115,6 +123,24 @@ class EvaluationSettings:
         check_at_least_one(valid_bsz=self.valid_bsz, test_bsz=self.test_bsz)
 
 
+def find_trained_model(model_dir: str) -> Path | None:
+    """Return the model that a run has left in a directory, None without one.
+
+    That is the best model, else the last one of a finished run that was never evaluated, else
+    ``model.pt``, where the original programs wrote theirs.
+    """
+    if not model_dir:
+        return None
+    folder = Path(model_dir)
+    if (folder / "best").is_dir():
+        return folder / "best"
+    progress = folder / "last" / PROGRESS
+    if progress.is_file() and read_json_object(progress, RunError).get("finished"):
+        return progress.parent
+    original = folder / _ORIGINAL_MODEL
+    return original if original.is_file() else None
+
+
 @dataclass(frozen=True)
 class ProgramSettings:
     """Settings of all programs that build a model; ``task`` is what the program adds."""
@@ -138,6 +164,16 @@ class ProgramSettings:
         "several processes (torchrun sets these itself)", DistributedSettings
     )
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains a model."""
+        raise NotImplementedError
+
+    @property
+    def trained_model(self) -> Path | None:
+        """The model to evaluate without training, if there is one besides --init_ckpt."""
+        return find_trained_model(self.run.model_dir)
+
     def check_directory(self, *, trains: bool, only: str) -> None:
         """Refuse a run without a place for its results or, without training, without a model.
 
@@ -152,9 +188,12 @@ class ProgramSettings:
         run = self.run
         if trains and not (run.model_dir or run.debug):
             raise ConfigError("--model_dir is needed (or --debug, which keeps nothing)")
-        has_model = bool(self.init.init_ckpt) or (Path(run.model_dir) / "best").is_dir()
-        if not trains and not has_model:
+        if trains:
+            return
+        if not self.init.init_ckpt and self.trained_model is None:
             raise ConfigError(f"{only}: no model in {run.model_dir}/best and no --init_ckpt")
+        if self.init.new_head:
+            raise ConfigError(f"{only}: a fresh head (--new_head) has to be trained first")
 
     def check_paths(self) -> None:
         """Refuse an initial checkpoint or a config that does not exist, before anything else.
@@ -173,7 +212,8 @@ class ProgramSettings:
 
     def result_affecting_config(self) -> dict[str, Any]:
         """Return the flags that decide what a run computes: two runs are the same if these are."""
-        return result_affecting_config(self, lambda path: str(Path(path).resolve()))
+        found = result_affecting_config(self, lambda path: str(Path(path).resolve()))
+        return found | {"fp16": self.device.precision == "fp16"}
 
 
 @dataclass(frozen=True)

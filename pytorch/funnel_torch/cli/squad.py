@@ -8,7 +8,7 @@ from pathlib import Path
 
 from funnel.cli.squad import build_source
 from funnel.features.squad import SquadWindows
-from funnel.features.squad_cache import load_or_build_windows
+from funnel.features.squad_cache import find_train_windows, load_or_build_windows
 from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
 from funnel.tasks.squad import SquadData
@@ -18,7 +18,7 @@ from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import runs
 from funnel_torch.cli.squad_settings import SquadSettings
 from funnel_torch.data.batching import PaddedSource
-from funnel_torch.tasks.finetune import predict
+from funnel_torch.tasks.finetune import Outputs, predict
 from funnel_torch.tasks.squad import SquadScorer, TrainableQuestionAnswering
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
@@ -83,6 +83,15 @@ def load_questions(
     return found.data, found.windows
 
 
+def load_train_windows(settings: SquadSettings, tokenizer: Tokenizer) -> SquadWindows:
+    """Return the windows to train on; without --train_file they must be in the cache."""
+    files, cache = settings.files, settings.cache
+    if Path(files.train_file).is_file():
+        return load_questions(settings, "train", tokenizer)[1]
+    source = build_source(files, "train", settings.windows, debug_mode=cache.debug_mode)
+    return find_train_windows(source, tokenizer, cache.output_dir)
+
+
 def make_scorer(settings: SquadSettings, tokenizer: Tokenizer) -> SquadScorer:
     """Return the questions of --predict_file, ready to be answered and scored."""
     data, windows = load_questions(settings, "eval", tokenizer)
@@ -101,11 +110,14 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": factory.tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, trains=trains)
+    predict_dir, model_dir = settings.files.predict_dir, settings.run.model_dir
+    folders = {"predict_dir": predict_dir} if predict_dir else {"model_dir": model_dir}
+    runs.check_results(settings, run_context, **folders)
     model = factory.load(run_context.checkpoint)
     scorer = make_scorer(settings, factory.tokenizer) if path else None
     train = None
     if trains:
-        train = load_questions(settings, "train", factory.tokenizer)[1]
+        train = load_train_windows(settings, factory.tokenizer)
         if scorer is not None and not scorer.has_gold:
             raise DataError(
                 f"{path}: has no answers to choose the best model by; "
@@ -141,19 +153,17 @@ def train(
     return runs.train(settings, inputs.run, inputs.factory, model, source, evaluations, world)
 
 
-def find_answers(
+def predict_windows(
     settings: SquadSettings,
     model: TrainableQuestionAnswering,
     scorer: SquadScorer,
     pad_id: int,
     world: DistributedContext,
-) -> SquadAnswers:
-    """Return the answers of a model, in every process."""
+) -> Outputs:
+    """Return the outputs of a model for all windows, in every process."""
     source = make_source(settings, model, scorer.windows, pad_id)
     size, precision = settings.evaluation.valid_bsz, settings.device.precision
-    return scorer.answers(
-        predict(model, source, BEAM_FIELDS, world, batch_size=size, precision=precision)
-    )
+    return predict(model, source, BEAM_FIELDS, world, batch_size=size, precision=precision)
 
 
 def finish(
@@ -165,17 +175,20 @@ def finish(
 ) -> None:
     """Predict if asked to; write answers and scores."""
     scores, answers, scorer = dict(known), None, inputs.scorer
+    model_dir = "" if settings.run.debug else settings.run.model_dir
+    folder = settings.files.predict_dir or model_dir
     if settings.task.do_predict and scorer is not None:
         pad_id = inputs.factory.tokenizer.special.pad_id
-        answers = find_answers(settings, model, scorer, pad_id, world)
+        outputs = predict_windows(settings, model, scorer, pad_id, world)
+        answers = scorer.answers(outputs)
+        if folder and settings.files.save_logits:
+            world.on_rank_zero(scorer.write_logits, outputs, folder)
         if scorer.has_gold:
             scores["dev"] = scorer.score(answers)
         else:
             logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     for split, values in scores.items():
         runs.log_scores(split, values)
-    model_dir = "" if settings.run.debug else settings.run.model_dir
-    folder = settings.files.predict_dir or model_dir
     if folder:
         world.on_rank_zero(write_results, folder, answers, scores)
 
@@ -202,7 +215,8 @@ def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
     for path in settings.members:
         member = replace(factory, init=replace(factory.init, checkpoint=path))
         model, pad_id = member.load().to(world.device), factory.tokenizer.special.pad_id
-        members.append(find_answers(settings, model, scorer, pad_id, world))
+        outputs = predict_windows(settings, model, scorer, pad_id, world)
+        members.append(scorer.answers(outputs))
     predictions, scores = score_ensemble(scorer, members, flags)
     if scores:
         runs.log_scores("dev", scores)

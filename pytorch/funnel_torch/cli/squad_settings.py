@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, check_squad_numbers, list_checkpoints
@@ -60,6 +61,16 @@ class SquadSettings(FineTuneSettings):
     ensemble: EnsembleSettings = group("ensemble", EnsembleSettings)
 
     @property
+    def trains(self) -> bool:
+        """Whether the run trains a model."""
+        return self.task.do_train
+
+    @property
+    def trained_model(self) -> Path | None:
+        """The model to evaluate without training; an ensemble names its own."""
+        return None if self.ensemble.do_ensemble else super().trained_model
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The checkpoints of the ensemble."""
         return list_checkpoints(self.ensemble)
@@ -78,7 +89,10 @@ class SquadSettings(FineTuneSettings):
         check_squad_numbers(self.head, self.answers, self.cache.num_proc)
         split, trains, predicts = self.cache.prepro_split, self.task.do_train, self.task.do_predict
         work = SquadWork(trains, predicts, split)
-        check_given(**work.required_flags(self.files, self.ensemble))
+        required = work.required_flags(self.files, self.ensemble)
+        if trains and not split and self.cache.output_dir:
+            required.pop("train_file", None)  # the cache may take its place
+        check_given(**required)
         if split:
             check_given(output_dir=self.cache.output_dir)
         elif self.ensemble.do_ensemble:

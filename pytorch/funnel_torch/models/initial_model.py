@@ -47,6 +47,7 @@ class InitConfig:
         new_head: ignore the task head in the checkpoint.
         labels: the task's labels, in the order that a head in the checkpoint must have.
         with_optimizer: also read Adam moments and step counter of a TensorFlow checkpoint.
+        complete: refuse a checkpoint that lacks the head.
     """
 
     checkpoint: str = ""
@@ -58,6 +59,7 @@ class InitConfig:
     new_head: bool = False
     labels: tuple[str, ...] | None = None
     with_optimizer: bool = False
+    complete: bool = False
 
 
 def read_initial_checkpoint(init: InitConfig) -> Checkpoint | None:
@@ -96,7 +98,7 @@ def build_model(
 
     Raises:
         ConfigError: vocabulary, length or settings do not fit the configuration.
-        CheckpointError: corrupt weights, or a head of another size.
+        CheckpointError: corrupt weights, a head of another size, or none where it is needed.
     """
     checkpoint = checkpoint or read_initial_checkpoint(init)
     config = resolve_config(init, None if checkpoint is None else checkpoint.config)
@@ -117,7 +119,8 @@ def build_model(
     else:
         check_num_labels(checkpoint, init.checkpoint, arguments.get("num_labels"))
         check_labels(checkpoint.metadata.get("labels"), init.labels)
-    return head.from_checkpoint(checkpoint, **config.to_dict(), **arguments)
+    settings = config.to_dict() | arguments
+    return head.from_checkpoint(checkpoint, complete=init.complete, **settings)
 
 
 def resolve_config(init: InitConfig, found: ModelConfig | None) -> ModelConfig:

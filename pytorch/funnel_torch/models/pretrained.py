@@ -81,8 +81,14 @@ class PretrainedModel(nn.Module):
         return cls.from_checkpoint(checkpoint, **overrides)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, **overrides: Any) -> Self:
-        """Build the model from a checkpoint in memory; see :meth:`from_pretrained`."""
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, *, complete: bool = False, **overrides: Any
+    ) -> Self:
+        """Build the model from a checkpoint in memory; see :meth:`from_pretrained`.
+
+        With ``complete`` the checkpoint must have the head too: a model that is not trained is
+        useless with a random one.
+        """
         settings = checkpoint.config.to_dict()
         changes = {key: overrides.pop(key) for key in list(overrides) if key in settings}
         if checkpoint.config.rel_attn_type == "factorized":
@@ -92,7 +98,7 @@ class PretrainedModel(nn.Module):
         with skip_init():
             model = cls(checkpoint.config.replace(**changes), **arguments)
         report = import_tensors(model, model.adapt_tensors(checkpoint.tensors))
-        _check(report, checkpoint.metadata)
+        _check(report, checkpoint.metadata, complete)
         if report.missing_parameters:
             initialize(model, model.config, only=set(report.missing_parameters))
         return model.eval()
@@ -126,12 +132,12 @@ class PretrainedModel(nn.Module):
         return save_checkpoint(checkpoint, directory, "hf")
 
 
-def _check(report: LoadReport, metadata: Mapping[str, Any]) -> None:
+def _check(report: LoadReport, metadata: Mapping[str, Any], complete: bool) -> None:
     """Warn of newly initialized heads; refuse a checkpoint without the model's own weights.
 
     Raises:
         CheckpointError: embeddings or encoder are incomplete, a shape differs, or a head of another
-            kind would be loaded in part.
+            kind would be loaded in part; ``complete`` and the head is missing.
     """
     path = metadata.get("path")
     needed = [n for n in report.missing if n.startswith(("model/input/", "model/encoder/"))]
@@ -150,6 +156,11 @@ def _check(report: LoadReport, metadata: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: its {head} is of another kind: this model's also has {join_names(lacking)}, "
             "so it would be partly random"
+        )
+    if report.missing and complete:
+        raise CheckpointError(
+            f"{path}: lacks {join_names(report.missing)}: without training its results would be "
+            "those of random weights; fine-tune it first, or name the fine-tuned model"
         )
     if report.missing:
         logger.warning("%s: newly initialized: %s", path, join_names(report.missing))

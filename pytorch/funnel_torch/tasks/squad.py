@@ -24,7 +24,9 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
     """The model with its targets as keyword arguments, as the training loop passes them."""
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, **overrides: Any) -> Self:
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, *, complete: bool = False, **overrides: Any
+    ) -> Self:
         """See the base class.
 
         Raises:
@@ -39,7 +41,7 @@ class TrainableQuestionAnswering(FunnelForQuestionAnswering):
                     f"{checkpoint.metadata.get('path')}: its head was trained with {flag}; "
                     "say so, or --new_head to start with a fresh head"
                 )
-        return super().from_checkpoint(checkpoint, **overrides)
+        return super().from_checkpoint(checkpoint, complete=complete, **overrides)
 
     def forward(self, *args: Any, **kwargs: Any) -> AnswerOutput:
         """Find answers, see the base class; takes the fields of ``AnswerTargets`` as keywords.

@@ -48,7 +48,7 @@ class RunDirectory(BaseRunDirectory):
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, "metrics.jsonl", "events.out.tfevents.*", BEST_RESULT),
         *("best", "last", "submit", "test_results.txt", "valid_results.txt", "final_scores.json"),
-        *("predictions.json", "nbest_predictions.json", "null_odds.json"),
+        *("predictions.json", "nbest_predictions.json", "null_odds.json", "logits.json"),
     )
 
     def __init__(

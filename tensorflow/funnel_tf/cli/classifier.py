@@ -64,8 +64,7 @@ def run(settings: ClassifierSettings) -> None:
         step = train(settings, inputs, inputs.directory)
     best = evaluate(settings, inputs) if settings.run.do_eval else None
     if settings.task.do_submit or settings.task.do_predict:
-        folder = settings.eval_model_dir or settings.run.model_dir
-        write_results(settings, inputs, best or runs.best_or_last_checkpoint(folder))
+        write_results(settings, inputs, best or runs.best_or_last_checkpoint(settings))
     if inputs.directory is not None:
         inputs.directory.finish(step, settings.training.train_steps)
 
@@ -202,7 +201,8 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
     run = runs.evaluation_settings(settings, settings.classification.predict_batch_size)
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
     if requested.do_predict:
-        write_predictions(folder / "test_results.txt", task, found["predictions"])
+        path, indexed = folder / "test_results.txt", requested.indexed_predictions
+        write_predictions(path, task, found["predictions"], indexed=indexed)
     if not requested.do_submit:
         return
     submit_dir = requested.submit_dir or folder / "submit"

@@ -20,6 +20,7 @@ from funnel.config.settings import result_affecting_config
 from funnel.formats.tensor_bundle import STATE_FILE
 from funnel.tokenization import Tokenizer, get_tokenizer
 from funnel.utils.errors import ConfigError
+from funnel.utils.run_directory import is_inside, refuse_foreign_results
 from funnel_tf.cli.programs import (
     ClassifierSettings,
     FineTuningSettings,
@@ -32,10 +33,39 @@ from funnel_tf.cli.programs import (
 
 
 def check_model_dir(settings: FineTuningSettings) -> None:
-    """Raise ConfigError without a run directory, unless checkpoints of another are evaluated."""
+    """Check the run directory, and that another one's results do not replace its own.
+
+    Raises:
+        ConfigError: there is none, and no checkpoints of another are evaluated either.
+        RunError: see :func:`check_evaluated`.
+    """
     run = settings.run
     if not (run.model_dir or (settings.eval_model_dir and not run.do_train)):
         raise ConfigError("--model_dir is needed")
+    check_evaluated(settings, "eval_model_dir", settings.eval_model_dir)
+
+
+def check_evaluated(settings: TrainingSettings, flag: str, checkpoints: str | None) -> None:
+    """Check that the results of checkpoints elsewhere do not replace those of the run.
+
+    Args:
+        settings: those of a program that writes results to --model_dir.
+        flag: flag that names ``checkpoints``.
+        checkpoints: the checkpoint or directory to evaluate; empty for those of the run.
+
+    Raises:
+        ConfigError: the run in --model_dir is trained now.
+        RunError: --model_dir holds another run.
+    """
+    model_dir = settings.run.model_dir
+    if not (checkpoints and model_dir):
+        return
+    if settings.run.do_train and not is_inside(checkpoints, model_dir):
+        raise ConfigError(
+            f"--{flag}={checkpoints}: goes without --do_train; its results would replace those of "
+            "the run in --model_dir"
+        )
+    refuse_foreign_results(model_dir, checkpoints, "--model_dir")
 
 
 def check_paths(settings: ProgramSettings) -> None:

@@ -122,6 +122,11 @@ class SweepOptions:
     eval_end_step: int = setting(
         10000000, "leave out checkpoints after this step", affects_result=False
     )
+    eval_wait: float = setting(
+        0.0,
+        "new: seconds to wait for the next checkpoint of a run that trains elsewhere",
+        affects_result=False,
+    )
     retain_all: bool = setting(
         False, "keep every checkpoint after training and evaluation", affects_result=False
     )
@@ -161,6 +166,9 @@ class ClassifierTask:
         False,
         "write test_results.txt: the predicted label of every test example",
         affects_result=False,
+    )
+    indexed_predictions: bool = setting(
+        False, "new: in test_results.txt, a header and index<tab>label", affects_result=False
     )
 
 
@@ -254,6 +262,7 @@ class PretrainEvaluation:
     start_eval_steps: int = setting(
         200000, "first step to evaluate; without one so late, the last", affects_result=False
     )
+    eval_wait: float = like(SweepOptions, "eval_wait")
     overwrite: bool = setting(
         False, "accepted and unused, as in the original", affects_result=False
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +18,6 @@ from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
-from funnel.utils.logging import MetricsLog
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import PretrainSettings
 from funnel_tf.data.input_pipeline import (
@@ -39,7 +39,12 @@ from funnel_tf.training.estimator import (
     make_model_fn,
 )
 from funnel_tf.training.evaluation import Scores, evaluate_all, write_best
-from funnel_tf.training.run_directory import RunDirectory, SavedStep, saved_steps
+from funnel_tf.training.run_directory import (
+    RunDirectory,
+    SavedStep,
+    saved_steps,
+    wait_for_steps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +82,7 @@ def prepare(settings: PretrainSettings) -> RunInputs:
     if not (wanted.do_train or wanted.do_eval):
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
     check_given(record_dir=task.record_dir, seq_len=task.seq_len, model_dir=wanted.model_dir)
+    configs.check_evaluated(settings, "eval_ckpt_path", settings.evaluation.eval_ckpt_path)
     tokenizer = configs.open_tokenizer(settings)
     config = configs.model_config(settings, tokenizer)
     masking = MaskingConfig(
@@ -132,7 +138,8 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
     if 0 < evaluation.max_eval_batch < count:
         count = evaluation.max_eval_batch
     score = partial(_score, settings, estimator, input_fn, count)
-    log = MetricsLog(model_dir)
+    is_waiting = evaluation.eval_wait > 0 and not settings.run.do_train
+    log = runs.open_evaluation_log(model_dir, is_waiting)
     with _report_corrupt(collection, inputs):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
@@ -148,13 +155,16 @@ def _score(
     return {settings.evaluation.eval_split: {"loss": found["mlm_loss"] + disc_loss, **found}}
 
 
-def find_checkpoints(settings: PretrainSettings) -> list[SavedStep]:
+def find_checkpoints(settings: PretrainSettings) -> Iterable[SavedStep]:
     """Return the checkpoints to evaluate, by step."""
     evaluation, model_dir = settings.evaluation, settings.run.model_dir
     if evaluation.eval_ckpt_path:
         prefix = resolve_prefix(evaluation.eval_ckpt_path)
         step = prefix.name.rpartition("-")[2]
         return [SavedStep(int(step) if step.isdigit() else 0, prefix)]
+    if evaluation.eval_wait > 0 and not settings.run.do_train:
+        first, last = evaluation.start_eval_steps, settings.training.train_steps
+        return wait_for_steps(model_dir or "", first - 1, last, last, evaluation.eval_wait)
     every = saved_steps(model_dir)
     found = [saved for saved in every if saved.step >= evaluation.start_eval_steps]
     if not found:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.create_pretrain_data import CreateDataSettings, VocabularyCheck
 from funnel.cli.feature_extraction import ExtractionSettings
 from funnel.config.heads import AnswerConfig, PretrainingConfig
@@ -48,6 +49,7 @@ _QUESTIONS = "questions and answers"
 _OPTIMIZER = "optimizer, in detail"
 _MASKING = "masking and objective"
 _MODEL = "model (without --model_config, or named in --overwrite_keys)"
+_MESSAGES = "messages"
 _COLUMNS = "own data (--task_name=tsv|csv|jsonl); all new"
 
 _TOKENIZER = {"tokenizer_path": ""}
@@ -88,11 +90,12 @@ class TrainingSettings(ProgramSettings):
     update: UpdateOptions
     sizes: ModelSettings
     model: ModelOptions
+    absl: AbslLogging
 
     @property
     def verbose(self) -> bool:
         """Whether TensorFlow's own messages are shown."""
-        return self.run.verbose
+        return self.run.verbose or self.absl.verbose
 
 
 class FineTuningSettings(TrainingSettings):
@@ -129,6 +132,7 @@ class ClassifierSettings(FineTuningSettings):
     update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
 
     @property
     def eval_model_dir(self) -> str:
@@ -159,6 +163,7 @@ class RaceSettings(FineTuningSettings):
     update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
 
     @property
     def eval_model_dir(self) -> str:
@@ -190,6 +195,7 @@ class SquadSettings(FineTuningSettings):
     update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,7 @@ class PretrainSettings(TrainingSettings):
     update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class CorpusSettings(CreateDataSettings, ProgramSettings):
     @property
     def verbose(self) -> bool:
         """Whether debug messages are shown."""
-        return self.log.verbose
+        return self.log.verbose or self.absl.verbose
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,7 @@ class ModifySettings:
     src_ckpt: str = setting("", "input checkpoint prefix")
     tgt_ckpt: str = setting("", "output checkpoint prefix")
     finetune_only: bool = setting(True, "drop global_step, Adam slots and generator variables")
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
 
 
 # Programs whose flags absl parses.

@@ -6,7 +6,7 @@ A program brings its task: its graph, its input and how predictions are scored.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.tfrecords import ExampleFile
 from funnel.tokenization import Tokenizer
-from funnel.utils.logging import MetricsLog
+from funnel.utils.logging import MetricsLog, RunLog
+from funnel.utils.run_directory import is_inside
 from funnel_tf.cli import configs
 from funnel_tf.cli.programs import FineTuningSettings, TrainingSettings
 from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
@@ -42,7 +43,12 @@ from funnel_tf.training.evaluation import (
     evaluate_all,
     write_best,
 )
-from funnel_tf.training.run_directory import RunDirectory, SavedStep, saved_steps
+from funnel_tf.training.run_directory import (
+    RunDirectory,
+    SavedStep,
+    saved_steps,
+    wait_for_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -195,12 +201,41 @@ def predict_examples(
     return {name: values[: file.num_real_examples] for name, values in found.items()}
 
 
-def checkpoints_to_evaluate(settings: FineTuningSettings) -> list[SavedStep]:
+def checkpoints_to_evaluate(settings: FineTuningSettings) -> Iterable[SavedStep]:
     """Return the checkpoints that the sweep flags select, by step."""
-    sweep = settings.sweep
-    folder = settings.eval_model_dir or settings.run.model_dir
-    found = saved_steps(folder, sweep.eval_start_step, sweep.eval_end_step)
-    return found if sweep.eval_all_ckpt else found[-1:]
+    sweep, after, upto = (
+        settings.sweep,
+        settings.sweep.eval_start_step,
+        settings.sweep.eval_end_step,
+    )
+    folder = settings.eval_model_dir or settings.run.model_dir or ""
+    found: Iterable[SavedStep]
+    if sweep.eval_wait > 0 and not settings.run.do_train:
+        last = settings.training.train_steps
+        found = wait_for_steps(folder, after, upto, last, sweep.eval_wait)
+    else:
+        found = saved_steps(folder, after, upto)
+    return found if sweep.eval_all_ckpt else list(found)[-1:]
+
+
+class _ReopenedLog:
+    """Writes to the log of a run that trains in another process, which may replace the files."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def log(self, step: int, split: str, **scalars: float) -> None:
+        log = MetricsLog(self._folder)
+        log.log(step, split, **scalars)
+        log.close()
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+
+def open_evaluation_log(folder: str, is_waiting: bool) -> RunLog:
+    """Return the log of an evaluation, ``is_waiting`` if the run still trains elsewhere."""
+    return _ReopenedLog(folder) if is_waiting else MetricsLog(folder)
 
 
 def evaluate_and_keep(
@@ -209,7 +244,7 @@ def evaluate_and_keep(
     """Score all checkpoints and record the best; after training delete those not kept."""
     run, sweep = settings.run, settings.sweep
     folder = run.model_dir or settings.eval_model_dir
-    log = MetricsLog(folder)
+    log = open_evaluation_log(folder, sweep.eval_wait > 0 and not run.do_train)
     best = evaluate_all(checkpoints_to_evaluate(settings), evaluate, log)
     log.close()
     write_best(best, folder)
@@ -218,6 +253,15 @@ def evaluate_and_keep(
     return best
 
 
-def best_or_last_checkpoint(folder: str) -> Path:
-    """Return the best checkpoint that an evaluation recorded, else the last one."""
-    return best_checkpoint(folder) or saved_steps(folder)[-1].prefix
+def best_or_last_checkpoint(settings: FineTuningSettings) -> Path:
+    """Return the best checkpoint that an evaluation recorded, else the last one.
+
+    The record for the checkpoints in --eval_model_dir may be in --model_dir.
+    """
+    model_dir = settings.run.model_dir
+    folder = settings.eval_model_dir or model_dir or ""
+    best = best_checkpoint(folder)
+    if best is None and model_dir and model_dir != folder:
+        other = best_checkpoint(model_dir)
+        best = other if other is not None and is_inside(other, folder) else None
+    return best or saved_steps(folder)[-1].prefix

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
@@ -16,6 +19,7 @@ from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import SquadScorer, score_ensemble
 from funnel.features.squad_tfrecords import (
     count_recorded_shards,
+    find_train_records,
     squad_eval_records,
     squad_train_records,
 )
@@ -24,6 +28,7 @@ from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
+from funnel.utils.run_directory import refuse_foreign_results
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import SquadSettings
 from funnel_tf.models.modeling import ModelInputs
@@ -56,7 +61,7 @@ class _BestAnswers:
     def score(self, checkpoint: Path) -> Scores:
         """Return the metrics of a checkpoint."""
         scorer = self.questions.scorer
-        answers = answer(self.settings, self.graph, self.questions, checkpoint)
+        answers = answer_and_write(self.settings, self.graph, self.questions, checkpoint)
         metrics = scorer.score(answers)
         if self.answers is None or metrics[scorer.target] > self.metrics[scorer.target]:
             self.answers, self.metrics = answers, metrics
@@ -87,7 +92,12 @@ def check(settings: SquadSettings) -> None:
     required = work.required_flags(settings.files, joint)
     # Only a run of training or prediction has a directory of its own.
     is_run = not (task.prepro_split or joint.do_ensemble)
+    if is_run:
+        required.pop("train_file", None)  # records may take its place
     check_given(**({"model_dir": settings.run.model_dir} if is_run else {}), **required)
+    if is_run and settings.files.predict_dir and settings.run.model_dir:
+        folder = settings.files.predict_dir
+        refuse_foreign_results(folder, settings.run.model_dir, "--predict_dir")
 
 
 def preprocess(settings: SquadSettings) -> None:
@@ -120,8 +130,13 @@ def train_and_predict(settings: SquadSettings) -> None:
 
 
 def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[ExampleFile]:
-    """Return all shards of the training records; those that do not fit are rebuilt."""
+    """Return all shards of the training records; those that do not fit are rebuilt.
+
+    Without --train_file they must all exist.
+    """
     source, folder = _source(settings, "train"), settings.records.output_dir
+    if not Path(source.path).is_file():
+        return find_train_records(folder, source, tokenizer)
     shards = count_recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
     seed = settings.run.seed or 0
     return [
@@ -141,28 +156,44 @@ def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
 
 def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) -> None:
     """Score the answers of all checkpoints; write those of the best one and its scores."""
-    model_dir, best = settings.run.model_dir, _BestAnswers(settings, graph, questions)
-    folder = Path(settings.files.predict_dir or model_dir)
+    best, folder = _BestAnswers(settings, graph, questions), _predict_dir(settings)
     if questions.scorer.has_gold:
         runs.evaluate_and_keep(settings, best.score)
         write_answers(best.answers, folder)
         atomic_write_json(folder / "final_scores.json", {"dev": best.metrics})
         return
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
-    checkpoint = runs.best_or_last_checkpoint(model_dir)
-    write_answers(answer(settings, graph, questions, checkpoint), folder)
+    checkpoint = runs.best_or_last_checkpoint(settings)
+    write_answers(answer_and_write(settings, graph, questions, checkpoint), folder)
 
 
-def answer(
+def _predict_dir(settings: SquadSettings) -> Path:
+    return Path(settings.files.predict_dir or settings.run.model_dir)
+
+
+def answer_and_write(
     settings: SquadSettings, graph: BuildGraph, questions: Questions, checkpoint: Path
 ) -> SquadAnswers:
-    """Return the answers of a checkpoint."""
+    """Return the answers of a checkpoint, and write them to files that begin with its step."""
+    found = predict_windows(settings, graph, questions, checkpoint)
+    answers, folder = questions.scorer.answers(found), _predict_dir(settings)
+    prefix = checkpoint.name.rpartition("-")[2] + "."
+    write_answers(answers, folder, prefix)
+    if settings.files.save_logits:
+        questions.scorer.write_logits(found, folder, prefix)
+    return answers
+
+
+def predict_windows(
+    settings: SquadSettings, graph: BuildGraph, questions: Questions, checkpoint: Path
+) -> Mapping[str, np.ndarray]:
+    """Return the outputs of a checkpoint for all windows."""
     file = questions.file
     run = runs.evaluation_settings(settings, settings.squad.predict_batch_size)
     found = runs.predict_examples(run, graph, file, checkpoint)
     if not (found["unique_ids"] == questions.scorer.windows.unique_ids).all():
         raise DataError(f"{file.path}: is not in the order of its windows; delete it")
-    return questions.scorer.answers(found)
+    return found
 
 
 def ensemble(settings: SquadSettings) -> None:
@@ -173,7 +204,8 @@ def ensemble(settings: SquadSettings) -> None:
     opinions = []
     for member, prefix in members:
         graph = _graph(member, configs.model_config(member, tokenizer))
-        opinions.append(answer(member, graph, questions, prefix))
+        found = predict_windows(member, graph, questions, prefix)
+        opinions.append(questions.scorer.answers(found))
     predictions, scores = score_ensemble(questions.scorer, opinions, joint)
     text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     logger.info("%s", text or "no answers are known, so there are no scores")

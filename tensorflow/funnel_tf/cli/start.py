@@ -38,9 +38,9 @@ def run_program(name: str, description: str | None, needs_tensorflow: bool = Tru
     settings = parse_command_line(name, description)
     import_installed("funnel_tf.cli.configs").check_paths(settings)
     if needs_tensorflow:
-        silence_tensorflow(settings.verbose)
+        silence_tensorflow(settings.verbose, settings.absl.quiet)
     else:
-        configure_logging(settings.verbose)
+        configure_logging(settings.verbose, quiet=settings.absl.quiet)
     import_installed(f"funnel_tf.cli.{name}").run(settings)
 
 
@@ -70,13 +70,15 @@ def import_installed(module: str) -> ModuleType:
         ) from None
 
 
-def silence_tensorflow(verbose: bool = False) -> None:
+def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:
     """Set up this project's log, and silence TensorFlow's unless ``verbose``.
+
+    ``quiet`` reduces this project's messages to warnings.
 
     Raises:
         ConfigError: TensorFlow is not installed.
     """
-    configure_logging(verbose)
+    configure_logging(verbose, quiet=quiet)
     if verbose:
         logging.getLogger("tensorflow").setLevel(logging.INFO)
         return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.json_files import read_json_object
 from funnel.utils.logging import RunLog
@@ -15,6 +16,9 @@ from funnel.utils.run_directory import BEST_RESULT
 from funnel_tf.training.run_directory import SavedStep, retain, saved_steps
 
 logger = logging.getLogger(__name__)
+
+# The original's keys of best_result.json, and the metrics that they are here.
+_ORIGINAL_KEYS = {"accuracy": "accu", "f1": "f1", "matthews_corr": "corr", "pearson": "corr"}
 
 # Metrics by split; the main metric of the first split comes first.
 Scores = Mapping[str, Mapping[str, float]]
@@ -61,7 +65,7 @@ class Retention:
 
 
 def evaluate_all(
-    checkpoints: Sequence[SavedStep],
+    checkpoints: Iterable[SavedStep],
     evaluate: Callable[[Path], Scores],
     log: RunLog,
     higher_is_better: bool = True,
@@ -104,6 +108,7 @@ def write_best(best: BestCheckpoint, model_dir: str | Path) -> None:
     """Write ``best_result.json`` to ``model_dir``.
 
     ``checkpoint`` in it is a file name if the checkpoint is in the same directory, else a path.
+    ``path``, ``accu``, ``f1`` and ``corr`` are the original's keys, for programs that read them.
     """
     split, metric, score = best.main
     folder, prefix = Path(model_dir), best.saved.prefix
@@ -115,15 +120,37 @@ def write_best(best: BestCheckpoint, model_dir: str | Path) -> None:
         "step": best.saved.step,
         "checkpoint": prefix.name if is_here else str(prefix),
         "scores": {name: dict(metrics) for name, metrics in best.scores.items()},
+        "path": str(prefix),
     }
+    for name, value in best.scores[split].items():
+        if name in _ORIGINAL_KEYS:
+            result[_ORIGINAL_KEYS[name]] = value if math.isfinite(value) else None
     atomic_write_json(folder / BEST_RESULT, result)
 
 
 def best_checkpoint(model_dir: str | Path) -> Path | None:
-    """Return the prefix recorded in ``best_result.json``; None if file or checkpoint is missing."""
+    """Return the prefix recorded in ``best_result.json``; None without that file.
+
+    The original recorded it as ``path``, relative to the working directory of its run: if it is not
+    there, the checkpoint of that name in ``model_dir`` is meant.
+
+    Raises:
+        CheckpointError: the file names no checkpoint, or one that does not exist.
+    """
     record = Path(model_dir) / BEST_RESULT
     if not record.is_file():
         return None
-    name = read_json_object(record).get("checkpoint")
-    prefix = Path(model_dir) / str(name)
-    return prefix if Path(f"{prefix}.index").is_file() else None
+    content = read_json_object(record, CheckpointError)
+    name, path = content.get("checkpoint"), content.get("path")
+    places = [Path(model_dir, name)] if isinstance(name, str) and name else []
+    if isinstance(path, str) and path:
+        places += [Path(path), Path(model_dir, Path(path).name)]
+    for prefix in places:
+        if Path(f"{prefix}.index").is_file():
+            return prefix
+    if not places:
+        raise CheckpointError(f"{record}: names no checkpoint (key 'checkpoint' or 'path')")
+    raise CheckpointError(
+        f"{record}: the best checkpoint, {name or path}, is missing; --do_eval records the best of "
+        "those that are left"
+    )

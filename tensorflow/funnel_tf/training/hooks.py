@@ -108,7 +108,8 @@ class CheckpointCheckHook(tf.train.SessionRunHook):
 
     def begin(self) -> None:
         """Raise CheckpointError for variables that are missing or have another shape."""
-        check_complete(self._reader, tf.trainable_variables())
+        # The step counter is restored too.
+        check_complete(self._reader, tf.global_variables())
 
 
 HostCall = tuple[Callable[..., Any], dict[str, tf.Tensor]]

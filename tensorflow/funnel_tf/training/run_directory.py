@@ -10,8 +10,10 @@ progress.json        last step, written at the end of the run
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,12 @@ from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
+from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
 
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 5.0
 _CHECKPOINT = re.compile(r"(.*-(\d+))\.index")
 
 
@@ -49,6 +55,8 @@ class RunDirectory(BaseRunDirectory):
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
+        *("test_results.txt", "final_scores.json", "*predictions.json", "*null_odds.json"),
+        "*.logits.json",
     )
 
     def __init__(
@@ -108,14 +116,62 @@ def saved_steps(folder: str | Path, after: int = -1, upto: int = 10**9) -> list[
     Raises:
         CheckpointError: there is none.
     """
-    matches = (_CHECKPOINT.fullmatch(path.name) for path in Path(folder).glob("*.index"))
-    found = [SavedStep(int(m.group(2)), Path(folder, m.group(1))) for m in matches if m]
-    kept = sorted((s for s in found if after < s.step <= upto), key=lambda saved: saved.step)
+    kept = [saved for saved in _list_steps(folder) if after < saved.step <= upto]
     if not kept:
         raise CheckpointError(
             f"{folder}: no checkpoint (model.ckpt-STEP) of a step above {after} and up to {upto}"
         )
     return kept
+
+
+def _list_steps(folder: str | Path) -> list[SavedStep]:
+    """Return all checkpoints of ``folder`` in order of steps."""
+    matches = (_CHECKPOINT.fullmatch(path.name) for path in Path(folder).glob("*.index"))
+    found = [SavedStep(int(m.group(2)), Path(folder, m.group(1))) for m in matches if m]
+    return sorted(found, key=lambda saved: saved.step)
+
+
+def wait_for_steps(
+    folder: str | Path, after: int, upto: int, last_step: int, patience: float
+) -> Iterator[SavedStep]:
+    """Yield the checkpoints of a run that is training in another process, as they appear.
+
+    Args:
+        folder: directory of the run; it need not exist yet.
+        after: checkpoints of this step and before are left out.
+        upto: checkpoints after this step are left out.
+        last_step: the step at which that run ends.
+        patience: seconds to wait for the next checkpoint.
+
+    Raises:
+        CheckpointError: none appeared.
+    """
+    seen, end, deadline = after, min(upto, last_step), time.monotonic() + patience
+    logger.info("%s: waiting for checkpoints up to step %d", folder, end)
+    while True:
+        # Read first: a run that is finished writes no further checkpoint.
+        is_finished, is_late = _is_finished(folder), time.monotonic() >= deadline
+        new = [saved for saved in _list_steps(folder) if seen < saved.step <= upto]
+        for saved in new:
+            seen = saved.step
+            # The run may delete old checkpoints while this one is evaluated.
+            if Path(f"{saved.prefix}.index").is_file():
+                yield saved
+        if seen >= end:
+            return
+        if is_finished or (is_late and not new):
+            break
+        if new:
+            deadline = time.monotonic() + patience
+        time.sleep(min(_POLL_SECONDS, patience))
+    if seen == after:
+        saved_steps(folder, after, upto)  # raises the error that says so
+    logger.info("%s: no checkpoint after step %d came", folder, seen)
+
+
+def _is_finished(folder: str | Path) -> bool:
+    progress = Path(folder) / PROGRESS
+    return progress.is_file() and bool(read_json_object(progress, RunError).get("finished"))
 
 
 def retain(folder: str | Path, steps: Collection[int]) -> list[int]:

@@ -65,8 +65,12 @@ def test_unresolved_labels(tmp_path):
 def test_prediction_files(tmp_path):
     path = tmp_path / "new" / "r.txt"
     write_predictions(path, get_task("rte"), np.array([1, 0]))
+    assert path.read_bytes() == b"not_entailment\nentailment\n"
+    write_predictions(path, get_task("rte"), np.array([1, 0]), indexed=True)
     assert path.read_bytes() == b"index\tprediction\n0\tnot_entailment\n1\tentailment\n"
     write_predictions(path, get_task("sts-b"), np.array([1.5, -7.0], np.float32))
+    assert path.read_bytes() == b"1.500000\n-7.000000\n"
+    write_predictions(path, get_task("sts-b"), np.array([1.5, -7.0], np.float32), indexed=True)
     assert path.read_bytes() == b"index\tprediction\n0\t1.500000\n1\t-7.000000\n"
     with pytest.raises(DataError, match="prediction 0 is 2, not a class id from 0 to 1"):
         write_predictions(path, get_task("rte"), [2])
