@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.features.record_files import ExampleFile, load_recorded, read_description, read_meta
 from funnel.features.record_schema import RecordSchema, squad_schema
 from funnel.features.squad import SquadWindows, build_windows
 from funnel.features.squad_cache import SquadSource, load_or_build_windows
 from funnel.features.tfrecords import (
     Batch,
-    ExampleFile,
     RecordOptions,
     RecordSource,
     iter_chunks,
     load_or_write,
-    load_recorded,
-    read_description,
-    read_meta,
     to_columns,
 )
 from funnel.tasks.squad import SquadData

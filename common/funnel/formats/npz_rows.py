@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,23 +16,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path
+from funnel.utils.npz import check_growth, name_corruption, read_header, read_npz
 
 _SUFFIX = ".npy"
 _COPIED = 1 << 16
-# A file from elsewhere can be corrupt in every layer: zip, compression, header, size.
-_CORRUPTION = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    OverflowError,
-    MemoryError,  # a header that claims more than there is
-    RuntimeError,  # also an encrypted member, and NotImplementedError for an unknown compression
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class NpzRowWriter:
@@ -135,47 +122,37 @@ class NpzRowReader:
         with self._columns(self._names) as columns:
             for start in range(0, total, rows):
                 count = min(rows, total - start)
-                with self._name_corruption():
+                with name_corruption(self.path):
                     batch = {name: column.read(count) for name, column in columns.items()}
                 yield batch
 
     @contextlib.contextmanager
     def _columns(self, names: Sequence[str]) -> Iterator[dict[str, _Column]]:
         with contextlib.ExitStack() as stack:
-            with self._name_corruption():
+            with name_corruption(self.path):
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
-                present = set(archive.namelist())
+                entries = {entry.filename: entry for entry in archive.infolist()}
+                present = {n: entries[n + _SUFFIX] for n in names if n + _SUFFIX in entries}
+                check_growth(self.path, present.values())
                 columns = {
-                    name: _Column(stack.enter_context(archive.open(name + _SUFFIX)), self.path)
-                    for name in names
-                    if name + _SUFFIX in present
+                    name: _Column(stack.enter_context(archive.open(entry)), entry, self.path)
+                    for name, entry in present.items()
                 }
             yield columns
-
-    @contextlib.contextmanager
-    def _name_corruption(self) -> Iterator[None]:
-        try:
-            yield
-        except _CORRUPTION as error:
-            reason = f"not a readable .npz file of arrays ({error})"
-            raise DataError(f"{self.path}: {reason}") from error
 
 
 class _Column:
     """One array, read from its beginning."""
 
-    def __init__(self, member: IO[bytes], path: str | os.PathLike[str]) -> None:
-        version = npy.read_magic(member)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        self.shape, fortran_order, self.dtype = read_header(member)
-        if self.dtype.hasobject:
-            raise ValueError("an array holds Python objects")
+    def __init__(
+        self, member: IO[bytes], entry: zipfile.ZipInfo, path: str | os.PathLike[str]
+    ) -> None:
+        self.shape, fortran_order, self.dtype = read_header(member, entry)
         self._member = member
         if fortran_order and len(self.shape) > 1:
             # Its rows are scattered: such an array is held in memory.
-            name = str(getattr(member, "name", "")).removesuffix(_SUFFIX)
-            with np.load(path, allow_pickle=False) as arrays:
-                self._member = io.BytesIO(arrays[name].tobytes())
+            name = entry.filename.removesuffix(_SUFFIX)
+            self._member = io.BytesIO(read_npz(path, [name])[name].tobytes())
 
     def read(self, rows: int) -> np.ndarray:
         """Return the next rows."""

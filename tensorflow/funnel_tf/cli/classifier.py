@@ -14,7 +14,8 @@ from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
 from funnel.config.heads import SavedHead
 from funnel.config.model import ModelConfig
-from funnel.features.tfrecords import ExampleFile, RecordOptions, classifier_records
+from funnel.features.record_files import ExampleFile
+from funnel.features.tfrecords import RecordOptions, classifier_records
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
 from funnel.tasks.metrics import compute

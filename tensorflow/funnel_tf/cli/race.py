@@ -10,7 +10,8 @@ import numpy as np
 
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
-from funnel.features.tfrecords import ExampleFile, RecordOptions, race_records
+from funnel.features.record_files import ExampleFile
+from funnel.features.tfrecords import RecordOptions, race_records
 from funnel.tasks.race import race_accuracy
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError

@@ -16,7 +16,7 @@ import numpy as np
 
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
-from funnel.features.tfrecords import ExampleFile
+from funnel.features.record_files import ExampleFile
 from funnel.tokenization import Tokenizer
 from funnel.utils.logging import MetricsLog, RunLog
 from funnel.utils.run_directory import is_inside

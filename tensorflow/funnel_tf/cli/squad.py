@@ -14,6 +14,7 @@ from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, build_source, check_squad_numbers, list_checkpoints
 from funnel.config.heads import AnswerConfig
 from funnel.config.model import NET_CONFIG, ModelConfig
+from funnel.features.record_files import ExampleFile
 from funnel.features.squad_cache import SquadSource
 from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import SquadScorer, score_ensemble
@@ -23,7 +24,6 @@ from funnel.features.squad_tfrecords import (
     squad_eval_records,
     squad_train_records,
 )
-from funnel.features.tfrecords import ExampleFile
 from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError

@@ -18,7 +18,7 @@ from funnel.features.feature_extraction import (
 )
 from funnel.features.feature_inputs import IdSequences, ModelInputs, TextSequences
 from funnel.formats.npz_rows import NpzRowReader, atomic_npz
-from funnel.utils import scratch
+from funnel.utils import scratch, text_files
 from funnel.utils.errors import ConfigError, DataError
 
 CONFIG = ModelConfig(20, 8, 8, 2, 4, 16, "2_1_1")
@@ -217,6 +217,7 @@ def test_pooling_leaves_padding_out(pooling):
 def test_memory_does_not_grow_with_the_lines(tmp_path, monkeypatch):
     """20,000 lines need the memory of 1,000; that of one batch."""
     monkeypatch.setattr(scratch, "_HELD_BYTES", 1 << 12)
+    monkeypatch.setattr(text_files, "_READ_BYTES", 1 << 12)
     tokenizer = tiny_tokenizer(tmp_path)
 
     def peak(lines, pooling):

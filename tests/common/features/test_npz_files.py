@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from funnel.config.inputs import SegmentIds
-from funnel.features.feature_extraction import read_ids
+from funnel.features.feature_inputs import IdSequences
 from funnel.features.pair_sequences import PairSequences
 from funnel.features.squad import EncodedParagraphs, SquadWindows
 from funnel.features.squad_cache import load_windows, save_windows
@@ -65,7 +65,7 @@ BROKEN = {
 def test_broken_arrays(tmp_path, kind):
     path = write_npz(tmp_path / "a.npz", IDS | {"input_ids": BROKEN[kind]})
     tracemalloc.start()
-    for read in (read_npz, lambda p: read_ids(p, 100)):
+    for read in (read_npz, lambda p: IdSequences(p, 100)):
         with pytest.raises(DataError, match=r"a\.npz: ") as caught:
             read(path)
         assert "\n" not in str(caught.value)
@@ -86,9 +86,9 @@ def test_bombs_and_files_of_another_kind(tmp_path):
         read_npz(path)
     path.write_bytes(restated(ARRAY, shape=(1 << 40,)))  # .npy under the name .npz
     with pytest.raises(DataError, match="not a readable .npz file"):
-        read_ids(path, 100)
+        IdSequences(path, 100)
     with pytest.raises(DataError, match=r"none\.npz: cannot be read: No such file"):
-        read_ids(tmp_path / "none.npz", 100)
+        IdSequences(tmp_path / "none.npz", 100)
 
 
 def windows():
@@ -106,7 +106,7 @@ def windows():
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_sound_files_are_read(tmp_path, save):
     save(tmp_path / "a.npz", **IDS)
-    for name, array in read_ids(tmp_path / "a.npz", 100).to_dict().items():
+    for name, array in next(IdSequences(tmp_path / "a.npz", 100).batches(9)).to_dict().items():
         np.testing.assert_array_equal(array, IDS[name])
     save_windows(tmp_path / "w.npz", windows(), "key")
     assert load_windows(tmp_path / "w.npz", "other") is None
