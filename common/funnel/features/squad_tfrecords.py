@@ -107,7 +107,7 @@ def find_train_records(
     Raises:
         DataError: there are none, a shard is missing, or they do not fit.
     """
-    schema = squad_schema(source.windows.max_seq_length, training=True)
+    schema = _schema(source, tokenizer, training=True)
     key = source.settings_key(tokenizer) | {"split": "train"}
     found: dict[int, ExampleFile] = {}
     for proc_id, path in _list_shards(Path(output_dir), source, tokenizer):

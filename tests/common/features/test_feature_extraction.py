@@ -122,7 +122,7 @@ def test_a_header_that_claims_more_than_there_is(tmp_path, shape):
 
 def test_python_objects_are_refused(tmp_path):
     np.savez(tmp_path / "in.npz", input_ids=np.array([[{}]], dtype=object))
-    with pytest.raises(DataError, match="Python objects"):
+    with pytest.raises(DataError, match="pickled objects"):
         NpzRowReader(tmp_path / "in.npz", ["input_ids"])
 
 
@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_lines(tmp_path, monkeypatch):
     for pooling in (None, "mean"):
         peak(500, pooling)
         small = peak(1000, pooling)
-        assert peak(20000, pooling) < 1.2 * small
+        assert peak(20000, pooling) < 1.3 * small
         with np.load(tmp_path / "out.npz") as found:
             assert len(found["hidden_3"]) == 20000
             assert ("input_ids" in found) == (pooling is None)

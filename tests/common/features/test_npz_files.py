@@ -154,17 +154,18 @@ def test_mutated_caches_are_rebuilt_or_mean_the_same(tmp_path, caplog):
 
 
 def test_descriptions_of_features_are_checked(tmp_path):
+    from funnel.features.record_files import meta_path
     from funnel.features.record_schema import classifier_schema
-    from funnel.features.tfrecords import RecordOptions, load_or_write, meta_path
+    from funnel.features.tfrecords import RecordOptions, RecordSource, load_or_write
 
     schema, path, built = classifier_schema(4), tmp_path / "a.tfrecord", []
 
-    def batches():
+    def batches(source):
         built.append(1)
         yield {name: np.zeros((3, *spec.shape), spec.dtype) for name, spec in schema.fields.items()}
 
     def load():
-        return load_or_write(path, schema, {"task": "t"}, batches, RecordOptions())
+        return load_or_write(path, schema, {"task": "t"}, RecordSource(batches), RecordOptions())
 
     assert load().num_examples == load().num_examples == 3 and len(built) == 1
     meta = json.loads(meta_path(path).read_text())
