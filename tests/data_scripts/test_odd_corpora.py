@@ -11,6 +11,7 @@ from funnel.pretraining.create_records import read_documents
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import DataError
 from funnel_data.corpora.sharding import ByteRange
+from funnel_data.corpora.templates import template_text
 from funnel_data.corpora.text_files import TextOptions, TextReader
 
 TEXT = "\ufeffOne. Two.\nThree\n\nFour\n"
@@ -52,3 +53,12 @@ def test_vocabularies_records_and_features(tmp_path, pack, end):
     plain.write_bytes(b"good\n\xff\n")
     with pytest.raises(DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line"):
         read_text(plain, tokenizer, 16)
+
+
+def test_numbers_of_thousands_of_digits(tmp_path):
+    number = "9" * 6000
+    assert template_text(f"frac|{number}=1|2|3") == template_text("frac|2|3")
+    path = tmp_path / "a.wet"
+    path.write_text(f"WARC/1.0\nWARC-Type: conversion\nContent-Length: {number}\n\nText")
+    with pytest.raises(DataError, match=r"a\.wet: a WARC record of over 100000000 bytes"):
+        documents(path)
