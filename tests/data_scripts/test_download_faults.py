@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import shutil
+from typing import ClassVar
 
 import pytest
 
@@ -181,3 +182,24 @@ def test_a_local_mirror_is_copied_from_where_it_stopped(config, tmp_path):
         assert response.status == 200
     fetch_file(str(source), target, config, Silent())
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("number", ["9" * 6000, "\u00b2", "-1", ""])
+def test_numbers_in_headers_that_are_none(monkeypatch, config, tmp_path, number):
+    """Of a size the server does not state, and of a pause it does not ask for."""
+    pieces, asked = [CONTENT, b""], []
+
+    class Answer:
+        status = 503
+        headers: ClassVar = {"content-length": number, "retry-after": number}
+
+        def read(self):
+            return pieces.pop(0)
+
+        def close(self):
+            asked.append(1)
+            Answer.status = 200
+
+    monkeypatch.setattr("funnel_data.downloads.fetch.open_address", lambda _: Answer())
+    assert not fetch_file("http://host/a.json", tmp_path / "a.json", config, Silent())
+    assert (tmp_path / "a.json").read_bytes() == CONTENT and len(asked) == 2

@@ -10,8 +10,11 @@ from funnel.features.feature_extraction import read_text
 from funnel.pretraining.create_records import read_documents
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import DataError
+from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
+from funnel_data.corpora.templates import template_text
 from funnel_data.corpora.text_files import TextOptions, TextReader
+from funnel_data.corpora.wikitext import WikitextOptions, clean_wikitext
 
 TEXT = "\ufeffOne. Two.\nThree\n\nFour\n"
 JSON = '{"text": "One."}\n\n{"text": "Two."}\n'
@@ -52,3 +55,33 @@ def test_vocabularies_records_and_features(tmp_path, pack, end):
     plain.write_bytes(b"good\n\xff\n")
     with pytest.raises(DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line"):
         read_text(plain, tokenizer, 16)
+
+
+def test_numbers_of_thousands_of_digits(tmp_path):
+    number = "9" * 6000
+    assert template_text(f"frac|{number}=1|2|3") == template_text("frac|2|3")
+    path = tmp_path / "a.wet"
+    path.write_text(f"WARC/1.0\nWARC-Type: conversion\nContent-Length: {number}\n\nText")
+    with pytest.raises(DataError, match=r"a\.wet: a WARC record of over 100000000 bytes"):
+        documents(path)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["{{", "[[", "{|", "<ref>", "<ref", "<!--", "((", "( ", ", ,", " ,", "..", "[http:// a", "''",
+     "<nowiki>", "|", "=", "\n", "(;", "{{{a|", "-{", "<table ", " )", "<", ".", ",x,,"],
+)  # fmt: skip
+def test_hostile_articles_take_linear_time(token):
+    """Twenty thousand times the same token: quadratic time would be minutes."""
+    for text in (token * 20_000 + "x", "a (" + token * 20_000 + ")", "x" + token * 20_000):
+        for paragraph in clean_wikitext(text, WikitextOptions()):
+            split_sentences(paragraph)
+        split_sentences(text)
+
+
+def test_stops_after_removed_templates():
+    cases = {"a,, b": "a, b", "a , . b": "a. b", "a, , ,x": "a, ,x", "a ( , ; ) b": "a b",
+             "a, .": "a.", "a,,x": "a,,x", "a (b ,; ) c": "a (b) c"}  # fmt: skip
+    found = {text: clean_wikitext(text, WikitextOptions())[0] for text in cases}
+    assert found == cases
+    assert split_sentences('Wait... what?! "Yes." No') == ["Wait... what?!", '"Yes."', "No"]

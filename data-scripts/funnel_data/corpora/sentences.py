@@ -13,7 +13,11 @@ from collections.abc import Iterator
 
 _CLOSING = "\"'”’»)\\]}"
 # CJK marks end a sentence without white space after them; all others need some.
-_END = re.compile(rf"[.!?…‽؟۔।॥።።]+[{_CLOSING}]*(?=\s)|[。！？｡]+[{_CLOSING}」』）】》]*(?!$)")
+# Several marks are tried from the first one only: from each of them, the time would be quadratic.
+_MARKS = ".!?…‽؟۔।॥።።"
+_END = re.compile(
+    rf"(?<![{_MARKS}])[{_MARKS}]+[{_CLOSING}]*(?=\s)|[。！？｡]+[{_CLOSING}」』）】》]*(?!$)"
+)
 _OPENING = "\"'“‘„«([{¿¡—–- \t"
 
 _ABBREVIATIONS = """

@@ -12,6 +12,7 @@ from collections.abc import Callable
 Arguments = list[str]
 
 _RANGES = {"to": " to ", "-": "–", "–": "–", "and": " and ", "or": " or ", "x": " × ", "by": " by "}
+_MAX_DIGITS = 9  # of the number of an argument
 _NAMED = re.compile(r"\s*([\w -]+?)\s*=(.*)", re.DOTALL)
 
 
@@ -34,7 +35,7 @@ def _positional(given: list[str]) -> Arguments:
         if named is None:
             unnamed += 1
             numbered[unnamed] = argument.strip()
-        elif named[1].isdecimal():
+        elif named[1].isdecimal() and len(named[1]) <= _MAX_DIGITS:
             numbered[int(named[1])] = named[2].strip()
     return [numbered[key] for key in sorted(numbered)]
 

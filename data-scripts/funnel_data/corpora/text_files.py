@@ -28,6 +28,7 @@ from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
 
 FORMATS = ("auto", "txt", "jsonl", "wet", "gigaword")
+_PAGE_DIGITS = 8  # of the length of a web page, which is held in memory
 _START = 1 << 20  # bytes searched for line ends
 DOCUMENTS = ("blank_line", "line", "file")
 LINES = ("paragraph", "wrapped", "sentence")
@@ -247,6 +248,8 @@ def _wet_records(stream: IO[bytes], path: str) -> Iterator[list[str]]:
         length = fields.get(b"content-length", b"")
         if not length.isdigit():
             raise DataError(f"{path}: a WARC record has no Content-Length")
+        if len(length) > _PAGE_DIGITS:
+            raise DataError(f"{path}: a WARC record of over {10**_PAGE_DIGITS} bytes")
         body = stream.read(int(length))
         if len(body) < int(length):
             raise DataError(f"{path}: the file is truncated; download or copy it again")

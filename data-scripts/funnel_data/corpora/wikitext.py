@@ -48,10 +48,11 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u20
 # this search for two characters finds out fast.
 _SCARS = ("( ", "(,", "(;", "(:", "()", " )", ",)", ";)", "[ ", "[]", " ]", " ,", " .", ",,", ",.")
 _LEADING_IN_BRACKETS = re.compile(r"([(\[])[ ,;:–]+")
-_TRAILING_IN_BRACKETS = re.compile(r"[ ,;:–]+([)\]])")
+# Only from the start of a run: from each of its characters, the time would be quadratic.
+_TRAILING_IN_BRACKETS = re.compile(r"(?<![ ,;:–])[ ,;:–]+([)\]])")
 _EMPTY_BRACKETS = re.compile(r" ?(?:\(\)|\[\])")
 _BLANK_BEFORE_STOP = re.compile(r" ([,.])(?= |$)")
-_REPEATED_STOP = re.compile(r",(?: ?([,.]))+(?= |$)")
+_REPEATED_STOP = re.compile(r",(?: ?[,.])+")
 
 
 @dataclass(frozen=True)
@@ -180,11 +181,20 @@ def _paragraphs(text: str, options: WikitextOptions) -> list[list[str]]:
     return paragraphs
 
 
+def _last_stop(match: re.Match[str]) -> str:
+    """Return the last of several stops in front of a blank or the end, and the rest of them."""
+    run, text, end = match[0], match.string, match.end()
+    if end == len(text) or text[end] == " ":
+        return run[-1]
+    blank = run.rfind(" ")
+    return run[blank - 1 :] if blank > 1 else run
+
+
 def _tidy(text: str) -> str:
     """Decode entities, tidy blanks and brackets after removed markup; "" if no letter is left."""
     text = " ".join(_INVISIBLE.sub("", html.unescape(text)).split())
     if any(scar in text for scar in _SCARS):
         text = _TRAILING_IN_BRACKETS.sub(r"\1", _LEADING_IN_BRACKETS.sub(r"\1", text))
         text = _EMPTY_BRACKETS.sub("", text)
-        text = _BLANK_BEFORE_STOP.sub(r"\1", _REPEATED_STOP.sub(r"\1", text)).strip()
+        text = _BLANK_BEFORE_STOP.sub(r"\1", _REPEATED_STOP.sub(_last_stop, text)).strip()
     return text if any(map(str.isalpha, text)) else ""

@@ -35,6 +35,7 @@ _MAGIC = {
     ".json": (b"{", b"["),
 }
 _HTML_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body|\?xml|error)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,18}")  # Python refuses to convert thousands of digits
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _ERROR_TYPES = ("application/json", "application/xml", "text/xml")
 _TEMPORARY_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)
@@ -279,13 +280,13 @@ def _read_version(address: str, response: Response) -> _Version:
     size = headers.get("content-length", "")
     if response.status == 206:
         size = headers.get("content-range", "").rpartition("/")[2]
-    total = int(size) if size.isdigit() else None
+    total = int(size) if _NUMBER.fullmatch(size) else None
     return _Version(address, headers.get("etag"), headers.get("last-modified"), total)
 
 
 def _continues(response: Response, version: _Version | None, found: _Version, start: int) -> bool:
     """Whether a 206 response is the rest of the partial file, from ``start``."""
-    sent = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    sent = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("content-range", ""))
     if version is None or sent is None or int(sent[1]) != start:
         return False
     # A 206 response may omit headers that the first response had.
@@ -311,7 +312,7 @@ def _check_status(response: Response, part: _PartialFile) -> None:
 def _parse_retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds of a ``Retry-After`` header, which holds a number or a date."""
     text = headers.get("retry-after", "0")
-    if text.isdigit():
+    if _NUMBER.fullmatch(text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
