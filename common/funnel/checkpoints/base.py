@@ -101,7 +101,7 @@ def check_finite(tensors: Iterable[tuple[str, np.ndarray]], source: str | os.Pat
     bad = [name for name, values in tensors if not _is_finite(values)]
     if bad:
         raise CheckpointError(
-            f"{source}: NaN or infinite values in {join_names(bad)}: the file is damaged, or its "
+            f"{source}: NaN or infinite values in {join_names(bad)}: the file is corrupt, or its "
             "training diverged; use an earlier checkpoint"
         )
 
