@@ -61,7 +61,7 @@ def load_torch_file(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: should hold named tensors alone, but {describe(name)} is of type "
                 f"{type(value).__name__}"
             )
-        if problem := _find_oddity(value, size):
+        if problem := find_oddity(value, size):
             raise CheckpointError(
                 f"{path}: {name} {problem}; save it as a plain tensor of numbers (dense, on a CPU)"
             )
@@ -81,7 +81,7 @@ def save_torch_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         torch.save(state, temporary)
 
 
-def _find_oddity(value: torch.Tensor, file_size: int) -> str | None:
+def find_oddity(value: torch.Tensor, file_size: int) -> str | None:
     """Return in which way a tensor is no plain array, None if it is one."""
     if value.is_nested:
         return "is a nested tensor"
@@ -113,7 +113,7 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
-            _verify_archive(path)
+            verify_archive(path)
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             # Files of PyTorch before 1.6 are plain pickles, which cannot be memory-mapped.
@@ -134,8 +134,12 @@ def _load_safely(path: Path, torch: ModuleType) -> Any:
         ) from None
 
 
-def _verify_archive(path: Path) -> None:
-    """Check the archive's checksums, which torch.load ignores."""
+def verify_archive(path: Path) -> None:
+    """Check the archive's checksums, which torch.load ignores.
+
+    Raises:
+        CheckpointError: one does not match, or the archive is not one that torch.save writes.
+    """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             # PyTorch stores its entries as they are and reads them so; another program repacked it.

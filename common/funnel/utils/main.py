@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ def run_main(main: Callable[[], None]) -> None:
     """Call ``main`` and exit the process with the appropriate code.
 
     Returns on success. A :class:`~funnel.utils.errors.FunnelError` prints ``error: …`` and exits
-    with 2, Ctrl-C exits with 130, a closed output pipe (``program | head``) with 0.
+    with 2, as does a path too long for the file system. Ctrl-C exits with 130, a closed output pipe
+    (``program | head``) with 0.
     """
     try:
         main()
@@ -31,3 +33,9 @@ def run_main(main: Callable[[], None]) -> None:
         # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # A path on the command line or in a file; no code of ours makes such names.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(USER_ERROR)

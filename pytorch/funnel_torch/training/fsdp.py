@@ -11,13 +11,14 @@ Checkpoints hold full tensors, so that a run can be resumed sharded or not:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from funnel.utils.errors import ConfigError
+from funnel.config.limits import describe, first_line
+from funnel.utils.errors import CheckpointError, ConfigError
 from funnel_torch.models.layers import FunnelLayer
 from funnel_torch.training.distributed import DistributedContext
 
@@ -102,15 +103,41 @@ def full_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the result of :func:`full_optimizer_state`, also into an optimizer that is sharded."""
+    """Load the result of :func:`full_optimizer_state`, also into an optimizer that is sharded.
+
+    Raises:
+        CheckpointError: the state is that of another model or optimizer.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _check_optimizer_state(parameters, state)
     if _has_sharded_parameters(optimizer):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         entries = {
             index: {key: _distribute(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
         state = {**state, "state": entries}
-    optimizer.load_state_dict(dict(state))
+    try:
+        optimizer.load_state_dict(dict(state))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the optimizer's state does not fit: {first_line(error)}") from error
+
+
+def _check_optimizer_state(parameters: Sequence[Tensor], state: Mapping[str, Any]) -> None:
+    """Compare the shapes of the moments with those of the parameters, which torch does not."""
+    entries = state.get("state")
+    if not isinstance(entries, Mapping):
+        raise CheckpointError("the optimizer's state does not fit: it has no entries")
+    for index, entry in entries.items():
+        is_known = isinstance(index, int) and 0 <= index < len(parameters)
+        if not is_known or not isinstance(entry, Mapping):
+            raise CheckpointError(f"the optimizer's state does not fit: entry {describe(index)}")
+        for key, value in entry.items():
+            is_moment = isinstance(value, Tensor) and value.dim() > 0
+            if is_moment and value.shape != parameters[index].shape:
+                raise CheckpointError(
+                    f"the optimizer's state does not fit: {key} of parameter {index} is "
+                    f"{list(value.shape)}, not {list(parameters[index].shape)}"
+                )
 
 
 def _distribute(value: Any, parameter: Tensor) -> Any:

@@ -12,12 +12,15 @@ the previous checkpoint survives a kill or a full disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from funnel.checkpoints.torch_file import find_oddity, verify_archive
+from funnel.config.limits import describe, first_line
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap
@@ -25,6 +28,13 @@ from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
 
 TRAINING_STATE = "training_state.pt"
+_STATE_PARTS: dict[str, type] = {
+    "progress": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "random": list,
+}
+_MAX_NESTING = 6  # of the training state: optimizer.state.INDEX.exp_avg
 # Files a user may have put there before the run began: output of `tee`, notes.
 _HARMLESS = (".log", ".out", ".err", ".txt", ".md")
 
@@ -93,7 +103,11 @@ class RunDirectory(BaseRunDirectory):
         """The step of that checkpoint, 0 without one."""
         if not self.can_resume:
             return 0
-        return read_json_object(self.last / PROGRESS, RunError).get("step", 0)
+        path = self.last / PROGRESS
+        step = read_json_object(path, RunError).get("step", 0)
+        if type(step) is not int or step < 0:
+            raise RunError(f"{path}: step: {describe(step)} should be a number of steps")
+        return step
 
     def _check_unused(self) -> None:
         for item in sorted(self.path.iterdir()):
@@ -153,10 +167,31 @@ def load_training_state(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, corrupt or holds other objects.
     """
     try:
+        if zipfile.is_zipfile(path):
+            verify_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch.load raises many kinds for corrupt files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: no readable training state ({reason})") from error
+        raise CheckpointError(
+            f"{path}: no readable training state ({first_line(error)})"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: no training state")
+    for name, kind in _STATE_PARTS.items():
+        if name in state and not isinstance(state[name], kind):
+            raise CheckpointError(f"{path}: no training state: {name} is no {kind.__name__}")
+    for name, tensor in _tensors(state):
+        if problem := find_oddity(tensor, path.stat().st_size):
+            raise CheckpointError(f"{path}: {name} {problem}")
     return state
+
+
+def _tensors(value: Any, name: str = "state", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield all tensors in nested containers, each with the keys that lead to it."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif depth < _MAX_NESTING and isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            yield from _tensors(inner, f"{name}.{key}", depth + 1)
