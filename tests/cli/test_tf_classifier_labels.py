@@ -97,6 +97,9 @@ def test_other_labels_are_refused(program, trained, tmp_path, capsys):
     flags = own_flags(trained, data, **training)
     refuse(program, capsys, flags, "are yes, no", "0, 1; --cls_scope=NAME starts with a fresh")
     assert not (tmp_path / "new").exists()
+    both = {"model_dir": tmp_path / "new", "eval_model_dir": trained / "run", "do_eval": True}
+    flags = own_flags(trained, trained / "own", labels="no,yes", **both)
+    refuse(program, capsys, flags, "labels in another order than this training")
 
 
 def test_training_goes_on_with_the_labels_of_the_model(program, trained, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from funnel.tasks.json_files import JsonNode, read_json
+from funnel.tasks.labels import clean_label
 from funnel.utils.errors import DataError
 from funnel.utils.text_files import list_texts
 
@@ -82,13 +83,14 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
         if len(row.value) != OPTIONS:
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
-        if len(letter.value) != 1 or letter.value not in LETTERS:
+        answer = clean_label(letter.value).upper()
+        if len(answer) != 1 or answer not in LETTERS:
             found, wanted = letter.value[:40], ", ".join(LETTERS)
             raise letter.error(f"is {found!r}, one of {wanted} is expected")
         yield RaceQuestion(
             text.value,
             tuple(option.checked(str).value for option in options),
-            LETTERS.index(letter.value),
+            LETTERS.index(answer),
             article,
             is_high,
         )

@@ -122,8 +122,8 @@ def match_labels(
         CheckpointError: the head has another size or, without training, is missing.
     """
     is_own = run_context.checkpoint is not None
-    if checkpoint is None or (settings.init.new_head and settings.trains and not is_own):
-        return task
+    if checkpoint is None or (settings.init.new_head and not is_own):
+        return task.resolve_labels(settings.data.data_dir)
     heads = describe_heads(checkpoint)
     head = heads.get(task.name) or (next(iter(heads.values())) if len(heads) == 1 else None)
     if head is not None:

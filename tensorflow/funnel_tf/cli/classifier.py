@@ -102,6 +102,8 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         task = take_labels(task, head, data_dir)
     elif initial := find_initial_head(settings, directory, scope):
         task = take_labels(task, initial, data_dir, "" if directory.step else _NEW_SCOPE)
+    if directory is not None and settings.eval_model_dir:
+        check_evaluated_run(settings, task, scope)
     companion = find_companion(task, data_dir) if chosen.do_submit else None
     files = load_records(settings, task, tokenizer, companion)
     other = None if companion is None else companion[0]
@@ -127,6 +129,23 @@ def find_trained_head(settings: ClassifierSettings, scope: str) -> tuple[str, Sa
             "--cls_scope names the scope it was trained with"
         )
     return scope, heads[scope]
+
+
+def check_evaluated_run(settings: ClassifierSettings, task: Task, scope: str) -> None:
+    """Check that a run which is evaluated during the training of another has the same labels.
+
+    Raises:
+        ConfigError: it has others, or in another order.
+    """
+    folder, own = Path(settings.eval_model_dir), Path(settings.run.model_dir or "")
+    if folder.resolve() == own.resolve():
+        return
+    _, head = find_trained_head(settings, scope)
+    if take_labels(task, head).labels != task.labels:
+        raise ConfigError(
+            f"--eval_model_dir={folder}: has its labels in another order than this training; "
+            "evaluate it without --do_train"
+        )
 
 
 def find_initial_head(

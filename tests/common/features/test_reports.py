@@ -1,5 +1,6 @@
 """What became of the data: counts of rows, labels, truncated texts and unknown tokens."""
 
+import json
 import logging
 
 import pytest
@@ -157,3 +158,15 @@ def test_reports_survive_json():
 def test_a_warm_up_longer_than_the_run_is_said(messages, warmup, total, is_said):
     ScheduleConfig(1e-3, total, warmup).warn_of_warmup()
     assert (f"warmup_steps={warmup}, but the run has {total} steps" in messages.text) == is_said
+
+
+def test_blanks_and_case_of_race_answers(tmp_path):
+    from funnel.tasks.race import read_race
+
+    write_race(tmp_path)
+    before = read_race(tmp_path / "RACE", "dev").questions
+    for path in (tmp_path / "RACE" / "dev").glob("*/*.txt"):
+        article = json.loads(path.read_text())
+        article["answers"] = [f" {letter.lower()}" for letter in article["answers"]]
+        path.write_text(json.dumps(article))
+    assert read_race(tmp_path / "RACE", "dev").questions == before
