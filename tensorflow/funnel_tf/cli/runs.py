@@ -202,11 +202,8 @@ def predict_examples(
 
 def checkpoints_to_evaluate(settings: FineTuningSettings) -> Iterable[SavedStep]:
     """Return the checkpoints that the sweep flags select, by step."""
-    sweep, after, upto = (
-        settings.sweep,
-        settings.sweep.eval_start_step,
-        settings.sweep.eval_end_step,
-    )
+    sweep = settings.sweep
+    after, upto = sweep.eval_start_step, sweep.eval_end_step
     folder = settings.eval_model_dir or settings.run.model_dir or ""
     found: Iterable[SavedStep]
     if sweep.eval_wait > 0 and not settings.run.do_train:
