@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import pretrain_runs
 from answering_runs import RACE, SQUAD
 from classifier_runs import arguments, invoke, load_program, refuse, write_files
 from funnel.checkpoints import load_checkpoint, save_checkpoint
@@ -133,3 +134,18 @@ def test_a_run_without_evaluation_is_answered_by_its_last_model(tmp_path):
     assert not (tmp_path / "run" / "best").exists()
     assert invoke(program, SQUAD.arguments(tmp_path, do_train=None)) == 0
     assert len(json.loads((tmp_path / "run" / "predictions.json").read_text())) == 12
+
+
+def test_pretraining_without_the_objective_head(finished, tmp_path, capsys):
+    pretrain_runs.write_files(tmp_path)
+    program, folder = load_program("pretrain"), tmp_path
+    assert invoke(program, pretrain_runs.arguments(folder, train_steps=2, eval_steps=2)) == 0
+    core = _save_core(folder / "run" / "best", tmp_path / "core")
+    alone = {"eval_only": True, "config": None}
+    argv = pretrain_runs.arguments(folder, None, init_ckpt=core, **alone)
+    refuse(program, capsys, argv, str(core), "lacks", "without training")
+    capsys.readouterr()
+    assert invoke(program, pretrain_runs.arguments(folder, init_ckpt=core, **alone)) == 0
+    best = json.loads((folder / "run" / "best_result.json").read_text())["scores"]["dev"]
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["dev"]
+    assert scores == pytest.approx(best, rel=1e-4)

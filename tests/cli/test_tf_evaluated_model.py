@@ -108,7 +108,7 @@ def test_evaluation_that_waits_for_a_trainer(program, trained, tmp_path, capsys)
     """It begins before the trainer, and ends with the trainer's last checkpoint."""
     run = tmp_path / "run"
     evaluation = {"do_train": False, "do_eval": True, "max_seq_length": 16}
-    refuse(program, capsys, classifier_flags(trained, run, **evaluation), "no checkpoint")
+    refuse(program, capsys, classifier_flags(trained, run, **evaluation), "no checkpoint", "wait=")
     flags = classifier_flags(trained, run, **evaluation, eval_wait=300)
     log = tmp_path / "evaluator.log"
     with open(log, "w") as stream:

@@ -42,7 +42,6 @@ from funnel_tf.training.evaluation import Scores, evaluate_all, write_best
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
-    saved_steps,
     wait_for_steps,
 )
 
@@ -165,7 +164,7 @@ def find_checkpoints(settings: PretrainSettings) -> Iterable[SavedStep]:
     if evaluation.eval_wait > 0 and not settings.run.do_train:
         first, last = evaluation.start_eval_steps, settings.training.train_steps
         return wait_for_steps(model_dir or "", first - 1, last, last, evaluation.eval_wait)
-    every = saved_steps(model_dir)
+    every = runs.saved_checkpoints(settings, model_dir)
     found = [saved for saved in every if saved.step >= evaluation.start_eval_steps]
     if not found:
         logger.info(

@@ -18,6 +18,7 @@ from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
 from funnel.tokenization import Tokenizer
+from funnel.utils.errors import CheckpointError
 from funnel.utils.logging import MetricsLog, RunLog
 from funnel.utils.run_directory import is_inside
 from funnel_tf.cli import configs
@@ -203,19 +204,33 @@ def predict_examples(
 
 def checkpoints_to_evaluate(settings: FineTuningSettings) -> Iterable[SavedStep]:
     """Return the checkpoints that the sweep flags select, by step."""
-    sweep, after, upto = (
-        settings.sweep,
-        settings.sweep.eval_start_step,
-        settings.sweep.eval_end_step,
-    )
+    sweep = settings.sweep
+    after, upto = sweep.eval_start_step, sweep.eval_end_step
     folder = settings.eval_model_dir or settings.run.model_dir or ""
     found: Iterable[SavedStep]
     if sweep.eval_wait > 0 and not settings.run.do_train:
         last = settings.training.train_steps
         found = wait_for_steps(folder, after, upto, last, sweep.eval_wait)
     else:
-        found = saved_steps(folder, after, upto)
+        found = saved_checkpoints(settings, folder, after, upto)
     return found if sweep.eval_all_ckpt else list(found)[-1:]
+
+
+def saved_checkpoints(
+    settings: TrainingSettings, folder: str, after: int = -1, upto: int = 10**9
+) -> list[SavedStep]:
+    """Return the checkpoints that there are; see :func:`saved_steps`.
+
+    Raises:
+        CheckpointError: there is none; the message says how to wait for one.
+    """
+    try:
+        return saved_steps(folder, after, upto)
+    except CheckpointError as error:
+        if settings.run.do_train:
+            raise
+        hint = "--eval_wait=SECONDS waits for those of a run that trains in another process"
+        raise CheckpointError(f"{error}; {hint}") from None
 
 
 class _ReopenedLog:

@@ -147,6 +147,7 @@ def wait_for_steps(
         CheckpointError: none appeared.
     """
     seen, end, deadline = after, min(upto, last_step), time.monotonic() + patience
+    any_left = False
     logger.info("%s: waiting for checkpoints up to step %d", folder, end)
     while True:
         # Read first: a run that is finished writes no further checkpoint.
@@ -156,17 +157,20 @@ def wait_for_steps(
             seen = saved.step
             # The run may delete old checkpoints while this one is evaluated.
             if Path(f"{saved.prefix}.index").is_file():
+                any_left = True
                 yield saved
-        if seen >= end:
-            return
-        if is_finished or (is_late and not new):
+        if seen >= end or is_finished or (is_late and not new):
             break
         if new:
             deadline = time.monotonic() + patience
         time.sleep(min(_POLL_SECONDS, patience))
-    if seen == after:
-        saved_steps(folder, after, upto)  # raises the error that says so
-    logger.info("%s: no checkpoint after step %d came", folder, seen)
+    if not any_left:
+        raise CheckpointError(
+            f"{folder}: no checkpoint (model.ckpt-STEP) of a step above {after} and up to {upto} "
+            f"in {patience:g} seconds"
+        )
+    if seen < end:
+        logger.info("%s: no checkpoint after step %d came", folder, seen)
 
 
 def _is_finished(folder: str | Path) -> bool:
