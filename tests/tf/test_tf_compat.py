@@ -77,9 +77,10 @@ def test_a_cluster_is_refused(monkeypatch):
 def test_without_the_package_it_is_named():
     """As a library, and in a program: one line."""
     blocked = ["tensorflow_estimator"]
-    done = run_without(blocked, ["-c", "import funnel_tf.training.estimator"], ROOTS)
-    assert done.returncode == 1
-    assert "pip install tensorflow-estimator==2.15.0" in done.stderr.splitlines()[-1]
+    if not IS_OLD:  # without it, 2.15 itself cannot be imported
+        done = run_without(blocked, ["-c", "import funnel_tf.training.estimator"], ROOTS)
+        assert done.returncode == 1
+        assert "pip install tensorflow-estimator==2.15.0" in done.stderr.splitlines()[-1]
     program = str(repo_layout.ROOT / "tensorflow/race.py")
     done = run_without(blocked, [program, "--do_train"])
     assert (done.returncode, done.stdout) == (2, "")
