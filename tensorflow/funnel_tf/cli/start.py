@@ -20,11 +20,13 @@ from typing import Any
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 
-# Distribution by the name it is imported under.
+# Distribution by the name it is imported under, and the requirements file that has it.
 _INSTALLED_BY_REQUIREMENTS = {
-    "absl": "absl-py",
-    "tensorflow": "TensorFlow",
-    "tensorflow_estimator": "tensorflow-estimator",
+    "absl": ("absl-py", "tensorflow"),
+    "tensorflow": ("TensorFlow", "tensorflow"),
+    "tensorflow_estimator": ("tensorflow-estimator", "tensorflow"),
+    "jax": ("jax", "tpu-compile"),
+    "libtpu": ("libtpu", "tpu-compile"),
 }
 
 
@@ -74,9 +76,9 @@ def _named_if_missing() -> Iterator[None]:
         missing = (error.name or "").split(".")[0]
         if missing not in _INSTALLED_BY_REQUIREMENTS:
             raise
-        package = _INSTALLED_BY_REQUIREMENTS[missing]
+        package, file = _INSTALLED_BY_REQUIREMENTS[missing]
         raise ConfigError(
-            f"{package} is not installed; `pip install -r requirements/tensorflow.txt` installs it "
+            f"{package} is not installed; `pip install -r requirements/{file}.txt` installs it "
             "(Python 3.11 to 3.13)"
         ) from None
 
