@@ -5,8 +5,13 @@
 #   make demo PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 #                                      Linux without a GPU: a torch that is 2 GB smaller
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Python 3.11 to 3.13: the first of these that is one. A name on PATH may be pyenv's and not run.
+PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
+    $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null \
+    && echo $$python && break; done),python3)
+PYTHON311 ?= python3.11
 VENV ?= .venv
+OLD := .venv-tensorflow-2.15
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
@@ -16,10 +21,11 @@ TF_HALF := $(VENV)/.installed-tensorflow
 TOOLS := $(VENV)/.installed-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-torch test-tensorflow coverage lint bench install clean
+.PHONY: help demo test test-fast test-torch test-tensorflow test-tensorflow-2.15 coverage lint bench \
+    install clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: six minutes, two cores
 	$(BIN)/python pytorch/demo.py
@@ -37,6 +43,10 @@ test-torch: $(HALF) $(TOOLS)  ## the tests of the PyTorch half, with PyTorch alo
 
 test-tensorflow: $(TF_HALF) $(TOOLS)  ## the tests of the TensorFlow half, with TensorFlow alone installed
 	$(PYTEST)
+
+test-tensorflow-2.15: $(OLD)/.installed  ## the TensorFlow and parity tests with TensorFlow 2.15.1 and Python 3.11
+	OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q -n auto $(PYTEST_FLAGS) \
+	    tests/tf tests/parity tests/cli/test_tf_*.py tests/scripts/test_tf_scripts.py
 
 coverage: $(ALL)  ## line coverage of the packages by all tests
 	$(PYTEST) --cov=funnel --cov=funnel_data --cov=funnel_torch --cov=funnel_tf \
@@ -67,11 +77,11 @@ clean:  ## remove caches and the demo's output, but not .venv
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(HALF): requirements/common.txt requirements/torch.txt | $(BIN)/python
+$(HALF): requirements/base.txt requirements/common.txt requirements/torch.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/torch.txt
 	touch $@
 
-$(TF_HALF): requirements/common.txt requirements/tensorflow.txt | $(BIN)/python
+$(TF_HALF): requirements/base.txt requirements/common.txt requirements/tensorflow.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/tensorflow.txt
 	touch $@
 
@@ -84,3 +94,11 @@ $(TOOLS): requirements/dev.txt | $(BIN)/python
 $(ALL): requirements.txt $(wildcard requirements/*.txt) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements.txt
 	touch $@ $(HALF) $(TF_HALF) $(TOOLS)
+
+# With torch, for the parity tests. torch.txt itself has the newer numpy.
+$(OLD)/.installed: requirements/base.txt requirements/tensorflow-2.15.txt requirements/dev.txt requirements/torch.txt
+	$(PYTHON311) -m venv $(OLD)
+	grep '^torch==' requirements/torch.txt > $(OLD)/torch.txt
+	$(OLD)/bin/pip install --disable-pip-version-check -q $(PIP_FLAGS) \
+	    -r requirements/tensorflow-2.15.txt -r requirements/dev.txt -r $(OLD)/torch.txt
+	touch $@

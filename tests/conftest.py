@@ -2,11 +2,18 @@
 
 Where TensorFlow is not installed, ``import tensorflow`` (tensorboard tries it) would find the
 folder of that name.
+
+Triton, a part of PyTorch's CUDA build, is imported before any test imports TensorFlow: in the other
+order the process ends with a segmentation fault (triton 3.7.1 and TensorFlow 2.21).
 """
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+with suppress(ImportError):
+    import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

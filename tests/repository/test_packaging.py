@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 import repo_layout
 
 PROJECT = tomllib.loads((repo_layout.ROOT / "pyproject.toml").read_text())
@@ -81,7 +83,33 @@ def test_dependencies_of_the_package_are_pinned_for_development():
 def test_frameworks_are_the_documented_ones():
     pins = _pins()
     assert pins["torch"] == {"2.13.0"}
-    assert pins["tensorflow"] == pins["tensorflow-cpu"] == {"2.15.1"}
+    assert pins["tensorflow"] == pins["tensorflow-cpu"] == {"2.15.1", "2.21.0"}
+
+
+def _lines(path):
+    """Return the requirements of a file and of the files it includes."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if line.startswith("-r "):
+            lines += _lines(path.parent / line.removeprefix("-r "))
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements/tensorflow-2.15.txt"])
+def test_one_set_of_versions_for_every_python(name):
+    """Each package has one version, whichever Python; only TensorFlow is left out on a new one."""
+    versions = {}
+    for line in _lines(repo_layout.ROOT / name):
+        requirement = line.partition("#")[0]
+        match = PIN.match(requirement)
+        assert match, line
+        versions.setdefault(match[1].lower(), set()).add(match[2])
+        assert set(re.findall(r"python_version \S+ \S+", requirement)) <= {
+            'python_version < "3.14"'
+        }
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 
 
 def test_versions_agree():

@@ -1,7 +1,8 @@
 """Absl command lines generated from settings classes (:mod:`funnel.config.settings`).
 
 The counterpart of :mod:`funnel.cli.flags`: the same classes become ``--name=value`` flags as absl
-spells them, with ``--name``/``--noname`` for booleans and ``--flagfile=FILE``.
+spells them, with ``--name``/``--noname`` for booleans and ``--flagfile=FILE``. Absl is imported
+when flags are parsed: the help does without.
 """
 
 from __future__ import annotations
@@ -9,33 +10,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, replace
-from typing import TypeVar
-
-from absl import flags as absl_flags
+from typing import TYPE_CHECKING, TypeVar
 
 from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli.programs import ProgramSettings
 
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
 S = TypeVar("S", bound=ProgramSettings)
 
 _HELP = ("-h", "--h", "-help", "--help", "--helpshort", "--helpfull")
-_DEFINE = {
-    str: absl_flags.DEFINE_string,
-    int: absl_flags.DEFINE_integer,
-    float: absl_flags.DEFINE_float,
-    bool: absl_flags.DEFINE_boolean,
-}
 
 
-def define_flags(program: type[ProgramSettings]) -> absl_flags.FlagValues:
+def define_flags(program: type[ProgramSettings]) -> FlagValues:
     """Return the flags of a program's settings class, separate from absl's global ones."""
+    from absl import flags as absl_flags
+
+    define = {
+        str: absl_flags.DEFINE_string,
+        int: absl_flags.DEFINE_integer,
+        float: absl_flags.DEFINE_float,
+        bool: absl_flags.DEFINE_boolean,
+    }
     values = absl_flags.FlagValues()
     values.set_gnu_getopt(True)
     for flag in _flag_specs(program):
         default = None if flag.default is MISSING else flag.default
         if flag.choices is None:
-            _DEFINE[flag.kind](flag.name, default, flag.help, flag_values=values)
+            define[flag.kind](flag.name, default, flag.help, flag_values=values)
         else:
             absl_flags.DEFINE_enum(
                 flag.name, default, flag.choices, flag.help, values, case_sensitive=False
@@ -65,10 +69,12 @@ def parse_settings(
     if any(argument in _HELP for argument in arguments):
         print(help_text(program, name, description))
         sys.exit(0)
+    from absl.flags import Error
+
     flags = define_flags(program)
     try:
         rest = flags([name, *arguments])[1:]
-    except absl_flags.Error as error:
+    except Error as error:
         raise ConfigError(f"{str(error).strip()} (--help lists all flags)") from None
     if rest:
         raise ConfigError(f"{rest[0]!r} is no flag; values are given as --name=value")

@@ -9,18 +9,24 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 
-# Distribution by the name it is imported under.
+# Distribution by the name it is imported under, and the requirements file that has it.
 _INSTALLED_BY_REQUIREMENTS = {
-    "absl": "absl-py",
-    "tensorflow": "TensorFlow",
-    "tensorflow_estimator": "tensorflow-estimator",
+    "absl": ("absl-py", "tensorflow"),
+    "tensorflow": ("TensorFlow", "tensorflow"),
+    "tensorflow_estimator": ("tensorflow-estimator", "tensorflow"),
+    "jax": ("jax", "tpu-compile"),
+    "libtpu": ("libtpu", "tpu-compile"),
 }
 
 
@@ -46,9 +52,10 @@ def run_program(name: str, description: str | None, needs_tensorflow: bool = Tru
 
 def parse_command_line(name: str, description: str | None) -> Any:
     """Return the settings of a program for this process's command line."""
-    absl_flags = import_installed("funnel_tf.cli.absl_flags")
+    absl_flags = importlib.import_module("funnel_tf.cli.absl_flags")
     programs = importlib.import_module("funnel_tf.cli.programs")
-    return absl_flags.parse_settings(programs.PROGRAMS[name], name, description)
+    with _named_if_missing():
+        return absl_flags.parse_settings(programs.PROGRAMS[name], name, description)
 
 
 def import_installed(module: str) -> ModuleType:
@@ -57,16 +64,23 @@ def import_installed(module: str) -> ModuleType:
     Raises:
         ConfigError: TensorFlow, or a package that is installed with it, is missing.
     """
-    try:
+    with _named_if_missing():
         return importlib.import_module(module)
+
+
+@contextmanager
+def _named_if_missing() -> Iterator[None]:
+    """Turn a missing package of the TensorFlow half into an error that says what to install."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in _INSTALLED_BY_REQUIREMENTS:
             raise
-        package = _INSTALLED_BY_REQUIREMENTS[missing]
+        package, file = _INSTALLED_BY_REQUIREMENTS[missing]
         raise ConfigError(
-            f"{package} is not installed; `pip install -r requirements/tensorflow.txt` installs it "
-            "(Python 3.11)"
+            f"{package} is not installed; `pip install -r requirements/{file}.txt` installs it "
+            "(Python 3.11 to 3.13)"
         ) from None
 
 
@@ -85,10 +99,32 @@ def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:
     # TensorFlow's C++ log reads the environment when it is loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    deprecation = import_installed("tensorflow.python.util.deprecation")
+    with _held_back_stderr():
+        deprecation = import_installed("tensorflow.python.util.deprecation")
     wrapper = import_installed("tensorflow.python.util.module_wrapper")
     deprecation._PRINT_DEPRECATION_WARNINGS = False
     wrapper._PER_MODULE_WARNING_LIMIT = 0
     warnings.filterwarnings("ignore", module="tensorflow")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Drop what the block writes to file descriptor 2, unless it fails.
+
+    From 2.16 TensorFlow logs on import, before it reads the level of its log.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        saved = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.logging import RunLog
+from funnel_tf.compat import tf
 from funnel_tf.models.initial_model import InitConfig, init_from_checkpoint
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import variable_name

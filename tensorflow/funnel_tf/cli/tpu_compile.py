@@ -1,0 +1,219 @@
+"""``tpu_compile.py``: what the TPU compiler says of a training step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow.compat.v1 as tf
+
+from funnel.config.heads import PretrainingConfig
+from funnel.config.model import ModelConfig
+from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.features.record_schema import (
+    RecordSchema,
+    classifier_schema,
+    race_schema,
+    squad_schema,
+)
+from funnel.flops import find_packaged_config
+from funnel.utils.files import atomic_write_text
+from funnel_tf.cli.tpu_settings import TpuCompileSettings
+from funnel_tf.models.electra import electra_graph, mlm_graph
+from funnel_tf.models.heads import classification_head, race_head
+from funnel_tf.models.modeling import ModelInputs
+from funnel_tf.models.options import GraphOptions
+from funnel_tf.models.question_answering import squad_head
+from funnel_tf.training.functional_step import TrainingStep
+from funnel_tf.training.tpu_compiler import GIB, Compiled, compile_step, parse_topology
+
+Batch = Mapping[str, tf.Tensor]
+# Names of the features after the input pipeline.
+_RENAMED = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
+_DAY = 86400
+
+
+def run(settings: TpuCompileSettings) -> None:
+    """Compile, print a table and write the JSON file."""
+    chip, devices = parse_topology(settings.topology)
+    config = load_config(settings)
+
+    def compile_batch(size: int) -> Compiled | None:
+        found = compile_step(make_step(settings, config, size), chip)
+        return found if found is not None and found.memory <= chip.memory else None
+
+    size = settings.batch_per_core
+    if settings.find_batch:
+        size, found = find_largest(compile_batch, size)
+    else:
+        found = compile_batch(size)
+    report = make_report(settings, size, devices, found) | {"memory_of_device": chip.memory}
+    print(format_report(report))
+    if settings.output:
+        atomic_write_text(Path(settings.output), json.dumps(report, indent=1) + "\n")
+
+
+def load_config(settings: TpuCompileSettings) -> ModelConfig:
+    """Return the model, with the requested attention.
+
+    Raises:
+        ConfigError: there is no such file or size.
+    """
+    name = settings.model_config
+    path = Path(name) if name.endswith(".json") else find_packaged_config(name)
+    return ModelConfig.load(path).replace(rel_attn_type=settings.attn_type)
+
+
+def make_step(settings: TpuCompileSettings, config: ModelConfig, batch_size: int) -> TrainingStep:
+    """Return the training step of a program, as it runs on a TPU, for a batch of a core."""
+    return TrainingStep(
+        partial(_LOSSES[settings.program], settings, config),
+        _batch(settings, batch_size),
+        GraphOptions(is_training=True, use_tpu=True, use_bfloat16=settings.use_bfloat16),
+        OptimizerConfig("funnel_adamw"),
+        ScheduleConfig(1e-4, max(1, settings.train_steps), 0),
+    )
+
+
+def find_largest(
+    compile_batch: Callable[[int], Compiled | None], start: int
+) -> tuple[int, Compiled | None]:
+    """Return the largest batch that fits, by doubling and bisection, and its figures.
+
+    From 8 on only multiples of 8 are tried, the rows that a TPU works on at a time. The size is
+    ``start``, without figures, if not even 1 fits.
+    """
+    best: tuple[int, Compiled | None] = (start, None)
+    too_large, size = 0, start
+    while True:
+        if found := compile_batch(size):
+            best = (size, found)
+        else:
+            too_large = size
+        low = best[0] if best[1] else 0
+        step = 8 if low >= 8 else 1
+        if too_large and too_large - low <= step:
+            return best
+        size = low * 2 if not too_large else (low + too_large) // 2 // step * step
+        size = max(size, low + step)
+
+
+def make_report(
+    settings: TpuCompileSettings, batch_size: int, devices: int, found: Compiled | None
+) -> dict[str, Any]:
+    """Return settings and figures by name; ``figures`` is None if the step does not fit."""
+    wanted = asdict(settings) | {"batch_per_core": batch_size, "devices": devices}
+    report: dict[str, Any] = {"settings": wanted, "fits": found is not None, "figures": None}
+    if found is None:
+        return report
+    report["figures"] = asdict(found) | {"memory": found.memory}
+    if found.seconds:
+        report["sequences_per_second"] = batch_size * devices / found.seconds
+        if settings.train_steps:
+            report["days"] = found.seconds * settings.train_steps / _DAY
+    return report
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Return the report as a table."""
+    wanted, figures, limit = report["settings"], report["figures"], report["memory_of_device"]
+    shape = f"{wanted['batch_per_core']} x {wanted['seq_len']} per core"
+    title = f"{wanted['model_config']}, {wanted['program']}, {shape}, {wanted['topology']}"
+    if figures is None:
+        return f"{title}\ndoes not fit in {limit / GIB:.0f} GiB"
+    rows = [
+        ("memory", f"{figures['memory'] / GIB:.2f} of {limit / GIB:.0f} GiB: fits"),
+        ("  variables and batch", f"{figures['arguments'] / GIB:.2f} GiB"),
+        ("  temporaries", f"{figures['temporaries'] / GIB:.2f} GiB"),
+        ("  other results", f"{figures['outputs'] / GIB:.2f} GiB"),
+        ("  code", f"{figures['code'] / GIB:.2f} GiB"),
+        ("FLOPs of a step", f"{figures['flops']:.3g}"),
+        ("bytes accessed", f"{figures['bytes_accessed'] / 1e9:.2f} GB"),
+    ]
+    if figures["seconds"]:
+        rows += [
+            ("estimated time of a step", f"{figures['seconds']:.4f} s"),
+            (f"sequences/s, {wanted['devices']} devices", f"{report['sequences_per_second']:.1f}"),
+        ]
+    if "days" in report:
+        rows.append((f"{wanted['train_steps']} steps", f"{report['days']:.2f} days"))
+    lines = [f"{name:<28}{value}" for name, value in rows]
+    note = "The compiler's account of one core, without the exchange of gradients; nothing was run."
+    return "\n".join([title, *lines, note])
+
+
+def _batch(settings: TpuCompileSettings, size: int) -> dict[str, tf.TensorSpec]:
+    length, targets = settings.seq_len, settings.targets
+    schemas: dict[str, RecordSchema] = {
+        "classifier": classifier_schema(length, regression=settings.num_labels == 1),
+        "squad": squad_schema(length, training=True),
+        "race": race_schema(length),
+    }
+    if settings.program in schemas:
+        return {
+            _RENAMED.get(name, name): tf.TensorSpec(
+                (size, *field.shape), tf.float32 if field.is_float else tf.int32
+            )
+            for name, field in schemas[settings.program].fields.items()
+        }
+    tokens, slots = (size, length), (size, targets)
+    integers = ("masked_input", "origin_input", "token_type_ids")
+    batch = {name: tf.TensorSpec(tokens, tf.int32) for name in integers}
+    masks = ("attention_mask", "mlm_attention_mask")
+    batch |= {name: tf.TensorSpec(tokens, tf.float32) for name in masks}
+    batch |= {name: tf.TensorSpec(slots, tf.int32) for name in ("target", "target_positions")}
+    return batch | {"target_mask": tf.TensorSpec(slots, tf.float32)}
+
+
+def _classifier(
+    settings: TpuCompileSettings, config: ModelConfig, batch: Batch, options: GraphOptions
+) -> tf.Tensor:
+    return classification_head(
+        config,
+        ModelInputs.from_features(batch),
+        batch["label_ids"],
+        batch["is_real_example"],
+        options,
+        num_labels=settings.num_labels,
+        regression=settings.num_labels == 1,
+        scope="task",
+    ).loss
+
+
+def _race(
+    settings: TpuCompileSettings, config: ModelConfig, batch: Batch, options: GraphOptions
+) -> tf.Tensor:
+    labels, weights = batch["label_ids"], batch["is_real_example"]
+    return race_head(config, ModelInputs.from_features(batch), labels, weights, options).loss
+
+
+def _squad(
+    settings: TpuCompileSettings, config: ModelConfig, batch: Batch, options: GraphOptions
+) -> tf.Tensor:
+    return squad_head(config, ModelInputs.from_features(batch), batch, options).loss
+
+
+def _mlm(
+    settings: TpuCompileSettings, config: ModelConfig, batch: Batch, options: GraphOptions
+) -> tf.Tensor:
+    return mlm_graph(config, batch, options).loss
+
+
+def _electra(
+    settings: TpuCompileSettings, config: ModelConfig, batch: Batch, options: GraphOptions
+) -> tf.Tensor:
+    pretraining = PretrainingConfig(width_shrink=settings.width_shrink)
+    return electra_graph(config, batch, options, pretraining).loss
+
+
+_LOSSES: dict[str, Callable[..., tf.Tensor]] = {
+    "mlm": _mlm,
+    "electra": _electra,
+    "classifier": _classifier,
+    "squad": _squad,
+    "race": _race,
+}

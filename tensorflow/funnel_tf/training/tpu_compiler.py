@@ -1,0 +1,153 @@
+"""Compile a training step for a TPU that is not there, and report what its compiler says.
+
+libtpu holds the TPU compiler and JAX runs it for a described topology; a TensorFlow function gets
+there as HLO (``jax2tf.call_tf``). The step is lowered for a CPU, since the CPU wheel of TensorFlow
+has no kernels registered for a TPU, and compiled for one core of the topology. So the exchange of
+gradients between cores is not in the figures, and nothing is run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from funnel.utils.errors import ConfigError
+from funnel_tf.training.functional_step import TrainingStep
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A generation of TPUs.
+
+    Attributes:
+        topology: libtpu's name of the smallest topology.
+        cores_per_device: cores in the name of a TPU (``v4-8`` has 8) per device of the compiler.
+        memory: bytes of one device.
+    """
+
+    topology: str
+    cores_per_device: int
+    memory: int
+
+
+CHIPS = {
+    "v2": Chip("v2:2x2", 1, 8 * GIB),
+    "v3": Chip("v3:2x2", 1, 16 * GIB),
+    "v4": Chip("v4:2x2x1", 2, 32 * GIB),
+    "v5e": Chip("v5e:2x2", 1, 16 * GIB),
+    "v5p": Chip("v5p:2x2x1", 2, 95 * GIB),
+    "v6e": Chip("v6e:2x2", 1, 32 * GIB),
+}
+_NAME = re.compile(r"^(v\d[ep]?)-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step on one device.
+
+    Attributes:
+        arguments: bytes of variables, optimizer slots and batch.
+        outputs: bytes of results that do not take the place of arguments.
+        temporaries: bytes of everything between.
+        code: bytes of the program.
+        flops: floating-point operations.
+        bytes_accessed: bytes read and written.
+        seconds: the compiler's estimate of the time; None for a graph too small for it.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    code: int
+    flops: float
+    bytes_accessed: float
+    seconds: float | None
+
+    @property
+    def memory(self) -> int:
+        """Bytes on the device."""
+        return self.arguments + self.outputs + self.temporaries + self.code
+
+
+def parse_topology(name: str) -> tuple[Chip, int]:
+    """Return the generation of a TPU and its number of devices.
+
+    Raises:
+        ConfigError: the name is not that of a TPU.
+    """
+    match = _NAME.match(name)
+    chip = CHIPS.get(match[1]) if match else None
+    devices, rest = divmod(int(match[2]), chip.cores_per_device) if match and chip else (0, 0)
+    if chip is None or devices < 1 or rest:
+        raise ConfigError(
+            f"--topology={name}: expected a generation ({', '.join(CHIPS)}) and a number of cores, "
+            "e.g. v3-8"
+        )
+    return chip, devices
+
+
+def compile_step(step: TrainingStep, chip: Chip) -> Compiled | None:
+    """Compile a step, the update of all variables included, for one device.
+
+    Returns:
+        The figures; None if the compiler refuses because the memory does not suffice.
+    """
+    import jax
+    from jax.experimental import topologies
+    from jax.experimental.jax2tf import call_tf
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    specs, names = step.variables(), list(step.batch)
+    arguments = [jax.ShapeDtypeStruct(spec.shape, _jax_dtype(spec.dtype)) for spec in specs]
+    arguments += [
+        jax.ShapeDtypeStruct(tuple(spec.shape), _jax_dtype(spec.dtype))
+        for spec in step.batch.values()
+    ]
+
+    def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        # JAX has no 64-bit integers by default; the step counter is one.
+        values = {s.name: tf.cast(t, s.dtype) for s, t in zip(specs, tensors, strict=False)}
+        new, loss = step.run(values, dict(zip(names, tensors[len(specs) :], strict=True)))
+        return [tf.cast(new[s.name], _jax_dtype(s.dtype)) for s in specs] + [loss]
+
+    described = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology)
+    place = NamedSharding(Mesh(np.array(described.devices[:1]), ("core",)), PartitionSpec())
+    function = tf.function(run, autograph=False, jit_compile=True)
+    jitted = jax.jit(
+        call_tf(function, has_side_effects=False),
+        in_shardings=place,
+        out_shardings=place,
+        donate_argnums=tuple(range(len(specs))),
+    )
+    lowered = jitted.trace(*arguments).lower(lowering_platforms=("cpu",))
+    try:
+        return _figures(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+
+
+def _jax_dtype(dtype: tf.DType) -> Any:
+    return np.int32 if dtype == tf.int64 else dtype.as_numpy_dtype
+
+
+def _figures(compiled: Any) -> Compiled:
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    seconds = cost.get("optimal_seconds", 0.0)
+    return Compiled(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        seconds=seconds if seconds > 0 else None,
+    )
