@@ -34,7 +34,7 @@ from funnel.checkpoints.names import (
 )
 from funnel.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from funnel.checkpoints.torch_file import load_torch_file
-from funnel.checkpoints.vocabulary import copy_vocabulary
+from funnel.checkpoints.vocabulary import TOKENIZER_FILES, write_tokenizer
 from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
 from funnel.utils.json_files import read_json_object
@@ -42,7 +42,6 @@ from funnel.utils.json_files import read_json_object
 WEIGHTS, EXTRA, CARD = "model.safetensors", "funnel_extra.safetensors", "README.md"
 TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _METADATA_KEY = "funnel_checkpoint"  # key of config.json for metadata it has no other key for
 _TIED = "lm_head.weight"
 _SHOWN_LABELS = 5
@@ -113,7 +112,7 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
     stale = (EXTRA, WEIGHTS + INDEX_SUFFIX, TORCH_WEIGHTS, TORCH_WEIGHTS + INDEX_SUFFIX)
     # A README.md that a user wrote is kept.
     keep_card = (path / CARD).is_file() and not is_model_card(path / CARD)
-    with staged(path, (*stale, _TOKENIZER_CONFIG)) as directory:
+    with staged(path, (*stale, *TOKENIZER_FILES)) as directory:
         packed = {name: entry.pack(checkpoint.tensors) for name, entry in entries.items()}
         # transformers refuses a file without this metadata.
         write_safetensors(directory / WEIGHTS, packed, {"format": "pt"})
@@ -121,7 +120,7 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
             write_safetensors(directory / EXTRA, others)
         _write_json(directory / HF_CONFIG, _config_json(checkpoint, architecture))
         config.save_net_config(directory / NET_CONFIG)
-        _write_tokenizer(metadata, directory)
+        write_tokenizer(metadata, directory, for_transformers=True)
         if not keep_card:
             card = model_card(checkpoint, architecture, sorted(others))
             (directory / CARD).write_text(card, encoding="utf-8")
@@ -292,18 +291,6 @@ def _num_labels(checkpoint: Checkpoint, architecture: str) -> int:
         scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
         return len(checkpoint.tensors[f"model/{scope}/logit/bias"])
     return 0
-
-
-def _write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
-    """Write the vocabulary under the name that ``transformers`` expects, and its settings."""
-    is_wordpiece = str(metadata.get("vocab_path", "")).endswith(".txt")
-    copy_vocabulary(metadata, directory, "vocab.txt" if is_wordpiece else None)
-    if is_wordpiece:
-        values = {
-            "tokenizer_class": "FunnelTokenizer",
-            "do_lower_case": bool(metadata.get("uncased", True)),
-        }
-        _write_json(directory / _TOKENIZER_CONFIG, values)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

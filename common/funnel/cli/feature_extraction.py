@@ -65,8 +65,9 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """All settings that both programs have."""
+    """All settings that both programs have; ``given`` are the flags on the command line."""
 
+    given: frozenset[str] = frozenset()
     files: FileSettings = group("files", FileSettings)
     switches: SwitchSettings = group("model", SwitchSettings)
     tokenizer: TokenizerSettings = group("text", TokenizerSettings, names={"uncased": "not cased"})

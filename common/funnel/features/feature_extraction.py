@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,11 @@ from tqdm import trange
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import BINARY_OUTPUT, SUMMARY
+from funnel.config.inputs import TokenizerRequest
 from funnel.features.classification import encode_examples, pad_batch
 from funnel.tasks import Example
-from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import open_tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path
 
@@ -32,12 +34,10 @@ class ModelParts(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text file and its tokenizer; ``vocabulary`` None uses the file next to the weights."""
+    """A text file and its tokenizer, by default the one next to the weights."""
 
     path: str
-    tokenizer_type: str = "word_piece"
-    vocabulary: str | None = None
-    uncased: bool = True
+    tokenizer: TokenizerRequest = field(default_factory=TokenizerRequest)
     max_length: int = 512
 
 
@@ -96,14 +96,13 @@ def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Mo
     """
     if ids:
         return read_ids(ids, checkpoint.config.vocab_size)
-    vocabulary = text.vocabulary or checkpoint.metadata.get("vocab_path")
-    if not vocabulary:
-        path = checkpoint.metadata.get("path")
+    path, known = checkpoint.metadata.get("path", ""), checkpoint.metadata.get("vocab_path")
+    if not (text.tokenizer.path or known):
         raise ConfigError(f"{path}: no vocabulary next to the weights; set --tokenizer_path")
-    tokenizer = get_tokenizer(text.tokenizer_type, vocabulary, uncased=text.uncased)
+    tokenizer = open_tokenizer(text.tokenizer, [Path(known).parent] if known else [])
     if tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise ConfigError(
-            f"{vocabulary}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
+            f"{tokenizer.path}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
             f"{checkpoint.config.vocab_size}"
         )
     return read_text(text.path, tokenizer, text.max_length)
@@ -162,9 +161,10 @@ def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelI
         raise DataError(f"{path}: is empty; it should hold one text per line")
     parts = (line.partition("\t") for line in lines)
     examples = [Example(a, b if tab else None, None) for a, tab, b in parts]
-    features = encode_examples(examples, tokenizer, max_length)
-    rows = np.arange(len(features))
-    batch = pad_batch(features, rows, int(features.lengths.max()), tokenizer.special.pad_id)
+    features = encode_examples(examples, tokenizer, max_length, tokenizer.segments)
+    rows, longest = np.arange(len(features)), int(features.lengths.max())
+    pad = (tokenizer.special.pad_id, tokenizer.segments.pad)
+    batch = pad_batch(features, rows, longest, *pad)
     return ModelInputs(**{name: np.asarray(batch[name], np.int64) for name in _NAMES})
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from funnel.tokenization import TOKENIZER_KINDS
-from funnel.tokenization.base import replace_surrogates
+from funnel.tokenization.base import MAX_WORD_LENGTH, replace_surrogates
 from funnel.tokenization.normalization import normalize
 from funnel.tokenization.special_tokens import FUNNEL_TOKENS
-from funnel.tokenization.wordpiece import CONTINUATION, MAX_WORD_LENGTH, BasicTokenizer
+from funnel.tokenization.wordpiece import CONTINUATION, BasicTokenizer
 from funnel.utils.errors import DataError, TokenizerError
 from funnel.utils.files import atomic_path
 

@@ -71,7 +71,8 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     custom = custom_task_config(settings.task.dataset, settings.custom)
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
     task = get_task(settings.task.dataset or "", custom=custom).resolve_labels(data.data_dir)
-    tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
+    tokenizer = runs.load_tokenizer(settings, trains=settings.trains, segments=data.segments)
+    data = replace(data, segments=tokenizer.segments)
 
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}

@@ -116,8 +116,12 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class ProgramSettings:
-    """Settings of all programs that build a model; ``task`` is what the program adds."""
+    """Settings of all programs that build a model; ``task`` is what the program adds.
 
+    ``given`` are the names of the flags set on the command line.
+    """
+
+    given: frozenset[str] = frozenset()
     task: Any = None
     run: RunSettings = group("what to run", RunSettings)
     tokenizer: TokenizerSettings = group(

@@ -77,7 +77,7 @@ def prepare(settings: PretrainSettings) -> RunInputs:
     if not (wanted.do_train or wanted.do_eval):
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
     check_given(record_dir=task.record_dir, seq_len=task.seq_len, model_dir=wanted.model_dir)
-    tokenizer = configs.open_tokenizer(settings)
+    tokenizer = configs.open_tokenizer(settings, settings.segments)
     config = configs.model_config(settings, tokenizer)
     masking = MaskingConfig(
         seq_len=task.seq_len,
@@ -107,7 +107,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, directory: RunDirectory
         inputs.config,
         make_graph(settings, inputs.config),
         partial(pretrain_input_fn, collection, inputs.masker),
-        metadata={"vocab_path": str(inputs.tokenizer.path)},
+        metadata={"tokenizer": inputs.tokenizer},
         order=InputConfig(
             is_training=True,
             shuffle_buffer=PRETRAIN_SHUFFLE,

@@ -94,6 +94,11 @@ class TrainingSettings(ProgramSettings):
         """Whether TensorFlow's own messages are shown."""
         return self.run.verbose
 
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return ()
+
 
 class FineTuningSettings(TrainingSettings):
     """Groups that all fine-tuning programs have."""
@@ -105,6 +110,11 @@ class FineTuningSettings(TrainingSettings):
     def eval_model_dir(self) -> str:
         """Directory of the checkpoints to evaluate, if it is not the run directory."""
         return ""
+
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return (self.eval_model_dir,)
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,11 @@ class PretrainSettings(TrainingSettings):
     update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
+
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return (self.evaluation.eval_ckpt_path or "",)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 from funnel.checkpoints.base import LABELS_FILE, write_side_files
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
+from funnel.tokenization.saved import TOKENIZER_CONFIG
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
@@ -48,6 +49,7 @@ class RunDirectory(BaseRunDirectory):
     evaluate_flag = "--do_train=False"
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
+        TOKENIZER_CONFIG,
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
     )
 
