@@ -51,7 +51,9 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> str:
     else:
         library = _unigram_library(tokenizer)
     special = tokenizer.special
-    for token_id in sorted({special.unk_id, *special.functional}):
+    # Where texts may have special tokens, those that are found are among the added tokens already.
+    listed = {special.unk_id, *special.functional} if splits_special(tokenizer) else set()
+    for token_id in sorted(listed):
         token = AddedToken(_text(tokenizer, token_id), special=True, normalized=False)
         library.add_special_tokens([token])
         if library.token_to_id(token.content) != token_id:
@@ -156,7 +158,11 @@ def _unigram_library(tokenizer: Tokenizer) -> LibraryTokenizer:
     metaspace: dict[str, Any] = {"replacement": BLANK, "prepend_scheme": scheme, "split": False}
     symbols = [piece.text for piece in pieces if piece.kind != _NORMAL]
     library.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(**metaspace), *_split_symbols(symbols, normal)]
+        [
+            pre_tokenizers.Metaspace(**metaspace),
+            *_split_symbols(symbols, normal),
+            *_split_unknown_commas(normal),
+        ]
     )
     library.decoder = decoders.Metaspace(**metaspace)
     return library
@@ -183,6 +189,20 @@ def _split_symbols(symbols: list[str], normal: list[Piece]) -> list[pre_tokenize
             if len(symbol) > 1:
                 raise NotRepresentable(f"texts with {symbol!r} would be encoded as that symbol")
     return cuts
+
+
+def _split_unknown_commas(normal: list[Piece]) -> list[pre_tokenizers.Split]:
+    """Return the step that cuts a comma off unknown digits, if the comma is unknown too.
+
+    Consecutive unknown characters are one token. Ours encodes a token that ends in a digit and a
+    comma again without the comma; here the comma is cut off where that token would end.
+    """
+    known = "".join(piece.text for piece in normal if len(piece.text) == 1)
+    digits = "".join(c for c in map(chr, range(sys.maxunicode)) if c.isdigit() and c not in known)
+    if "," in known or not digits or not known:
+        return []
+    pattern = f"(?<=[{_class(digits)}]),(?=[{_class(known)}]|\\z)"
+    return [pre_tokenizers.Split(Regex(pattern), "isolated")]
 
 
 def _literal(text: str) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from funnel.config.inputs import SegmentIds
 from funnel.config.pretraining import SPECIAL_TOKENS, CorpusConfig
 from funnel.formats.tfrecord import encode_example, write_records_to
+from funnel.pretraining.record_origin import describe_origin
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import ConfigError, DataError
@@ -192,7 +193,8 @@ def create_records(
             written = progress(examples, "writing examples") if show_progress else examples
             count = write_records_to(file, written)
         meta.unlink(missing_ok=True)
-    atomic_write_json(meta, {"filenames": [data.name], "num_example": count})
+    described = {"filenames": [data.name], "num_example": count}
+    atomic_write_json(meta, described | describe_origin(config, tokenizer))
     text_bytes = sum(os.path.getsize(path) for path in files)
     return RecordShard(data, count, documents, left_out, len(stream.tokens), text_bytes)
 

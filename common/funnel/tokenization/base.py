@@ -7,7 +7,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -177,6 +177,15 @@ class Tokenizer(ABC):
     def segments(self) -> SegmentIds:
         """Segment ids of the sequences that the model reads."""
         return self.file.options.segments
+
+    @property
+    def vocabulary_hash(self) -> str:
+        """SHA-256 (hex) over the tokens in the order of their ids, whatever file they are from."""
+        return hashlib.sha256("\n".join(self._pieces).encode()).hexdigest()
+
+    def use_segments(self, segments: SegmentIds) -> None:
+        """Replace the segment ids, which decide no token id."""
+        self.file = replace(self.file, options=replace(self.file.options, segments=segments))
 
     @property
     def vocab_size(self) -> int:

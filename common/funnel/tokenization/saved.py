@@ -178,7 +178,8 @@ def _read_transformers(
         options = found
     data = _vocabulary_text(model) if model is not None else vocabulary.read_bytes()
     if data is None:
-        raise TokenizerError(f"{described.path}: model.vocab cannot be read")  # type: ignore[union-attr]
+        where = described.path if described else directory
+        raise TokenizerError(f"{where}: model.vocab: the ids should be 0, 1, … without gaps")
     path = vocabulary if model is None or vocabulary.suffix == ".txt" else directory / "vocab.txt"
     source = config.path if config.values or described is None else described.path
     file = VocabularyFile(str(path), data, uncased, options=_with_all_special(options, data))

@@ -92,7 +92,8 @@ def load_collection(
 ) -> RecordCollection:
     """Return the records of a split."""
     task = settings.task
-    found = find_records(task.record_dir, split, task.seq_len, tokenizer.uncased, task.num_passes)
+    place = (task.record_dir, split, task.seq_len, tokenizer.uncased, task.num_passes)
+    found = find_records(*place, tokenizer)
     logger.info(
         "%s: %d records of %d tokens in %d files",
         *(split, found.num_examples, found.seq_len, len(found.files)),
