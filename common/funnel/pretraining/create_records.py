@@ -32,6 +32,7 @@ from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json
 from funnel.utils.logging import progress
 from funnel.utils.processes import run_in_processes
+from funnel.utils.text import is_empty_line
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +228,8 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[list[str]]:
     """
     sentences: list[str] = []
     for line in read_lines([path]):
-        if sentence := line.strip():
-            sentences.append(sentence)
+        if not is_empty_line(line):
+            sentences.append(line.strip())
         elif sentences:
             yield sentences
             sentences = []

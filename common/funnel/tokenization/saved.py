@@ -19,6 +19,7 @@ from funnel.config.inputs import SegmentIds
 from funnel.tokenization.base import AddedToken, TokenizerOptions, VocabularyFile
 from funnel.tokenization.saved_json import JsonObject, read_object
 from funnel.utils.errors import TokenizerError
+from funnel.utils.text import ASCII_BLANKS
 
 TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
 # Files of older versions of transformers; tokenizer_config.json precedes them.
@@ -276,7 +277,7 @@ def _vocabulary_text(model: JsonObject) -> bytes | None:
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     is_file = sorted(vocabulary.values()) == list(range(len(tokens)))
     # Blanks at the ends of a line are no part of its token.
-    is_file &= all(t and "\n" not in t and t == (t.strip(" \t\r\f\v") or t) for t in tokens)
+    is_file &= all(t and "\n" not in t and t == (t.strip(ASCII_BLANKS) or t) for t in tokens)
     return "".join(f"{token}\n" for token in tokens).encode() if is_file else None
 
 

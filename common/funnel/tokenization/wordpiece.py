@@ -29,6 +29,7 @@ from funnel.tokenization.base import (
 )
 from funnel.tokenization.special_tokens import find_special_ids
 from funnel.utils.errors import TokenizerError
+from funnel.utils.text import ASCII_BLANKS
 
 CONTINUATION = "##"
 # A full cache is cleared; frequent words are soon cached again. With chunks of at most 32
@@ -208,7 +209,7 @@ def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
         TokenizerError: the file is not UTF-8 text, or has an empty line before its end.
     """
     try:
-        lines = file.data.decode("utf-8-sig").rstrip(" \t\r\n\f\v").split("\n")
+        lines = file.data.decode("utf-8-sig").rstrip(ASCII_BLANKS).split("\n")
     except UnicodeDecodeError as error:
         raise TokenizerError(
             f"{file.path}: not a UTF-8 text file with one token a line; "
@@ -217,7 +218,7 @@ def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
     vocabulary: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         # Only ASCII blanks are dropped: other white space is part of a token.
-        token = line.strip(" \t\r\f\v") or line.rstrip("\r")
+        token = line.strip(ASCII_BLANKS) or line.rstrip("\r")
         if not token:
             raise TokenizerError(f"{file.path}, line {number}: blank line inside the vocabulary")
         vocabulary.setdefault(token, len(vocabulary))
