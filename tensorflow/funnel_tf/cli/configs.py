@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
@@ -64,7 +63,8 @@ def open_tokenizer(
 def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
     """Return the configuration of the model.
 
-    It is read from --model_config, or, without training, from the run directory; without a file it
+    It is read from --model_config, or, without training, from the directory of the run or of the
+    checkpoints to evaluate; without a file it
     consists of the model flags. Off TPUs ``factorized`` attention becomes ``rel_shift``, which
     computes the same function faster there, unless it was requested.
 
@@ -73,9 +73,10 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     """
     run = settings.run
     path = run.model_config
-    recorded = Path(run.model_dir or "") / NET_CONFIG
-    if not path and not run.do_train and recorded.is_file():
-        path = str(recorded)
+    if not path and not run.do_train:
+        places = [place for place in (*settings.evaluated_paths, run.model_dir) if place]
+        recorded = [weights_directory(place) / NET_CONFIG for place in places]
+        path = next((str(file) for file in recorded if file.is_file()), "")
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
