@@ -54,14 +54,14 @@ def scores(folder, model_dir):
     return json.loads((folder / model_dir / "final_scores.json").read_text())["dev"]
 
 
-def settings_of(directory):
+def read_settings(directory):
     return json.loads((directory / "tokenizer_config.json").read_text())
 
 
 def test_case_is_written_beside_the_weights_and_read_from_there(folder):
     trained = scores(folder, "cased")
     assert trained["accuracy"] == 1.0
-    assert settings_of(folder / "cased/best")["do_lower_case"] is False
+    assert read_settings(folder / "cased/best")["do_lower_case"] is False
     program = load_program("classifier")
     for more in ({}, {"cased": True}, {"tokenizer_type": "word_piece"}):
         assert invoke(program, again(folder, "cased", **more)) == 0
@@ -100,7 +100,7 @@ def test_every_layout_and_program_keeps_the_case(folder, tmp_path, layout):
     for number, path in enumerate((source, tmp_path / "hf")):
         copy = tmp_path / f"copy{number}"
         assert invoke(convert, [f"--src={path}", f"--dst={copy}", f"--to={layout}"]) == 0
-        assert settings_of(copy)["do_lower_case"] is False
+        assert read_settings(copy)["do_lower_case"] is False
         for model in (path, copy):
             output = tmp_path / "out.npz"
             argv = [f"--model={model}", f"--text={tmp_path / 'one.txt'}", f"--output={output}"]
@@ -120,7 +120,7 @@ def test_symbols_of_a_bert_vocabulary_are_named_for_transformers(folder, tmp_pat
     (tmp_path / "vocab.txt").write_text("\n".join([*names, *lines[9:]]) + "\n")
     assert invoke(load_program("classifier"), flags(tmp_path, "run", epochs=1)) == 0
     best = tmp_path / "run/best"
-    assert settings_of(best)["cls_token"] == "[CLS]"
+    assert read_settings(best)["cls_token"] == "[CLS]"
     tokenizer = transformers.AutoTokenizer.from_pretrained(best)
     auto = transformers.AutoModelForSequenceClassification
     model = auto.from_pretrained(best)

@@ -61,6 +61,20 @@ def open_tokenizer(request: TokenizerRequest, weights: Sequence[Path] = ()) -> T
     return tokenizer
 
 
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Open the tokenizer of a model's directory, or a vocabulary, as its files describe it.
+
+    Where no file says how text is normalized, it is lower-cased.
+
+    Raises:
+        ConfigError: there is no vocabulary.
+        TokenizerError: a file is missing, corrupt or of another kind.
+    """
+    if os.path.isdir(path):
+        return open_tokenizer(TokenizerRequest(), [Path(path)])
+    return open_tokenizer(TokenizerRequest(os.fspath(path)))
+
+
 def _of_weights(weights: Sequence[Path]) -> tuple[Path | None, SavedTokenizer | None]:
     """Return the vocabulary next to the weights, and the tokenizer that is recorded there."""
     for directory in weights:

@@ -73,15 +73,15 @@ def find_vocabulary(directory: Path) -> Path | None:
 def read_saved_tokenizer(directory: Path) -> SavedTokenizer | None:
     """Read the tokenizer of a model's directory; None if the directory records no settings.
 
-    A vocabulary without ``tokenizer_config.json`` and ``tokenizer.json`` records none: whether its
-    text is lower-cased is for the caller to say.
+    A vocabulary without ``tokenizer_config.json``, ``tokenizer.json`` and the record of a run
+    records none: whether its text is lower-cased is for the caller to say.
 
     Raises:
         TokenizerError: a file is corrupt, or the files contradict each other.
     """
     config_path, json_path = directory / TOKENIZER_CONFIG, directory / TOKENIZER_JSON
     if not config_path.is_file() and not json_path.is_file():
-        return None
+        return _read_run(directory)
     config = read_object(config_path) if config_path.is_file() else JsonObject({}, str(config_path))
     described = read_object(json_path) if json_path.is_file() else None
     vocabulary = find_vocabulary(directory)
@@ -91,7 +91,7 @@ def read_saved_tokenizer(directory: Path) -> SavedTokenizer | None:
     if own and (described is None or own.text("tokenizer_json_sha256") == _sha256(json_path)):
         return _read_own(config, own, vocabulary, described)
     if described is None and _is_older_own(directory, config):
-        return _read_older(config, vocabulary)
+        return _read_run(directory.parent, vocabulary) or _read_older(config, vocabulary)
     if described is None and vocabulary.suffix == ".model":
         # XLNet's tokenizer, whose normalization is that of our SentencePiece tokenizer.
         uncased, keep = config.flag("do_lower_case", False), config.flag("keep_accents", False)
@@ -112,8 +112,8 @@ def _read_own(
     lowers = None if described is None else lowers_text(described.values.get("normalizer"))
     if lowers is not None and lowers != uncased:
         raise TokenizerError(
-            f"{config.path}: do_lower_case is {str(uncased).lower()}, but {described.path} "  # type: ignore[union-attr]
-            f"{'lower-cases' if lowers else 'keeps the case of'} text; correct one of them"
+            f"{config.path}: do_lower_case is {str(uncased).lower()}, but {TOKENIZER_JSON} next to "
+            f"it {'lower-cases' if lowers else 'keeps the case of'} text; correct one of them"
         )
     options = TokenizerOptions(
         strip_accents=config.optional_flag("strip_accents"),
@@ -138,6 +138,21 @@ def _is_older_own(directory: Path, config: JsonObject) -> bool:
         return False
     model = directory / "config.json"
     return model.is_file() and "funnel" in read_object(model).values
+
+
+def _read_run(directory: Path, vocabulary: Path | None = None) -> SavedTokenizer | None:
+    """Return the tokenizer of a run of an older version, which recorded nothing but its flags."""
+    record = directory / "run_config.json"
+    vocabulary = vocabulary or find_vocabulary(directory)
+    if vocabulary is None or not record.is_file():
+        return None
+    flags = read_object(record).objects("settings")
+    if flags is None or not {"cased", "uncased"} & set(flags.values):
+        return None
+    uncased = flags.flag("uncased", not flags.flag("cased", False))
+    keep_accents = flags.flag("keep_accents", False)
+    kind = "sent_piece" if vocabulary.suffix == ".model" else "word_piece"
+    return SavedTokenizer(kind, VocabularyFile.read(vocabulary, uncased, keep_accents), record)
 
 
 def _read_older(config: JsonObject, vocabulary: Path) -> SavedTokenizer:
@@ -205,9 +220,9 @@ def _options(directory: Path, config: JsonObject, described: JsonObject | None) 
             is_special = content in special
             number = numbers.number(content, -1)
             added[number] = AddedToken(content, number, is_special, normalized=not is_special)
-    decoder = config.objects("added_tokens_decoder")
-    for key in decoder.values if decoder else ():
-        entry = decoder.objects(key)  # type: ignore[union-attr]
+    decoder = config.objects("added_tokens_decoder") or JsonObject({}, config.path)
+    for key in decoder.values:
+        entry = decoder.objects(key)
         if entry is None or not key.isdigit():
             raise TokenizerError(f"{config.path}: added_tokens_decoder: {key!r} is no token")
         added[int(key)] = _added_token(JsonObject({"id": int(key), **entry.values}, entry.path))

@@ -15,7 +15,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>",
 WORDS = ["red", "green", "blue", "warm", "cold", "Red"]
 
 
-def tokenizer_of(path, words=WORDS, uncased=True, end="\n"):
+def make_tokenizer(path, words=WORDS, uncased=True, end="\n"):
     path.write_bytes("".join(f"{word}{end}" for word in [*SPECIAL, *words]).encode())
     return get_tokenizer("word_piece", path, uncased)
 
@@ -24,21 +24,21 @@ def tokenizer_of(path, words=WORDS, uncased=True, end="\n"):
 def records(tmp_path):
     (tmp_path / "text.txt").write_text("red green blue warm cold\n" * 40)
     config = CorpusConfig(str(tmp_path / "text.txt"), str(tmp_path / "out"), seq_len=16)
-    create_records(config, 0, tokenizer_of(tmp_path / "v.txt"), show_progress=False)
+    create_records(config, 0, make_tokenizer(tmp_path / "v.txt"), show_progress=False)
     return str(tmp_path / "out")
 
 
 def test_another_vocabulary_of_the_same_size_is_refused(tmp_path, records):
-    other = tokenizer_of(tmp_path / "reversed.txt", WORDS[::-1])
+    other = make_tokenizer(tmp_path / "reversed.txt", WORDS[::-1])
     with pytest.raises(DataError, match=r"with another tokenizer, v\.txt: .*SHA-256 is .* there"):
         find_records(records, "train", 16, True, tokenizer=other)
-    longer = tokenizer_of(tmp_path / "longer.txt", [*WORDS, "x"])
+    longer = make_tokenizer(tmp_path / "longer.txt", [*WORDS, "x"])
     with pytest.raises(DataError, match=r"number of tokens is 15 there and 16 in .*longer.txt"):
         find_records(records, "train", 16, True, tokenizer=longer)
 
 
 def test_the_same_entries_in_another_file_are_accepted(tmp_path, records, caplog):
-    same = tokenizer_of(tmp_path / "renamed.txt", end="\r\n")
+    same = make_tokenizer(tmp_path / "renamed.txt", end="\r\n")
     assert find_records(records, "train", 16, True, tokenizer=same).num_examples
     assert not caplog.records
 
@@ -48,7 +48,7 @@ def test_records_without_an_origin_are_accepted_with_a_notice(tmp_path, records,
     content = json.loads(meta.read_text())
     kept = {key: content[key] for key in ("filenames", "num_example")}
     meta.write_text(json.dumps(kept))
-    other = tokenizer_of(tmp_path / "reversed.txt", WORDS[::-1])
+    other = make_tokenizer(tmp_path / "reversed.txt", WORDS[::-1])
     assert find_records(records, "train", 16, True, tokenizer=other).num_examples
     assert "1 metadata files name no tokenizer" in caplog.text
 
@@ -57,7 +57,7 @@ def test_segment_ids_of_the_records_are_those_of_the_model(tmp_path, caplog):
     (tmp_path / "text.txt").write_text("red green blue warm cold\n" * 40)
     segments = SegmentIds(cls=0)
     place = (str(tmp_path / "text.txt"), str(tmp_path / "out"))
-    tokenizer = tokenizer_of(tmp_path / "v.txt")
+    tokenizer = make_tokenizer(tmp_path / "v.txt")
     config = CorpusConfig(*place, seq_len=16, segments=segments)
     create_records(config, 0, tokenizer, show_progress=False)
     assert tokenizer.segments == SegmentIds()

@@ -7,7 +7,7 @@ import pytest
 from funnel.checkpoints.vocabulary import write_tokenizer
 from funnel.config.inputs import SegmentIds, TokenizerRequest, TokenizerSettings
 from funnel.tokenization import get_tokenizer
-from funnel.tokenization.choice import check_same_ids, open_tokenizer
+from funnel.tokenization.choice import check_same_ids, load_tokenizer, open_tokenizer
 from funnel.tokenization.saved import find_vocabulary, read_saved_tokenizer
 from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary
 from funnel.utils.errors import ConfigError, TokenizerError
@@ -52,6 +52,7 @@ def test_case_is_read_from_beside_the_weights(tmp_path, vocabulary, uncased, for
 def test_a_vocabulary_named_by_its_path_brings_its_own_settings(tmp_path, vocabulary):
     folder = save(get_tokenizer("word_piece", vocabulary, uncased=False), tmp_path / "m")
     for path in (folder, folder / "vocab.txt", folder / "tokenizer.json"):
+        assert not load_tokenizer(path).uncased
         assert not open_tokenizer(TokenizerRequest(str(path))).uncased
         with pytest.raises(ConfigError, match="--uncased=True asks"):
             open_tokenizer(TokenizerRequest(str(path), uncased=True))
@@ -121,6 +122,25 @@ def test_directories_of_older_versions_keep_their_ids(tmp_path, vocabulary):
     (folder / "tokenizer_config.json").write_text(config)
     found = open_tokenizer(TokenizerRequest(), [folder])
     assert found.fingerprint == get_tokenizer("word_piece", vocabulary).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"), [({"cased": True}, "best"), ({"uncased": False}, ".")]
+)
+def test_runs_of_older_versions_recorded_case_in_their_flags(tmp_path, flags, folder):
+    """PyTorch's best/ said do_lower_case true whatever the flag; TensorFlow's runs said nothing."""
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    write_vocabulary(place / "vocab.txt")
+    (tmp_path / "run_config.json").write_text(json.dumps({"settings": flags}))
+    if folder == "best":
+        (place / "config.json").write_text('{"model_type": "funnel", "funnel": {}}')
+        config = '{"tokenizer_class": "FunnelTokenizer", "do_lower_case": true}'
+        (place / "tokenizer_config.json").write_text(config)
+    for request in (TokenizerRequest(), TokenizerRequest(uncased=False)):
+        assert not open_tokenizer(request, [place]).uncased
+    with pytest.raises(ConfigError, match="run_config.json says do_lower_case false"):
+        open_tokenizer(TokenizerRequest(uncased=True), [place])
 
 
 def test_models_of_an_ensemble_need_one_tokenizer(vocabulary):
