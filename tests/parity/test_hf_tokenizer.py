@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,11 @@ def test_transformers_on_our_directory(tmp_path, kind):
     assert_same(ours, theirs, model, their_model)
     again = open_tokenizer(TokenizerRequest(), [tmp_path / "m"])
     assert again.fingerprint == ours.fingerprint
+    # The model remembers the tokenizer of the directory it is from.
+    loaded = FunnelForSequenceClassification.from_pretrained(tmp_path / "m")
+    loaded.save_pretrained(tmp_path / "again")
+    again = open_tokenizer(TokenizerRequest(), [tmp_path / "again"])
+    assert again.fingerprint == ours.fingerprint
     # A directory that they write back, without our vocabulary file.
     theirs.save_pretrained(tmp_path / "back")
     their_model.save_pretrained(tmp_path / "back")
@@ -165,6 +171,7 @@ def test_we_on_a_directory_of_transformers(tmp_path, kind, added, layout):
         folder, model_input_names=["input_ids", "token_type_ids", "attention_mask"]
     )
     assert (ours.uncased, ours.vocab_size) == (uncased, len(theirs))
+    assert Path(ours.path).is_file()
     assert ours.encode(texts[0]) == reference.encode(texts[0], add_special_tokens=False)
     our_model = FunnelForSequenceClassification.from_pretrained(folder)
     assert_same(ours, reference, our_model, their_model)
@@ -280,6 +287,29 @@ def test_what_transformers_cannot_compute_is_refused_with_the_reason(tmp_path, c
         transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     again = open_tokenizer(TokenizerRequest(), [tmp_path / "m"])
     assert again.fingerprint == ours.fingerprint
+
+
+def test_symbols_that_a_sentencepiece_model_finds_in_texts(tmp_path):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text.replace(",", " ").lower() for text in LINES] * 5),
+        model_prefix=str(tmp_path / "x"),
+        vocab_size=90,
+        hard_vocab_limit=False,
+        pad_id=-1,
+        control_symbols=["<cls>", "<sep>", "<pad>", "<mask>", "<eod>"],
+        user_defined_symbols=["<eop>", ".", "(", "re", "<e"],
+        minloglevel=2,
+    )
+    ours = get_tokenizer("sent_piece", tmp_path / "x.model")
+    assert ours.special.eop_id in ours.encode("red <eop> (warm)")
+    model = make_model(ours.vocab_size)
+    model.save_pretrained(tmp_path / "m", tokenizer=ours)
+    theirs, their_model = load_theirs(tmp_path / "m")
+    assert_same(ours, theirs, model, their_model)
+    for text in ("red <eop> (warm). x.y <e a<eop>b <cls>(red)", "are.re <eop><eop>"):
+        assert theirs.encode(text, add_special_tokens=False) == ours.encode(text)
 
 
 def test_a_changed_case_in_one_of_two_files_is_refused(tmp_path):

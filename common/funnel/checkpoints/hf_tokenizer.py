@@ -23,7 +23,8 @@ from funnel.utils.errors import TokenizerError
 
 # Numbers of fields of sentencepiece_model.proto, and of their values.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_NORMAL, _UNKNOWN, _USER_DEFINED = 1, 2, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_SYMBOLS = (_UNKNOWN, _CONTROL)
 _UNIGRAM = 1
 _PROBES = 200  # pieces per kind of probe
 
@@ -139,8 +140,6 @@ def _unigram_library(tokenizer: Tokenizer) -> LibraryTokenizer:
     if trainer.get(35):
         raise NotRepresentable("a SentencePiece model with byte fallback")
     for piece in pieces:
-        if piece.kind == _USER_DEFINED:
-            raise NotRepresentable(f"the model finds its own symbol {piece.text} in texts")
         is_number = len(piece.text) > 1 and piece.text[-1] == "," and piece.text[-2].isdigit()
         if is_number and piece.kind == _NORMAL:
             raise NotRepresentable(
@@ -151,21 +150,32 @@ def _unigram_library(tokenizer: Tokenizer) -> LibraryTokenizer:
     normal = [piece for piece in pieces if piece.kind == _NORMAL]
     # The lowest score decides that of unknown characters, so symbols get no lower one.
     lowest = min((piece.score for piece in normal), default=0.0)
-    scores = [(p.text, p.score if p.kind == _NORMAL else lowest) for p in pieces]
+    own_scores = {_USER_DEFINED: 0.0}
+    scores = [
+        (p.text, p.score if p.kind == _NORMAL else own_scores.get(p.kind, lowest)) for p in pieces
+    ]
     library = LibraryTokenizer(models.Unigram(scores, unk_id=unknown[0], byte_fallback=False))
     library.normalizer = _normalizer(tokenizer, steps)
     scheme = "always" if steps.get(3, 1) else "never"
     metaspace: dict[str, Any] = {"replacement": BLANK, "prepend_scheme": scheme, "split": False}
-    symbols = [piece.text for piece in pieces if piece.kind != _NORMAL]
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(**metaspace),
-            *_split_symbols(symbols, normal),
-            *_split_unknown_commas(normal),
+            *_isolate_user_symbols([p.text for p in pieces if p.kind == _USER_DEFINED]),
+            *_split_symbols([p.text for p in pieces if p.kind in _SYMBOLS], normal),
+            *_split_unknown_commas([p for p in pieces if p.kind in (_NORMAL, _USER_DEFINED)]),
         ]
     )
     library.decoder = decoders.Metaspace(**metaspace)
     return library
+
+
+def _isolate_user_symbols(symbols: list[str]) -> list[pre_tokenizers.Split]:
+    """Return the step that makes a token of every user-defined symbol in a text, longest first."""
+    if not symbols:
+        return []
+    longest_first = sorted(symbols, key=len, reverse=True)
+    return [pre_tokenizers.Split(Regex("|".join(map(_literal, longest_first))), "isolated")]
 
 
 def _split_symbols(symbols: list[str], normal: list[Piece]) -> list[pre_tokenizers.Split]:
@@ -283,6 +293,8 @@ def transformers_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "strip_accents": options.strip_accents,
         "tokenize_chinese_chars": options.split_cjk,
         "clean_text": options.clean_text,
+        # Null where the vocabulary has none: a default of transformers would be a new token.
+        **dict.fromkeys(("bos_token", "eos_token")),
         **named,
         "pad_token_type_id": options.segments.pad,
         # transformers 5 leaves token_type_ids out unless they are listed.

@@ -196,9 +196,9 @@ def _read_transformers(
     if data is None:
         where = described.path if described else directory
         raise TokenizerError(f"{where}: model.vocab: the ids should be 0, 1, … without gaps")
-    path = vocabulary if model is None or vocabulary.suffix == ".txt" else directory / "vocab.txt"
     source = config.path if config.values or described is None else described.path
-    file = VocabularyFile(str(path), data, uncased, options=_with_all_special(options, data))
+    options = _with_all_special(options, data)
+    file = VocabularyFile(str(vocabulary), data, uncased, options=options)
     return SavedTokenizer("word_piece", file, Path(source))
 
 
