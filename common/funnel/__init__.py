@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from funnel.config.model import ModelConfig
     from funnel.tokenization import get_tokenizer
+    from funnel.tokenization.choice import load_tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["ModelConfig", "get_tokenizer"]
+__all__ = ["ModelConfig", "get_tokenizer", "load_tokenizer"]
 
-_MODULES = {"ModelConfig": "funnel.config.model", "get_tokenizer": "funnel.tokenization"}
+_MODULES = {
+    "ModelConfig": "funnel.config.model",
+    "get_tokenizer": "funnel.tokenization",
+    "load_tokenizer": "funnel.tokenization.choice",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from funnel.checkpoints.names import Shape
-from funnel.checkpoints.vocabulary import copy_vocabulary, find_vocabulary
+from funnel.checkpoints.vocabulary import TOKENIZER_FILES, find_vocabulary, write_tokenizer
 from funnel.config.limits import describe
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import CheckpointError
@@ -37,8 +37,8 @@ class Checkpoint:
             replacing that file is safe, writing into it is not.
         metadata: any of kind (hf, pt, tf), path, architecture (a Hugging Face class name), labels
             (names in the order of ids), problem_type, cls_scope (SCOPE of ``model/SCOPE/logit``),
-            vocab_path, uncased, left_out (prefixes of heads that were not loaded, each with the
-            reason).
+            vocab_path, tokenizer (one in memory, instead of that file), left_out (prefixes of
+            heads that were not loaded, each with the reason).
         optimizer: Adam slots and ``global_step``, if they were requested.
     """
 
@@ -157,16 +157,20 @@ def read_side_files(directory: Path) -> dict[str, Any]:
 
 
 def write_side_files(metadata: Mapping[str, Any], directory: Path) -> None:
-    """Write ``labels.json`` and copy the vocabulary, as far as ``metadata`` has them.
+    """Write ``labels.json`` and the tokenizer's files, as far as ``metadata`` has them.
 
-    An old ``labels.json`` is deleted if ``metadata`` has nothing for it.
+    An old ``labels.json`` is deleted if ``metadata`` has nothing for it, and so are the settings of
+    an old tokenizer.
     """
     values = {key: metadata[key] for key in _LABEL_KEYS if metadata.get(key) is not None}
     if values:
         atomic_write_json(directory / LABELS_FILE, values)
     else:
         (directory / LABELS_FILE).unlink(missing_ok=True)
-    copy_vocabulary(metadata, directory)
+    if not metadata.get("vocab_path") and not metadata.get("tokenizer"):
+        for name in TOKENIZER_FILES:
+            (directory / name).unlink(missing_ok=True)
+    write_tokenizer(metadata, directory)
 
 
 @contextlib.contextmanager

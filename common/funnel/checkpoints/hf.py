@@ -49,7 +49,7 @@ from funnel.checkpoints.names import (
 )
 from funnel.checkpoints.safetensors_file import write_safetensors
 from funnel.checkpoints.state_dict import strip_wrappers
-from funnel.checkpoints.vocabulary import copy_vocabulary
+from funnel.checkpoints.vocabulary import TOKENIZER_FILES, write_tokenizer
 from funnel.config.model import HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG, ModelConfig
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import is_file
@@ -58,7 +58,6 @@ from funnel.utils.json_files import read_json_object
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _TIED = "lm_head.weight"
 _SHOWN_LABELS = 5
 # Metadata that config.json may set; never the vocabulary's path, which could name any file.
@@ -137,7 +136,7 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
     stale = (EXTRA, WEIGHTS + INDEX_SUFFIX, TORCH_WEIGHTS, TORCH_WEIGHTS + INDEX_SUFFIX)
     # A README.md that a user wrote is kept.
     keep_card = (path / CARD).is_file() and not is_model_card(path / CARD)
-    with staged(path, (*stale, _TOKENIZER_CONFIG)) as directory:
+    with staged(path, (*stale, *TOKENIZER_FILES)) as directory:
         packed = {name: entry.pack(checkpoint.tensors) for name, entry in entries.items()}
         # transformers refuses a file without this metadata.
         write_safetensors(directory / WEIGHTS, packed, {"format": "pt"})
@@ -148,7 +147,7 @@ def save_hf(checkpoint: Checkpoint, path: Path) -> list[str]:
             written.setdefault(METADATA_KEY, {})[EXTRA_KEY] = EXTRA
         _write_json(directory / HF_CONFIG, written)
         config.save_net_config(directory / NET_CONFIG)
-        _write_tokenizer(metadata, directory)
+        write_tokenizer(metadata, directory, for_transformers=True)
         if not keep_card:
             card = model_card(checkpoint, architecture, sorted(others))
             (directory / CARD).write_text(card, encoding="utf-8")
@@ -326,18 +325,6 @@ def _num_labels(checkpoint: Checkpoint, architecture: str) -> int:
         scope = checkpoint.metadata.get("cls_scope", DEFAULT_CLS_SCOPE)
         return len(checkpoint.tensors[f"model/{scope}/logit/bias"])
     return 0
-
-
-def _write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
-    """Write the vocabulary under the name that ``transformers`` expects, and its settings."""
-    is_wordpiece = str(metadata.get("vocab_path", "")).endswith(".txt")
-    copy_vocabulary(metadata, directory, "vocab.txt" if is_wordpiece else None)
-    if is_wordpiece:
-        values = {
-            "tokenizer_class": "FunnelTokenizer",
-            "do_lower_case": bool(metadata.get("uncased", True)),
-        }
-        _write_json(directory / _TOKENIZER_CONFIG, values)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

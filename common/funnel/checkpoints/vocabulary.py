@@ -1,51 +1,177 @@
-"""The vocabulary file next to a checkpoint: finding, copying and comparing it."""
+"""The tokenizer next to a checkpoint: writing its files, and comparing vocabularies."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from funnel.config.model import ModelConfig
-from funnel.utils.errors import CheckpointError, ConfigError
-from funnel.utils.files import atomic_path, sha256_file
+from funnel.tokenization import Tokenizer, build_tokenizer
+from funnel.tokenization.base import VocabularyFile
+from funnel.tokenization.saved import (
+    ADDED_TOKENS,
+    OWN_KEY,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    find_vocabulary,
+    read_saved_tokenizer,
+)
+from funnel.utils.errors import CheckpointError, ConfigError, TokenizerError
+from funnel.utils.files import atomic_path, atomic_write_json, atomic_write_text, sha256_file
+
+__all__ = ["TOKENIZER_FILES", "check_vocabulary", "find_vocabulary", "write_tokenizer"]
 
 logger = logging.getLogger(__name__)
 
-_USUAL_NAMES = ("vocab.txt", "vocab.uncased.txt", "vocab.cased.txt", "spiece.model")
+# Files with the settings of a tokenizer; those of an earlier model must not stay.
+TOKENIZER_FILES = (TOKENIZER_CONFIG, TOKENIZER_JSON, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+# A class that transformers does not have: it refuses the directory.
+_REFUSED_CLASS = "FunnelOnlyTokenizer"
 
 
-def find_vocabulary(directory: Path) -> Path | None:
-    """Return the vocabulary in a directory, None without one.
+def write_tokenizer(
+    metadata: Mapping[str, Any], directory: Path, *, for_transformers: bool = False
+) -> None:
+    """Write vocabulary and settings of the tokenizer that ``metadata`` names, if it names one.
 
-    That is the first file with a usual name, else the only ``vocab*.txt`` or ``*.model``.
-    """
-    for name in _USUAL_NAMES:
-        if (directory / name).is_file():
-            return directory / name
-    others = [*directory.glob("vocab*.txt"), *directory.glob("*.model")]
-    return others[0] if len(others) == 1 else None
+    That is ``tokenizer`` (a :class:`~funnel.tokenization.Tokenizer`), else the file ``vocab_path``
+    with the settings in its directory, else with ``uncased``.
 
-
-def copy_vocabulary(metadata: Mapping[str, Any], directory: Path, name: str | None = None) -> None:
-    """Copy the file ``metadata["vocab_path"]``, if set, to ``directory``, as ``name`` if given.
+    Args:
+        metadata: of a checkpoint.
+        directory: receives the files.
+        for_transformers: use the file names of ``transformers`` and write its ``tokenizer.json``.
 
     Raises:
-        CheckpointError: the file does not exist any more.
+        CheckpointError: the vocabulary does not exist any more.
     """
-    if not metadata.get("vocab_path"):
+    vocab_path = metadata.get("vocab_path")
+    tokenizer: Tokenizer | None = metadata.get("tokenizer")
+    if tokenizer is None and not vocab_path:
         return
-    source = Path(metadata["vocab_path"])
-    if not source.is_file():
-        raise CheckpointError(f"{source}: the vocabulary to copy next to the weights is missing")
-    target = directory / (name or source.name)
-    if target.exists() and target.samefile(source):
+    if tokenizer is None and not Path(str(vocab_path)).is_file():
+        raise CheckpointError(
+            f"{vocab_path}: the vocabulary to copy next to the weights is missing"
+        )
+    try:
+        tokenizer = tokenizer or _read_tokenizer(Path(str(vocab_path)), metadata)
+    except TokenizerError as error:
+        _copy_unreadable(Path(str(vocab_path)), directory, for_transformers, str(error))
+        return
+    name = _vocabulary_name(tokenizer, for_transformers)
+    _write_bytes(directory / name, tokenizer.file.data)
+    config = _own_config(tokenizer, name)
+    if for_transformers:
+        config = _write_for_transformers(tokenizer, directory, config)
+    atomic_write_json(directory / TOKENIZER_CONFIG, config)
+
+
+def _read_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a vocabulary with the settings next to it."""
+    if find_vocabulary(path.parent) == path and (saved := read_saved_tokenizer(path.parent)):
+        return build_tokenizer(saved.kind, saved.file)
+    kind = "sent_piece" if path.suffix == ".model" else "word_piece"
+    return build_tokenizer(kind, VocabularyFile.read(path, bool(metadata.get("uncased", True))))
+
+
+def _vocabulary_name(tokenizer: Tokenizer, for_transformers: bool) -> str:
+    """Return the file name of a vocabulary."""
+    if _is_json(tokenizer):
+        return TOKENIZER_JSON
+    name = Path(tokenizer.path).name
+    if for_transformers or name == TOKENIZER_JSON:
+        return "vocab.txt" if tokenizer.kind == "word_piece" else "spiece.model"
+    return name
+
+
+def _is_json(tokenizer: Tokenizer) -> bool:
+    from funnel.tokenization.json_tokenizer import JsonTokenizer
+
+    return isinstance(tokenizer, JsonTokenizer)
+
+
+def _write_bytes(target: Path, data: bytes) -> None:
+    if target.is_file() and target.read_bytes() == data:
         return
     with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+        temporary.write_bytes(data)
+
+
+def _own_config(tokenizer: Tokenizer, name: str) -> dict[str, Any]:
+    """Return a ``tokenizer_config.json`` that only this project reads."""
+    options = tokenizer.file.options
+    own = {
+        "kind": "json" if _is_json(tokenizer) else tokenizer.kind,
+        "vocabulary": name,
+        "keep_accents": tokenizer.keep_accents,
+        "max_word_length": options.max_word_length,
+        "special_tokens": dict(options.special_tokens),
+        "added_tokens": [
+            {"id": values.pop("token_id"), **values} for values in map(asdict, options.added_tokens)
+        ],
+        "split_special": options.split_special,
+        "segments": asdict(options.segments),
+    }
+    if _is_json(tokenizer):
+        own["tokenizer_json_sha256"] = hashlib.sha256(tokenizer.file.data).hexdigest()
+    return {
+        "tokenizer_class": _REFUSED_CLASS,
+        "do_lower_case": tokenizer.uncased,
+        "strip_accents": options.strip_accents,
+        "tokenize_chinese_chars": options.split_cjk,
+        "clean_text": options.clean_text,
+        OWN_KEY: own,
+    }
+
+
+def _write_for_transformers(
+    tokenizer: Tokenizer, directory: Path, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``tokenizer.json`` and return the config with the keys of ``transformers``.
+
+    Where ``transformers`` cannot compute our ids, the config makes it refuse the tokenizer.
+    """
+    from funnel.checkpoints.hf_tokenizer import (
+        NotRepresentable,
+        to_tokenizer_json,
+        transformers_config,
+    )
+
+    own = dict(config[OWN_KEY])
+    try:
+        if not _is_json(tokenizer):
+            text = to_tokenizer_json(tokenizer)
+            atomic_write_text(directory / TOKENIZER_JSON, text)
+            own["tokenizer_json_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        elif not json.loads(tokenizer.file.data).get("post_processor"):
+            raise NotRepresentable("its tokenizer.json does not say how sequences are built")
+    except NotRepresentable as error:
+        logger.warning(
+            "%s: transformers cannot compute this tokenizer, so its AutoTokenizer refuses the "
+            "directory: %s",
+            *(tokenizer.path, error),
+        )
+        return config | {OWN_KEY: own | {"not_in_transformers": str(error)}}
+    return transformers_config(tokenizer) | {OWN_KEY: own}
+
+
+def _copy_unreadable(
+    vocabulary: Path, directory: Path, for_transformers: bool, reason: str
+) -> None:
+    """Copy a vocabulary that is no tokenizer of ours, and let transformers refuse it."""
+    is_text = for_transformers and vocabulary.suffix == ".txt"
+    _write_bytes(directory / ("vocab.txt" if is_text else vocabulary.name), vocabulary.read_bytes())
+    if for_transformers:
+        logger.warning("%s; it is copied, but transformers refuses it as a tokenizer", reason)
+        config = {"tokenizer_class": _REFUSED_CLASS}
+        (directory / TOKENIZER_CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
 
 
 def check_vocabulary(

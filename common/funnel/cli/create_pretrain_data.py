@@ -13,7 +13,7 @@ from funnel.cli.flags import parse_settings
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.pretraining import CorpusConfig
 from funnel.config.settings import group, setting
-from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 
@@ -67,8 +67,9 @@ class VocabularyCheck:
 
 @dataclass(frozen=True)
 class CreateDataSettings:
-    """All settings of the program."""
+    """All settings of the program; ``given`` are the flags on the command line."""
 
+    given: frozenset[str] = frozenset()
     corpus: CorpusConfig = group("text to records", CorpusConfig)
     tasks: TaskSettings = group("text to records", TaskSettings)
     tokenizer: TokenizerSettings = group(
@@ -92,20 +93,23 @@ def run(settings: CreateDataSettings) -> None:
     """Write the records that the settings describe, and print the totals."""
     flags = settings.tasks
     tasks = choose_tasks(flags.task, settings.corpus.num_task, flags.num_proc)
-    tokenizer = open_tokenizer(settings.tokenizer)
+    tokenizer = open_vocabulary(settings)
     settings.vocabulary.check(tokenizer)
-    print(write_corpus(settings.corpus, tasks, tokenizer, flags.num_proc or 1))
+    corpus = dataclasses.replace(settings.corpus, segments=tokenizer.segments)
+    print(write_corpus(corpus, tasks, tokenizer, flags.num_proc or 1))
 
 
-def open_tokenizer(settings: TokenizerSettings) -> Tokenizer:
-    """Open the vocabulary.
+def open_vocabulary(settings: CreateDataSettings) -> Tokenizer:
+    """Open the vocabulary, with the settings that are recorded next to it.
 
     Raises:
-        ConfigError: no path is given.
+        ConfigError: no path is given, or a flag contradicts what is recorded.
     """
-    if not settings.tokenizer_path:
+    from funnel.tokenization.choice import open_tokenizer
+
+    if not settings.tokenizer.tokenizer_path:
         raise ConfigError("--tokenizer_path is needed: a vocab.txt or SentencePiece model")
-    return get_tokenizer(settings.tokenizer_type, settings.tokenizer_path, settings.uncased)
+    return open_tokenizer(settings.tokenizer.request(settings.given, settings.corpus.segments))
 
 
 def choose_tasks(task: int, num_task: int, num_proc: int | None) -> list[int]:

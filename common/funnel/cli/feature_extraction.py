@@ -80,8 +80,9 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """All settings that both programs have."""
+    """All settings that both programs have; ``given`` are the flags on the command line."""
 
+    given: frozenset[str] = frozenset()
     files: FileSettings = group("files", FileSettings)
     output: OutputSettings = group("files", OutputSettings)
     switches: SwitchSettings = group("model", SwitchSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +13,7 @@ from funnel.utils.errors import ConfigError
 
 T = TypeVar("T")
 
+_UNSET = object()
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -112,11 +114,25 @@ def parse_settings(
 ) -> T:
     """Parse a command line (default: this process's) into the program's settings.
 
+    A settings class with a field ``given`` gets the names of the flags on the command line in it.
+
     Raises:
         ConfigError: an unknown flag, or a value that does not fit its flag.
     """
     parser = make_parser(program, description, absl_booleans=absl_booleans)
-    return build_settings(program, vars(parser.parse_args(arguments)))
+    # A default only fills an attribute that is missing, so what is still unset was not given.
+    defaults = {
+        action.dest: action.default
+        for action in parser._actions
+        if action.default is not argparse.SUPPRESS
+    }
+    unset = argparse.Namespace(**dict.fromkeys(defaults, _UNSET))
+    parsed = vars(parser.parse_args(arguments, unset))
+    given = frozenset(name for name, value in parsed.items() if value is not _UNSET)
+    settings: Any = build_settings(program, defaults | {name: parsed[name] for name in given})
+    if any(part.name == "given" for part in dataclasses.fields(settings)):
+        settings = dataclasses.replace(settings, given=given)
+    return settings
 
 
 def check_given(**flags: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
@@ -23,6 +24,37 @@ class TokenizerSettings:
     )
     uncased: bool = setting(True, "lower-case and strip accents")
 
+    def request(
+        self,
+        given: Collection[str] = (),
+        segments: SegmentIds | None = None,
+        keep_accents: bool = False,
+    ) -> TokenizerRequest:
+        """Return what the user asked for; a default that no flag states is no request.
+
+        Args:
+            given: names of the flags on the command line.
+            segments: segment ids of the program.
+            keep_accents: the program's flag.
+        """
+        default = type(self)()
+        segments = segments or SegmentIds()
+        is_kind = "tokenizer_type" in given or self.tokenizer_type != default.tokenizer_type
+        is_case = bool({"uncased", "cased"} & set(given)) or self.uncased != default.uncased
+        is_accents = "keep_accents" in given or keep_accents
+        return TokenizerRequest(
+            self.tokenizer_path or "",
+            self.tokenizer_type if is_kind else None,
+            self.uncased if is_case else None,
+            keep_accents if is_accents else None,
+            segments,
+            tuple(
+                item.name
+                for item in fields(segments)
+                if SEGMENT_FLAGS[item.name] in given or getattr(segments, item.name) != item.default
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class SegmentIds:
@@ -35,6 +67,27 @@ class SegmentIds:
 
 
 SEGMENT_FLAGS = {"cls": "seg_id_cls", "a": "seg_id_a", "b": "seg_id_b", "pad": "seg_id_pad"}
+
+
+@dataclass(frozen=True)
+class TokenizerRequest:
+    """The tokenizer a user asks for; None leaves a setting to the files of the model.
+
+    Attributes:
+        path: vocabulary; empty for that of the model.
+        kind: ``word_piece`` or ``sent_piece``.
+        uncased: lower-case text.
+        keep_accents: SentencePiece only: keep accents.
+        segments: segment ids where the model's files record none.
+        given_segments: those of them that the user gave.
+    """
+
+    path: str = ""
+    kind: str | None = None
+    uncased: bool | None = None
+    keep_accents: bool | None = None
+    segments: SegmentIds = field(default_factory=SegmentIds)
+    given_segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

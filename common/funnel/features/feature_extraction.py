@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ import numpy as np
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import BINARY_OUTPUT, SUMMARY
 from funnel.config.geometry import bucket_length, cut_length, encoder_geometry
+from funnel.config.inputs import TokenizerRequest
 from funnel.config.model import ModelConfig
 from funnel.features.feature_inputs import IdSequences, ModelInputs, Sequences, TextSequences
 from funnel.formats.npz_rows import atomic_npz
-from funnel.tokenization import get_tokenizer
+from funnel.tokenization.choice import open_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import progress
 from funnel.utils.text import join_names
@@ -34,12 +35,10 @@ class ModelParts(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text file and its tokenizer; ``vocabulary`` None uses the file next to the weights."""
+    """A text file and its tokenizer, by default the one next to the weights."""
 
     path: str
-    tokenizer_type: str = "word_piece"
-    vocabulary: str | None = None
-    uncased: bool = True
+    tokenizer: TokenizerRequest = field(default_factory=TokenizerRequest)
     max_length: int = 512
 
 
@@ -76,14 +75,13 @@ def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Se
     """
     if ids:
         return IdSequences(ids, checkpoint.config.vocab_size)
-    vocabulary = text.vocabulary or checkpoint.metadata.get("vocab_path")
-    if not vocabulary:
-        path = checkpoint.metadata.get("path")
+    path, known = checkpoint.metadata.get("path", ""), checkpoint.metadata.get("vocab_path")
+    if not (text.tokenizer.path or known):
         raise ConfigError(f"{path}: no vocabulary next to the weights; set --tokenizer_path")
-    tokenizer = get_tokenizer(text.tokenizer_type, vocabulary, uncased=text.uncased)
+    tokenizer = open_tokenizer(text.tokenizer, [Path(known).parent] if known else [])
     if tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise ConfigError(
-            f"{vocabulary}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
+            f"{tokenizer.path}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
             f"{checkpoint.config.vocab_size}"
         )
     return TextSequences(text.path, tokenizer, text.max_length)

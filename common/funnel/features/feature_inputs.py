@@ -126,14 +126,16 @@ class TextSequences:
     is_text = True
 
     def __init__(self, path: str | Path, tokenizer: Tokenizer, max_length: int) -> None:
-        self._pad_id = tokenizer.special.pad_id
+        self._pad = (tokenizer.special.pad_id, tokenizer.segments.pad)
         folder = tempfile.gettempdir()
         ids, segments = ScratchArray(folder, np.int32), ScratchArray(folder, np.int8)
         ends = ScratchArray(folder, np.int64)
         self.length = 0
         lines = _read_lines(path)
         while part := list(islice(lines, _LINES)):
-            features = encode_examples(_to_examples(part), tokenizer, max_length)
+            features = encode_examples(
+                _to_examples(part), tokenizer, max_length, tokenizer.segments
+            )
             ends.append(len(ids) + features.offsets[1:])
             ids.append(features.input_ids)
             segments.append(features.segment_ids)
@@ -156,7 +158,7 @@ class TextSequences:
             features = Features(self._ids[tokens], self._segments[tokens], offsets, None)
             longest = int(features.lengths.max())
             length = self.length if padded is None else min(padded(longest), self.length)
-            batch = pad_batch(features, np.arange(len(ends)), length, self._pad_id)
+            batch = pad_batch(features, np.arange(len(ends)), length, *self._pad)
             yield ModelInputs(**{name: np.asarray(batch[name], np.int64) for name in _NAMES})
             begin = int(ends[-1])
             for file in self._files:

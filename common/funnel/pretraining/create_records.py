@@ -26,6 +26,7 @@ from funnel.config.inputs import SegmentIds
 from funnel.config.pretraining import SPECIAL_TOKENS, CorpusConfig
 from funnel.formats.tfrecord import encode_example, write_records_to
 from funnel.pretraining.pairs import Pair, sample_pairs, sample_unused_pairs
+from funnel.pretraining.record_origin import describe_origin
 from funnel.pretraining.token_stream import (
     DocumentPart,
     DocumentStore,
@@ -40,6 +41,7 @@ from funnel.utils.files import atomic_path, atomic_write_json
 from funnel.utils.logging import progress
 from funnel.utils.processes import run_in_processes
 from funnel.utils.scratch import ScratchArray
+from funnel.utils.text import is_empty_line
 
 # Tokenized together: bounds the memory of Python lists.
 _SENTENCES = 4096
@@ -185,7 +187,7 @@ def create_records(
         stream = store.shuffled(seed)
     example = ExampleFormat.from_tokenizer(tokenizer, config.seq_len, config.segments)
     maker = _ExampleMaker(config, stream, example, random.Random(seed))
-    data, count = _write_files(config, task, tokenizer.uncased, maker.examples(show_progress))
+    data, count = _write_files(config, task, tokenizer, maker.examples(show_progress))
     return RecordShard(
         data,
         count,
@@ -201,16 +203,17 @@ def create_records(
 
 
 def _write_files(
-    config: CorpusConfig, task: int, uncased: bool, examples: Iterable[bytes]
+    config: CorpusConfig, task: int, tokenizer: Tokenizer, examples: Iterable[bytes]
 ) -> tuple[Path, int]:
     """Write the records and their metadata; return the path of the records and their number."""
-    names = RecordSet.from_config(config, uncased)
+    names = RecordSet.from_config(config, tokenizer.uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:
             count = write_records_to(file, examples)
         meta.unlink(missing_ok=True)
-    atomic_write_json(meta, {"filenames": [data.name], "num_example": count})
+    described = {"filenames": [data.name], "num_example": count}
+    atomic_write_json(meta, described | describe_origin(config, tokenizer))
     return data, count
 
 
@@ -296,7 +299,8 @@ def _read_parts(path: str | os.PathLike[str]) -> Iterator[tuple[list[str], bool]
     sentences: list[str] = []
     characters = 0
     for line in read_lines([path]):
-        if sentence := line.strip():
+        if not is_empty_line(line):
+            sentence = line.strip()
             if len(sentences) >= _SENTENCES or characters > _CHARACTERS:
                 yield sentences, False
                 sentences, characters = [], 0

@@ -6,6 +6,7 @@ file. A record file without one is unfinished, and an incomplete set of files ca
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,10 +18,18 @@ import numpy as np
 
 from funnel.formats.indexed_tfrecord import check_count, count_records
 from funnel.pretraining.create_records import RecordSet
+from funnel.pretraining.record_origin import (
+    check_origin,
+    recorded_segments,
+    report_unknown_origin,
+)
+from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import name_read_errors
 from funnel.utils.json_files import read_json_object
 from funnel.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 # Bytes of record files that are counted at the start of a run, which reads them. The counts of more
 # are only compared with the sizes of the files, and checked when a file is opened (PyTorch) or
@@ -54,7 +63,12 @@ class RecordCollection:
 
 
 def find_records(
-    record_dir: str, split: str, seq_len: int, uncased: bool, num_passes: int = 1
+    record_dir: str,
+    split: str,
+    seq_len: int,
+    uncased: bool,
+    num_passes: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> RecordCollection:
     """Find the record files of a split, ordered by folder, pass and task.
 
@@ -64,12 +78,15 @@ def find_records(
         seq_len: tokens per record.
         uncased: whether the tokenizer lower-cased the text.
         num_passes: the existing passes 0 to ``num_passes - 1`` are read.
+        tokenizer: the records must have been made with it; it takes over their segment ids. None
+            skips this check.
 
     Raises:
         ConfigError: ``num_passes`` is below 1, or no folder is given.
         DataError: a folder has no such records (the message lists those it has), tasks of a pass
             are missing or were written for different values of ``num_task``, a metadata file is
-            invalid, or a record file holds another number of records.
+            invalid, a record file holds another number of records, or records were made with
+            another tokenizer.
     """
     if num_passes < 1:
         raise ConfigError(f"num_passes={num_passes}: must be at least 1")
@@ -77,6 +94,7 @@ def find_records(
     if not folders:
         raise ConfigError("record_dir: it should name a folder with pretraining records")
     files: list[RecordFile] = []
+    metas: list[Path] = []
     for folder in folders:
         found = _find_sets(folder)
         wanted = [
@@ -93,7 +111,11 @@ def find_records(
             )
         _check_single_division(folder, wanted)
         for records in sorted(wanted, key=lambda one: one.pass_id):
-            files += _list_files(folder, records, found[records])
+            complete = _list_metas(folder, records, found[records])
+            files += [file for meta in complete for file in _read_meta(meta)]
+            metas += complete
+    if tokenizer is not None:
+        _check_tokenizer(metas, record_dir, tokenizer)
     collection = RecordCollection(tuple(files), seq_len)
     _check_counts(collection)
     if not collection.num_examples:
@@ -142,7 +164,27 @@ def _check_single_division(folder: Path, wanted: Iterable[RecordSet]) -> None:
             )
 
 
-def _list_files(folder: Path, records: RecordSet, tasks: set[int]) -> list[RecordFile]:
+def _check_tokenizer(metas: list[Path], record_dir: str, tokenizer: Tokenizer) -> None:
+    """Raise DataError if records were made with another tokenizer, or with different segments."""
+    contents = {meta: read_json_object(meta, DataError) for meta in metas}
+    unknown = [m for m, content in contents.items() if not check_origin(content, m, tokenizer)]
+    if unknown:
+        report_unknown_origin(len(unknown), record_dir)
+    segments = {meta: recorded_segments(content) for meta, content in contents.items()}
+    stated = {found: meta for meta, found in segments.items() if found is not None}
+    if len(stated) > 1:
+        first, second = list(stated.items())[:2]
+        raise DataError(f"{first[1]}: segment ids {first[0]}, but {second[1]} has {second[0]}")
+    for found in stated:
+        if found != tokenizer.segments:
+            logger.warning(
+                "%s: the segment ids of the records, %s, are used instead of %s",
+                *(record_dir, found, tokenizer.segments),
+            )
+            tokenizer.use_segments(found)
+
+
+def _list_metas(folder: Path, records: RecordSet, tasks: set[int]) -> list[Path]:
     missing = [task for task in range(records.num_task) if task not in tasks]
     if missing:
         names = join_names([str(task) for task in missing])
@@ -150,8 +192,7 @@ def _list_files(folder: Path, records: RecordSet, tasks: set[int]) -> list[Recor
             f"{folder}: {_describe(records)} is not complete: {len(missing)} of its "
             f"{records.num_task} tasks ({names}) wrote no {records.meta_name(missing[0])}"
         )
-    metas = [folder / records.meta_name(task) for task in range(records.num_task)]
-    return [file for meta in metas for file in _read_meta(meta)]
+    return [folder / records.meta_name(task) for task in range(records.num_task)]
 
 
 def _read_meta(meta: Path) -> list[RecordFile]:

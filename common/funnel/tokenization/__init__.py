@@ -15,7 +15,7 @@ from funnel.tokenization.base import Tokenizer, VocabularyFile
 from funnel.tokenization.special_tokens import SpecialIds
 from funnel.utils.errors import TokenizerError
 
-__all__ = ["TOKENIZER_KINDS", "SpecialIds", "Tokenizer", "get_tokenizer"]
+__all__ = ["TOKENIZER_KINDS", "SpecialIds", "Tokenizer", "build_tokenizer", "get_tokenizer"]
 
 
 def get_tokenizer(
@@ -37,13 +37,27 @@ def get_tokenizer(
         TokenizerError: unknown kind; the file is missing, corrupt, of the other kind, or lacks a
             required special token.
     """
+    if kind not in TOKENIZER_KINDS:
+        choices = " or ".join(TOKENIZER_KINDS)
+        raise TokenizerError(f"tokenizer type {kind!r} is unknown; it is {choices}")
+    keep_accents = keep_accents and kind == "sent_piece"
+    return build_tokenizer(kind, VocabularyFile.read(path, uncased, keep_accents))
+
+
+def build_tokenizer(kind: str, file: VocabularyFile) -> Tokenizer:
+    """Return the tokenizer of a file: ``word_piece``, ``sent_piece`` or ``json``.
+
+    Raises:
+        TokenizerError: the file is corrupt, of another kind, or lacks a required special token.
+    """
     if kind == "word_piece":
         from funnel.tokenization.wordpiece import WordPieceTokenizer
 
-        return WordPieceTokenizer(VocabularyFile.read(path, uncased))
+        return WordPieceTokenizer(file)
     if kind == "sent_piece":
         from funnel.tokenization.sentencepiece import SentencePieceTokenizer
 
-        return SentencePieceTokenizer(VocabularyFile.read(path, uncased, keep_accents))
-    choices = " or ".join(TOKENIZER_KINDS)
-    raise TokenizerError(f"tokenizer type {kind!r} is unknown; it is {choices}")
+        return SentencePieceTokenizer(file)
+    from funnel.tokenization.json_tokenizer import JsonTokenizer
+
+    return JsonTokenizer(file)

@@ -7,16 +7,69 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
+from funnel.config.inputs import SegmentIds
 from funnel.tokenization.special_tokens import SpecialIds
 from funnel.utils.errors import TokenizerError
+from funnel.utils.text import is_punctuation
 
 Offsets = list[tuple[int, int]]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+MAX_WORD_LENGTH = 200
+BLANK = "▁"  # SentencePiece's blank
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is searched for in the text before it is split; fields as in ``tokenizers``."""
+
+    content: str
+    token_id: int
+    special: bool = False
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = True
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """What a vocabulary file does not say, apart from case; the defaults are this project's.
+
+    Attributes:
+        strip_accents: WordPiece: drop accents; None: if and only if text is lower-cased.
+        clean_text: WordPiece: drop control characters.
+        split_cjk: WordPiece: CJK characters are words.
+        max_word_length: WordPiece: longer words are unknown.
+        special_tokens: (name, token) of special tokens, e.g. ``("cls", "[CLS]")``; the others are
+            found by their usual spellings.
+        added_tokens: in the order of their ids.
+        split_special: special tokens among ``added_tokens`` are ordinary text where a text has
+            them.
+        segments: segment ids of sequences.
+    """
+
+    strip_accents: bool | None = None
+    clean_text: bool = True
+    split_cjk: bool = True
+    max_word_length: int = MAX_WORD_LENGTH
+    special_tokens: tuple[tuple[str, str], ...] = ()
+    added_tokens: tuple[AddedToken, ...] = ()
+    split_special: bool = False
+    segments: SegmentIds = field(default_factory=SegmentIds)
+
+    def describe(self) -> str:
+        """Return the options that decide ids, as text; empty for the defaults."""
+        default = TokenizerOptions()
+        names = [item.name for item in fields(self) if item.name not in ("segments",)]
+        changed = [name for name in names if getattr(self, name) != getattr(default, name)]
+        return " ".join(f"{name}={getattr(self, name)!r}" for name in changed)
 
 
 @dataclass(frozen=True)
@@ -27,6 +80,7 @@ class VocabularyFile:
     data: bytes
     uncased: bool
     keep_accents: bool = False
+    options: TokenizerOptions = field(default_factory=TokenizerOptions)
 
     @classmethod
     def read(
@@ -45,7 +99,7 @@ class VocabularyFile:
         except OSError as error:
             reason = error.strerror or error
             raise TokenizerError(f"{name}: the vocabulary cannot be read: {reason}") from error
-        if not data.strip():
+        if not data.strip(b"\r\n"):
             raise TokenizerError(f"{name}: the vocabulary file is empty")
         return cls(name, data, uncased, keep_accents)
 
@@ -59,15 +113,17 @@ class Tokenizer(ABC):
     Attributes:
         kind: ``word_piece`` or ``sent_piece``.
         path: file the vocabulary was read from.
+        file: its content, and the settings of the tokenizer.
         uncased: whether text is lower-cased first.
         special: ids of the special tokens.
-        fingerprint: SHA-256 (hex) over kind, case, accents and the file's bytes. Equal
-            fingerprints imply equal ids; caches of encoded data are keyed by it.
+        fingerprint: SHA-256 (hex) over kind, settings and the file's bytes. Equal fingerprints
+            imply equal ids; caches of encoded data are keyed by it.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, file: VocabularyFile, pieces: Sequence[str], special: SpecialIds) -> None:
+        self.file = file
         self.path = file.path
         self.uncased = file.uncased
         self.keep_accents = file.keep_accents
@@ -118,6 +174,20 @@ class Tokenizer(ABC):
         return [self._piece(i) for i in ids]
 
     @property
+    def segments(self) -> SegmentIds:
+        """Segment ids of the sequences that the model reads."""
+        return self.file.options.segments
+
+    @property
+    def vocabulary_hash(self) -> str:
+        """SHA-256 (hex) over the tokens in the order of their ids, whatever file they are from."""
+        return hashlib.sha256("\n".join(self._pieces).encode()).hexdigest()
+
+    def use_segments(self, segments: SegmentIds) -> None:
+        """Replace the segment ids, which decide no token id."""
+        self.file = replace(self.file, options=replace(self.file.options, segments=segments))
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids."""
         return len(self._pieces)
@@ -137,6 +207,11 @@ class Tokenizer(ABC):
         return self._pieces[token_id]
 
 
+def begins_word(piece: str) -> bool:
+    """Return whether a piece of a SentencePiece model begins a word: after a blank, or a mark."""
+    return piece.startswith(BLANK) or (len(piece) == 1 and piece != "'" and is_punctuation(piece))
+
+
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates by U+FFFD, one for one.
 
@@ -148,4 +223,5 @@ def replace_surrogates(text: str) -> str:
 
 def _fingerprint(kind: str, file: VocabularyFile) -> str:
     settings = f"{kind} uncased={file.uncased} keep_accents={file.keep_accents}\n"
+    settings += file.options.describe()
     return hashlib.sha256(settings.encode() + file.data).hexdigest()

@@ -8,13 +8,17 @@ from typing import ClassVar, NamedTuple
 
 from sentencepiece import SentencePieceProcessor
 
-from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, replace_surrogates
+from funnel.tokenization.base import (
+    BLANK,
+    Offsets,
+    Tokenizer,
+    VocabularyFile,
+    begins_word,
+    replace_surrogates,
+)
 from funnel.tokenization.normalization import normalize, normalize_aligned
 from funnel.tokenization.special_tokens import BERT_TOKENS, FUNNEL_TOKENS, find_special_ids
 from funnel.utils.errors import TokenizerError
-from funnel.utils.text import is_punctuation
-
-BLANK = "▁"
 
 
 class _Piece(NamedTuple):
@@ -44,7 +48,8 @@ class SentencePieceTokenizer(Tokenizer):
         if vocabulary.keys().isdisjoint(unknown):
             # Every model has an unknown piece, but it may be spelled differently.
             vocabulary |= dict.fromkeys(unknown, self._processor.unk_id())
-        super().__init__(file, pieces, find_special_ids(vocabulary, file.path))
+        named = dict(file.options.special_tokens)
+        super().__init__(file, pieces, find_special_ids(vocabulary, file.path, named))
         self._expansions = {
             i: [part.token_id for part in self._without_comma(_Piece(piece, i, 0, len(piece)), "")]
             for i, piece in enumerate(pieces)
@@ -57,8 +62,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _starts_word(self, token_id: int, piece: str) -> bool:
         if token_id in self._functional or token_id == self.special.unk_id:
             return False
-        is_mark = len(piece) == 1 and piece != "'" and is_punctuation(piece)
-        return piece.startswith(BLANK) or is_mark
+        return begins_word(piece)
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text."""

@@ -54,12 +54,15 @@ class SpecialIds:
         return frozenset(i for i in ids if i is not None)
 
 
-def find_special_ids(vocabulary: Mapping[str, int], path: str) -> SpecialIds:
+def find_special_ids(
+    vocabulary: Mapping[str, int], path: str, named: Mapping[str, str] | None = None
+) -> SpecialIds:
     """Find the special tokens of a vocabulary, in the spelling of which it has more.
 
     Args:
         vocabulary: token -> id.
         path: file of the vocabulary, for messages.
+        named: name -> token, which precede the usual spellings if the vocabulary has them.
 
     Raises:
         TokenizerError: a required token (unk, cls, sep, pad, mask) is absent in that spelling.
@@ -68,6 +71,7 @@ def find_special_ids(vocabulary: Mapping[str, int], path: str) -> SpecialIds:
         (FUNNEL_TOKENS, BERT_TOKENS),
         key=lambda tokens: sum(tokens[name] in vocabulary for name in REQUIRED),
     )
+    spellings = spellings | {n: token for n, token in (named or {}).items() if token in vocabulary}
     ids = {name: vocabulary.get(token) for name, token in spellings.items()}
     required = {name: i for name in REQUIRED if (i := ids[name]) is not None}
     if lacking := [spellings[name] for name in REQUIRED if name not in required]:

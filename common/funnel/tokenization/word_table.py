@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from funnel.tokenization.wordpiece import MAX_WORD_LENGTH, BasicTokenizer
+from funnel.tokenization.base import MAX_WORD_LENGTH
+from funnel.tokenization.wordpiece import BasicTokenizer
 
 # Distinct chunks (texts between blanks) held before their counts are added to those of words.
 MAX_CHUNKS = 1 << 20

@@ -12,19 +12,26 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from tokenizers import AddedToken as LibraryToken
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from funnel.tokenization.base import Offsets, Tokenizer, VocabularyFile, replace_surrogates
+from funnel.tokenization.base import (
+    Offsets,
+    Tokenizer,
+    TokenizerOptions,
+    VocabularyFile,
+    replace_surrogates,
+)
 from funnel.tokenization.special_tokens import find_special_ids
 from funnel.utils.errors import TokenizerError
+from funnel.utils.text import ASCII_BLANKS
 
 CONTINUATION = "##"
-MAX_WORD_LENGTH = 200
 # A full cache is cleared; frequent words are soon cached again. With chunks of at most 32
 # characters it stays below about 100 MB for any text, near 40 MB for English.
 CACHE_ENTRIES = 1 << 18
@@ -39,18 +46,28 @@ _ASCII_WORD_OR_MARK = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 class WordPieceTokenizer(Tokenizer):
     """A WordPiece tokenizer; see :class:`~funnel.tokenization.base.Tokenizer`.
 
-    ``<cls>`` in a text is ordinary text, split at its punctuation; it never becomes the token.
+    ``<cls>`` in a text is ordinary text, split at its punctuation; it never becomes the token,
+    unless it is among the added tokens.
     """
 
     kind: ClassVar[str] = "word_piece"
 
     def __init__(self, file: VocabularyFile) -> None:
-        vocabulary = read_vocabulary(file)
-        special = find_special_ids(vocabulary, file.path)
-        super().__init__(file, list(vocabulary), special)
-        self._splitter = BasicTokenizer(file.uncased)
+        vocabulary, options = read_vocabulary(file), file.options
+        pieces = list(vocabulary) + name_added_tokens(len(vocabulary), file)
+        every = {piece: i for i, piece in reversed(list(enumerate(pieces))) if piece}
+        special = find_special_ids(every, file.path, dict(options.special_tokens))
+        super().__init__(file, pieces, special)
+        self._splitter = BasicTokenizer(file.uncased, options)
         self._library = self._splitter.build_tokenizer(vocabulary, self._pieces[special.unk_id])
+        add_tokens(self._library, file)
         self._cache = _ChunkCache(self._library, self._splitter)
+        self._find_added = _added_token_finder(options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # The library's own pickle loses this switch.
+        self._library.encode_special_tokens = self.file.options.split_special
 
     def _starts_word(self, token_id: int, piece: str) -> bool:
         return not piece.startswith(CONTINUATION)
@@ -62,6 +79,8 @@ class WordPieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
+        if self._find_added is not None and self._find_added.search(text):
+            return self._library.encode(replace_surrogates(text), add_special_tokens=False).ids
         return list(chain.from_iterable(map(self._cache.__getitem__, text.split(" "))))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -69,7 +88,7 @@ class WordPieceTokenizer(Tokenizer):
         text = text if text.isascii() else replace_surrogates(text)
         encoding = self._library.encode(text, add_special_tokens=False)
         offsets = encoding.offsets
-        if self.uncased and not text.isascii():
+        if self._splitter.drops_accents and not text.isascii():
             offsets = _extend_over_accents(text, offsets)
         return encoding.ids, offsets
 
@@ -87,13 +106,23 @@ class WordPieceTokenizer(Tokenizer):
 class BasicTokenizer:
     """The steps before vocabulary lookup: cleaning, CJK, case, accents, punctuation."""
 
-    def __init__(self, uncased: bool) -> None:
-        self.uncased = uncased
+    def __init__(self, uncased: bool, options: TokenizerOptions | None = None) -> None:
+        options = options or TokenizerOptions()
+        self.uncased, self._options = uncased, options
         # strip_accents=None: accents are dropped if and only if the text is lower-cased.
         self._normalizer = BertNormalizer(
-            clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=uncased
+            clean_text=options.clean_text,
+            handle_chinese_chars=options.split_cjk,
+            strip_accents=options.strip_accents,
+            lowercase=uncased,
         )
         self._pre_tokenizer = BertPreTokenizer()
+
+    @property
+    def drops_accents(self) -> bool:
+        """Whether accents are dropped."""
+        chosen = self._options.strip_accents
+        return self.uncased if chosen is None else chosen
 
     def split(self, chunk: str) -> list[str]:
         """Return the words and punctuation marks of a text."""
@@ -119,7 +148,7 @@ class BasicTokenizer:
             WordPiece(
                 vocab=vocabulary,
                 unk_token=unknown,
-                max_input_chars_per_word=MAX_WORD_LENGTH,
+                max_input_chars_per_word=self._options.max_word_length,
                 continuing_subword_prefix=CONTINUATION,
             )
         )
@@ -127,8 +156,8 @@ class BasicTokenizer:
         tokenizer.pre_tokenizer = self._pre_tokenizer
         return tokenizer
 
-    def __reduce__(self) -> tuple[type[BasicTokenizer], tuple[bool]]:
-        return BasicTokenizer, (self.uncased,)
+    def __reduce__(self) -> tuple[type[BasicTokenizer], tuple[bool, TokenizerOptions]]:
+        return BasicTokenizer, (self.uncased, self._options)
 
 
 class _ChunkCache(dict[str, tuple[int, ...]]):
@@ -139,7 +168,9 @@ class _ChunkCache(dict[str, tuple[int, ...]]):
         self._library, self._splitter, self._model = library, splitter, library.model
         self._vocabulary = library.get_vocab(with_added_tokens=False)
         self._known_words: dict[str, tuple[int, ...]] = {
-            token: (i,) for token, i in self._vocabulary.items() if len(token) <= MAX_WORD_LENGTH
+            token: (i,)
+            for token, i in self._vocabulary.items()
+            if len(token) <= self._model.max_input_chars_per_word
         }
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
@@ -171,11 +202,14 @@ class _ChunkCache(dict[str, tuple[int, ...]]):
 def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
     """Parse a vocabulary file to token -> id; ids count distinct lines.
 
+    Blanks around a token are dropped. A token of white space alone, such as U+2028 in Google's
+    Chinese vocabulary, keeps its id, although no text contains it after cleaning.
+
     Raises:
-        TokenizerError: the file is not UTF-8 text, or has a blank line before its end.
+        TokenizerError: the file is not UTF-8 text, or has an empty line before its end.
     """
     try:
-        lines = file.data.decode("utf-8-sig").rstrip().split("\n")
+        lines = file.data.decode("utf-8-sig").rstrip(ASCII_BLANKS).split("\n")
     except UnicodeDecodeError as error:
         raise TokenizerError(
             f"{file.path}: not a UTF-8 text file with one token a line; "
@@ -183,7 +217,8 @@ def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
         ) from error
     vocabulary: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        token = line.strip()
+        # Only ASCII blanks are dropped: other white space is part of a token.
+        token = line.strip(ASCII_BLANKS) or line.rstrip("\r")
         if not token:
             raise TokenizerError(f"{file.path}, line {number}: blank line inside the vocabulary")
         vocabulary.setdefault(token, len(vocabulary))
@@ -194,6 +229,60 @@ def read_vocabulary(file: VocabularyFile) -> dict[str, int]:
             len(lines) - len(vocabulary),
         )
     return vocabulary
+
+
+def name_added_tokens(size: int, file: VocabularyFile) -> list[str]:
+    """Return the added tokens beyond a vocabulary of ``size`` entries, in the order of their ids.
+
+    Raises:
+        TokenizerError: an id is used twice or left out, which the library cannot represent.
+    """
+    beyond = [token for token in file.options.added_tokens if token.token_id >= size]
+    for expected, token in enumerate(beyond, start=size):
+        if token.token_id != expected:
+            raise TokenizerError(
+                f"{file.path}: the added token {token.content!r} has the id {token.token_id}, "
+                f"where {expected} is the next one"
+            )
+    return [token.content for token in beyond]
+
+
+def add_tokens(library: LibraryTokenizer, file: VocabularyFile) -> None:
+    """Add the added tokens of a vocabulary to a tokenizer of the library.
+
+    Raises:
+        TokenizerError: one of them gets another id than it should have.
+    """
+    for token in file.options.added_tokens:
+        library.add_tokens(
+            [
+                LibraryToken(
+                    token.content,
+                    special=token.special,
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=token.normalized,
+                )
+            ]
+        )
+        found = library.token_to_id(token.content)
+        if found != token.token_id:
+            raise TokenizerError(
+                f"{file.path}: the added token {token.content!r} should have the id "
+                f"{token.token_id}, but the vocabulary has it as {found}"
+            )
+    library.encode_special_tokens = file.options.split_special
+
+
+def _added_token_finder(options: TokenizerOptions) -> re.Pattern[str] | None:
+    """Return an expression that finds a text which may hold an added token; None without any."""
+    sought = [t for t in options.added_tokens if not (t.special and options.split_special)]
+    if not sought:
+        return None
+    if any(token.normalized for token in sought):
+        return re.compile("")  # compared after normalization: any text may hold one
+    return re.compile("|".join(re.escape(token.content) for token in sought))
 
 
 def _extend_over_accents(text: str, offsets: Offsets) -> Offsets:

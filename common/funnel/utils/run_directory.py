@@ -27,6 +27,8 @@ BEST_RESULT = "best_result.json"
 _TRACES = (RUN_CONFIG, BEST_RESULT, "best", "last", "checkpoint", "var.pt")
 # Settings that older runs recorded under another name.
 _RENAMED_SETTINGS = {"shuffle_window": "shuffle_buffer"}
+# Settings that older runs did not record in every program: they are compared where they are.
+_ADDED_SETTINGS = ("vocabulary",)
 
 
 def is_inside(checkpoint: str | Path, folder: str | Path) -> bool:
@@ -110,7 +112,8 @@ class BaseRunDirectory:
         # A setting that only one of them has counts as None: versions may add settings.
         for key in sorted({*before, *self.settings}):
             old, new = before.get(key), self.settings.get(key)
-            if old != new:
+            is_unknown = key in _ADDED_SETTINGS and key not in before
+            if old != new and not is_unknown:
                 raise RunError(
                     f"{self.path}: holds another run ({key} was {old!r}, now {new!r}); choose "
                     f"another --model_dir, or {self.overwrite_flag} to delete that run"

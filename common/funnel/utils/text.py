@@ -1,4 +1,4 @@
-"""Functions on text: lists in messages, cleaning, punctuation, truncation of pairs."""
+"""Functions on text: lines, lists in messages, cleaning, punctuation, truncation of pairs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Sequence
 
 _LINK = re.compile(r"<a\s[^>]*>|</a>")
 _BLANKS = re.compile(r" {2,}")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+ASCII_BLANKS = " \t\r\n\f\v"
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Split a text at \n, \r\n and \r; other Unicode line ends, e.g. U+2028, are text."""
+    return _LINE_END.split(text)
+
+
+def is_empty_line(line: str) -> bool:
+    """Return whether a line is empty, apart from ASCII blanks; U+00A0 or U+3000 are text."""
+    return not line.strip(ASCII_BLANKS)
 
 
 def join_names(names: Sequence[str], limit: int = 8, separator: str = ", ") -> str:

@@ -23,6 +23,7 @@ from typing import IO
 
 from funnel.utils.compressed import SUFFIXES, find_opener
 from funnel.utils.errors import DataError
+from funnel.utils.text import is_empty_line, split_lines
 from funnel.utils.text_files import is_split_by_carriage_returns
 from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
@@ -164,12 +165,12 @@ class TextReader:
             yield [line for _, line in lines]
             return
         if self.options.documents == "line":
-            yield from ([line] for _, line in _within(lines, source) if line.strip())
+            yield from ([line] for _, line in _within(lines, source) if not is_empty_line(line))
             return
         document: list[str] = []
         is_ours = source.start == 0
         for position, line in lines:
-            if line.strip():
+            if not is_empty_line(line):
                 if is_ours:
                     document.append(line)
                 continue
@@ -184,7 +185,7 @@ class TextReader:
     def _json_texts(self, stream: IO[bytes], source: ByteRange) -> Iterator[list[str]]:
         key = self.options.text_key
         for position, line in _within(self._lines(stream, source), source):
-            if not line.strip():
+            if is_empty_line(line):
                 continue
             try:
                 text = json.loads(line)[key]
@@ -194,7 +195,7 @@ class TextReader:
                 raise DataError(f"{source.path}, byte {position}: no key {key!r}") from error
             if not isinstance(text, str):
                 raise DataError(f"{source.path}, byte {position}: {key!r} is not a string")
-            yield text.splitlines()
+            yield split_lines(text)
 
 
 def _within(lines: Iterable[tuple[int, str]], source: ByteRange) -> Iterator[tuple[int, str]]:
@@ -254,7 +255,7 @@ def _wet_records(stream: IO[bytes], path: str) -> Iterator[list[str]]:
         if len(body) < int(length):
             raise DataError(f"{path}: the file is truncated; download or copy it again")
         if fields.get(b"warc-type") == b"conversion":
-            yield body.decode("utf-8", "replace").splitlines()
+            yield split_lines(body.decode("utf-8", "replace"))
 
 
 def _suffix(path: str) -> str:

@@ -79,7 +79,8 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     task = get_task(settings.task.dataset or "", custom=custom)
     if settings.trains:
         task = task.resolve_labels(data.data_dir)
-    tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
+    tokenizer = runs.load_tokenizer(settings, trains=settings.trains, segments=data.segments)
+    data = replace(data, segments=tokenizer.segments)
 
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}

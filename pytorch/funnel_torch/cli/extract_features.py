@@ -21,13 +21,12 @@ from funnel_torch.models.feature_extractor import FeatureExtractor
 def run(settings: TorchExtractionSettings) -> None:
     """Compute the features of all sequences and write them."""
     files, switches, compute = settings.files, settings.switches, settings.compute
-    tokenizer, length = settings.tokenizer, settings.length.max_length
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     output, parts = settings.output, detect_parts(checkpoint)
     selection = select_outputs(checkpoint.config, parts, output.layers, output.pooling)
-    vocabulary = (tokenizer.tokenizer_type, tokenizer.tokenizer_path, tokenizer.uncased)
-    text = TextSource(files.text or "", *vocabulary, length)
+    request = settings.tokenizer.request(settings.given)
+    text = TextSource(files.text or "", request, settings.length.max_length)
     inputs = load_inputs(checkpoint, files.ids, text)
 
     extractor = FeatureExtractor.from_checkpoint(checkpoint, **changes)

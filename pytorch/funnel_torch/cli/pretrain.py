@@ -11,6 +11,7 @@ from functools import partial
 from funnel.checkpoints import Checkpoint
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
+from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli import runs
 from funnel_torch.cli.pretrain_settings import PretrainSettings
@@ -57,7 +58,7 @@ def run(settings: PretrainSettings) -> None:
         if settings.trains:
             train(settings, inputs, world)
             return
-        evaluator = Evaluator(settings, inputs.masker, inputs.run.seed, world)
+        evaluator = Evaluator(settings, inputs, world)
         scores = evaluator(inputs.model.to(world.device))
         if world.is_rank_zero:
             print(json.dumps(scores))
@@ -71,7 +72,7 @@ def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
     masking_config = MaskingConfig(seq_len, **masking)  # refuses contradictions
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
     seed = runs.common_seed(settings, world)
-    config = settings.result_affecting_config()
+    config = settings.result_affecting_config() | {"vocabulary": tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, trains=settings.trains)
     head, arguments = HEADS[settings.task.loss_type], {"pretraining": settings.objective}
     factory = runs.make_factory(settings, head, tokenizer, seq_len, arguments)
@@ -87,14 +88,17 @@ def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
 
 
 def open_records(
-    settings: PretrainSettings, split: str, world: DistributedContext
+    settings: PretrainSettings, split: str, tokenizer: Tokenizer, world: DistributedContext
 ) -> RecordCollection:
     """Find and check the record files of a split."""
-    seq_len, uncased = settings.records.seq_len, settings.tokenizer.uncased
+    seq_len, uncased = settings.records.seq_len, tokenizer.uncased
     passes = settings.records.num_passes if split == "train" else 1
     directories = settings.task.record_dir
     records = world.rank_zero_first(
-        find_records, directories, split, seq_len, uncased, num_passes=passes
+        find_records,
+        *(directories, split, seq_len, uncased),
+        num_passes=passes,
+        tokenizer=tokenizer,
     )
     sizes = (records.num_examples, seq_len, len(records.files))
     logger.info("%s: %d records of %d tokens, %d files", split, *sizes)
@@ -119,12 +123,12 @@ class Evaluator:
     """Scores a model on the held-out records."""
 
     def __init__(
-        self, settings: PretrainSettings, masker: Masker, seed: int, world: DistributedContext
+        self, settings: PretrainSettings, inputs: RunInputs, world: DistributedContext
     ) -> None:
-        self.split, self._masker, self._world = settings.task.eval_split, masker, world
-        self._records = open_records(settings, self.split, world)
+        self.split, self._masker, self._world = settings.task.eval_split, inputs.masker, world
+        self._records = open_records(settings, self.split, inputs.factory.tokenizer, world)
         self._batches = dataclasses.replace(
-            batch_config(settings, seed, world),
+            batch_config(settings, inputs.run.seed, world),
             batch_size=settings.training.valid_bsz,
             grad_accum=1,
         )
@@ -195,13 +199,13 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         recompute_layers(model)
     sharded = ShardedModel(model, world) if settings.scale.fsdp else None
 
-    records = open_records(settings, "train", world)
+    records = open_records(settings, "train", inputs.factory.tokenizer, world)
     batches = PretrainBatches(
         records, inputs.masker, batch_config(settings, seed, world), world.rank, world.size
     )
     evaluator = None
     if settings.task.eval_split:
-        evaluator = Evaluator(settings, inputs.masker, seed, world)
+        evaluator = Evaluator(settings, inputs, world)
     output = make_output(settings, inputs, batches, sharded, world)
 
     training, precision = settings.training, settings.device.precision

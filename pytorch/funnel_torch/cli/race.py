@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from funnel.features.race import RaceFeatures, encode_race
@@ -63,7 +63,9 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
     """Read and check everything; write nothing."""
     settings.check()
     task = settings.task
-    tokenizer = runs.load_tokenizer(settings, trains=task.do_train)
+    segments = settings.sequences.segments
+    tokenizer = runs.load_tokenizer(settings, trains=task.do_train, segments=segments)
+    sequences = replace(settings.sequences, segments=tokenizer.segments)
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, trains=task.do_train)
@@ -74,7 +76,7 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
     splits = {"train", "dev"} if task.do_train else set()
     splits |= {task.eval_split} if task.do_eval else set()
     features = {
-        split: encode_race(read_race(task.data_dir, split), tokenizer, settings.sequences)
+        split: encode_race(read_race(task.data_dir, split), tokenizer, sequences)
         for split in sorted(splits)
     }
     for split, encoded in features.items():

@@ -18,10 +18,11 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from funnel.checkpoints import Checkpoint
-from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.cli.flags import split_list
+from funnel.config.inputs import SegmentIds
 from funnel.config.model import ModelConfig
-from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import MetricsLog, NullLog, configure_logging
 from funnel.utils.main import USER_ERROR
@@ -113,27 +114,31 @@ def common_seed(settings: ProgramSettings, world: DistributedContext) -> int:
 
 
 def load_tokenizer(
-    settings: ProgramSettings, *, trains: bool, keep_accents: bool = False
+    settings: ProgramSettings,
+    *,
+    trains: bool,
+    segments: SegmentIds | None = None,
+    keep_accents: bool = False,
 ) -> Tokenizer:
-    """Open the vocabulary of --tokenizer_path, else that of the initial checkpoint.
+    """Open the tokenizer of the initial checkpoint, or that of --tokenizer_path.
+
+    What is recorded next to the weights (case, symbols, segment ids) precedes the defaults.
+
+    Args:
+        settings: those of the program.
+        trains: whether the run trains; if not, the weights are those in --model_dir.
+        segments: the program's segment ids.
+        keep_accents: the program's flag.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is no vocabulary, or a flag contradicts what is recorded.
     """
-    options, init_ckpt = settings.tokenizer, settings.init.init_ckpt
-    path = options.tokenizer_path
-    if not path and (init_ckpt or not trains):
+    init_ckpt, weights = settings.init.init_ckpt, []
+    if init_ckpt or not trains:
         trained = None if trains else settings.trained_model
-        weights = trained or Path(init_ckpt)
-        found = find_vocabulary(weights if weights.is_dir() else weights.parent)
-        path = str(found) if found else None
-    if not path:
-        raise ConfigError(
-            "--tokenizer_path is needed: there is no vocabulary in the directory of the weights"
-        )
-    return get_tokenizer(
-        options.tokenizer_type, path, uncased=options.uncased, keep_accents=keep_accents
-    )
+        weights = [weights_directory(trained or init_ckpt)]
+    request = settings.tokenizer.request(settings.given, segments, keep_accents)
+    return open_tokenizer(request, weights)
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ class ModelFactory(Generic[Model]):
 
     def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
         """Return the saver of a model, with its vocabulary and labels."""
-        return ModelSaver(model, self.tokenizer.path, self.init.labels, sharded)
+        return ModelSaver(model, self.tokenizer, self.init.labels, sharded)
 
 
 def make_factory(

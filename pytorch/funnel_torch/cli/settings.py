@@ -143,8 +143,12 @@ def find_trained_model(model_dir: str) -> Path | None:
 
 @dataclass(frozen=True)
 class ProgramSettings:
-    """Settings of all programs that build a model; ``task`` is what the program adds."""
+    """Settings of all programs that build a model; ``task`` is what the program adds.
 
+    ``given`` are the names of the flags set on the command line.
+    """
+
+    given: frozenset[str] = frozenset()
     task: Any = None
     run: RunSettings = group("what to run", RunSettings)
     tokenizer: TokenizerSettings = group(

@@ -13,6 +13,7 @@ from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
 from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import runs
@@ -64,8 +65,10 @@ def train_and_predict(settings: SquadSettings, world: DistributedContext) -> Non
 def make_factory(settings: SquadSettings) -> Factory:
     """Return the tokenizer and the head that the settings describe."""
     trains = settings.task.do_train or bool(settings.cache.prepro_split)
-    keep_accents = settings.cache.keep_accents
-    tokenizer = runs.load_tokenizer(settings, trains=trains, keep_accents=keep_accents)
+    accents, segments = settings.cache.keep_accents, settings.windows.segments
+    tokenizer = runs.load_tokenizer(
+        settings, trains=trains, segments=segments, keep_accents=accents
+    )
     length, arguments = settings.windows.max_seq_length, {"answers": settings.head}
     return runs.make_factory(settings, TrainableQuestionAnswering, tokenizer, length, arguments)
 
@@ -76,9 +79,8 @@ def load_questions(
     """Return the questions to train on, or to answer (``eval``), and their windows."""
     cache = settings.cache
     debug, overwrite = cache.debug_mode, cache.overwrite_data
-    source = build_source(
-        settings.files, split, settings.windows, debug_mode=debug, overwrite=overwrite
-    )
+    windows = replace(settings.windows, segments=tokenizer.segments)
+    source = build_source(settings.files, split, windows, debug_mode=debug, overwrite=overwrite)
     found = load_or_build_windows(source, tokenizer, cache.output_dir, split, cache.num_proc)
     return found.data, found.windows
 
@@ -214,6 +216,8 @@ def ensemble(settings: SquadSettings, world: DistributedContext) -> None:
     flags, members = settings.ensemble, []
     for path in settings.members:
         member = replace(factory, init=replace(factory.init, checkpoint=path))
+        own = make_factory(settings.with_checkpoint(path)).tokenizer
+        check_same_ids(own, factory.tokenizer)
         model, pad_id = member.load().to(world.device), factory.tokenizer.special.pad_id
         outputs = predict_windows(settings, model, scorer, pad_id, world)
         members.append(scorer.answers(outputs))

@@ -12,7 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from funnel.checkpoints import Checkpoint, names
 from funnel.config.geometry import encoder_geometry
 from funnel.config.model import MAX_ABSOLUTE_POSITIONS
+from funnel.tokenization.saved import read_saved_tokenizer
 from funnel.utils.errors import ConfigError, ExportError
 from funnel.utils.files import atomic_path, sha256_file
 from funnel_torch.export.config import ExportConfig
@@ -210,7 +211,22 @@ def build_metadata(model: PretrainedModel, metadata: Mapping[str, Any]) -> dict[
     if vocabulary := metadata.get("vocab_path"):
         properties["vocabulary"] = Path(vocabulary).name
         properties["vocabulary_sha256"] = sha256_file(vocabulary)
+        properties |= _describe_tokenizer(Path(vocabulary).parent)
     return properties
+
+
+def _describe_tokenizer(directory: Path) -> dict[str, str]:
+    """Return how texts become ids, as JSON, if the directory of the weights records it."""
+    saved = read_saved_tokenizer(directory)
+    if saved is None:
+        return {}
+    described = {
+        "kind": saved.kind,
+        "uncased": saved.file.uncased,
+        "keep_accents": saved.file.keep_accents,
+        "segments": asdict(saved.file.options.segments),
+    }
+    return {"tokenizer": json.dumps(described)}
 
 
 def export_onnx(

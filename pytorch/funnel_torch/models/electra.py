@@ -23,13 +23,13 @@ from funnel.config.heads import DEFAULT_PRETRAINING, PretrainingConfig
 from funnel.config.model import ModelConfig
 from funnel_torch.models.heads import (
     DISCRIMINATOR_SCOPES,
-    IGNORED,
     MASKED_LM_SCOPES,
     DiscriminatorHead,
     MaskedLMHead,
     masked_lm_arguments,
 )
 from funnel_torch.models.initialization import initialize
+from funnel_torch.models.losses import IGNORED
 from funnel_torch.models.modeling import Decoder, Encoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.pretraining_batch import LossDenominators, PretrainingBatch

@@ -19,11 +19,9 @@ from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import gelu, get_activation
+from funnel_torch.models.losses import token_cross_entropy
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
-
-# Label of a position that is left out of a loss; the default of torch's cross entropy.
-IGNORED = -100
 
 
 class HeadOutput(NamedTuple):
@@ -31,20 +29,6 @@ class HeadOutput(NamedTuple):
 
     loss: Tensor | None
     logits: Tensor
-
-
-def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy over the labels that are not :data:`IGNORED`.
-
-    It is 0, not NaN, if all are: a batch may have nothing to predict.
-
-    Args:
-        logits: [B, T, C].
-        labels: class ids [B, T].
-    """
-    flat = labels.flatten()
-    total = F.cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
-    return total / (flat != IGNORED).sum().clamp(min=1)
 
 
 class ClassificationHead(nn.Module):

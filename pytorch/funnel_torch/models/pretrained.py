@@ -13,6 +13,7 @@ from torch import nn
 from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from funnel.checkpoints.names import find_partial_heads
 from funnel.config.model import ModelConfig
+from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError
 from funnel.utils.text import join_names
 from funnel_torch.models.initialization import initialize, skip_init
@@ -29,6 +30,7 @@ class PretrainedModel(nn.Module):
 
     Attributes:
         architecture: class name written to ``config.json``, for transformers.
+        vocab_path: vocabulary of the checkpoint that the model was loaded from, empty without one.
     """
 
     architecture: ClassVar[str]
@@ -36,6 +38,7 @@ class PretrainedModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.vocab_path = ""
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -101,6 +104,8 @@ class PretrainedModel(nn.Module):
         _check(report, checkpoint.metadata, complete)
         if report.missing_parameters:
             initialize(model, model.config, only=set(report.missing_parameters))
+        known = checkpoint.metadata.get("vocab_path")
+        model.vocab_path = known if known and Path(known).is_file() else ""
         return model.eval()
 
     def save_pretrained(
@@ -108,6 +113,7 @@ class PretrainedModel(nn.Module):
         directory: str | Path,
         *,
         vocab_path: str | Path | None = None,
+        tokenizer: Tokenizer | None = None,
         labels: Sequence[str] | None = None,
     ) -> list[str]:
         """Write the model in the Hugging Face layout, atomically.
@@ -115,7 +121,9 @@ class PretrainedModel(nn.Module):
         Args:
             directory: receives ``config.json``, ``net_config.json``, ``model.safetensors``, a
                 model card and, if given, the vocabulary.
-            vocab_path: vocabulary or SentencePiece model to copy into the directory.
+            vocab_path: vocabulary or SentencePiece model to save in the directory, with the
+                settings recorded next to it; default: that of the checkpoint the model is from.
+            tokenizer: the tokenizer to save, instead of a file.
             labels: class names in the order of the logits.
 
         Returns:
@@ -123,8 +131,10 @@ class PretrainedModel(nn.Module):
             ``funnel_extra.safetensors`` in the same directory.
         """
         metadata: dict[str, Any] = {"architecture": self.architecture}
-        if vocab_path is not None:
-            metadata["vocab_path"] = str(vocab_path)
+        if tokenizer is not None:
+            metadata["tokenizer"] = tokenizer
+        elif vocab_path is not None or self.vocab_path:
+            metadata["vocab_path"] = str(vocab_path or self.vocab_path)
         if labels is not None:
             metadata["labels"] = list(labels)
         metadata |= self.head_metadata()

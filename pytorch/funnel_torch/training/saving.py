@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from funnel.tokenization import Tokenizer
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.training.fsdp import ShardedModel
 
@@ -15,13 +16,13 @@ class ModelSaver:
 
     Attributes:
         model: the model.
-        vocab_path: vocabulary or SentencePiece model to save with it.
+        tokenizer: saved with it.
         labels: class names in the order of the logits.
         sharded: given if the model is sharded: gathers its weights.
     """
 
     model: PretrainedModel
-    vocab_path: str | None = None
+    tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] | None = None
     sharded: ShardedModel | None = None
 
@@ -34,4 +35,4 @@ class ModelSaver:
         """Write the model to ``folder``; to be called on rank 0."""
         model = self.model if self.sharded is None else self.sharded.cpu_copy
         assert isinstance(model, PretrainedModel), "a sharded model is saved on rank 0 only"
-        model.save_pretrained(folder, vocab_path=self.vocab_path, labels=self.labels)
+        model.save_pretrained(folder, tokenizer=self.tokenizer, labels=self.labels)

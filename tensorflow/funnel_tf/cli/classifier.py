@@ -90,7 +90,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     source = task.sources.get(split)
     if wanted.do_eval and source is not None and (source.label is None or source.label_optional):
         raise ConfigError(f"--eval_split={split}: has no labels to score against")
-    tokenizer = configs.open_tokenizer(settings)
+    tokenizer = configs.open_tokenizer(settings, settings.segments)
     config = configs.model_config(settings, tokenizer)
     directory = None
     if wanted.do_train:
@@ -171,7 +171,7 @@ def load_records(
     ``companion`` is the task submitted with this one, and the directory of its data.
     """
     details, data_dir = settings.classification, settings.task.data_dir
-    options = RecordOptions(details.overwrite_data, segments=settings.segments)
+    options = RecordOptions(details.overwrite_data, segments=tokenizer.segments)
     wanted: dict[str, RecordOptions] = {}
     if settings.run.do_train:
         seed = (settings.run.seed or 0) if details.shuffle_examples else None
@@ -200,7 +200,7 @@ def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirecto
     task = inputs.task
     kind = "regression" if task.is_regression else "single_label_classification"
     metadata = {
-        "vocab_path": str(inputs.tokenizer.path),
+        "tokenizer": inputs.tokenizer,
         "labels": None if task.labels is None else list(task.labels),
         "problem_type": kind,
         "cls_scope": inputs.scope,

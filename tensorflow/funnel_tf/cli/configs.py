@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.cli.flags import split_list
 from funnel.config.geometry import check_length
+from funnel.config.inputs import SegmentIds
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
 from funnel.formats.tensor_bundle import STATE_FILE
-from funnel.tokenization import Tokenizer, get_tokenizer
+from funnel.tokenization import Tokenizer, choice
+from funnel.tokenization.choice import weights_directory
 from funnel.utils.errors import ConfigError
 from funnel.utils.run_directory import is_inside, refuse_foreign_results
 from funnel_tf.cli.programs import (
@@ -89,37 +92,42 @@ def check_paths(settings: ProgramSettings) -> None:
         require_checkpoint(run.init_checkpoint)
 
 
-def open_tokenizer(settings: TrainingSettings, keep_accents: bool = False) -> Tokenizer:
-    """Load the tokenizer named, else that of the vocabulary in a checkpoint's directory.
+def open_tokenizer(
+    settings: TrainingSettings,
+    segments: SegmentIds | None = None,
+    keep_accents: bool = False,
+    weights: Sequence[str] = (),
+) -> Tokenizer:
+    """Open the tokenizer in a checkpoint's directory, or that of --tokenizer_path.
+
+    What is recorded next to the weights (case, symbols, segment ids) precedes the defaults.
 
     Args:
-        settings: those of a training program; the initial checkpoint comes before the run.
-        keep_accents: see :func:`funnel.tokenization.get_tokenizer`.
+        settings: those of a training program.
+        segments: the program's segment ids.
+        keep_accents: the program's flag.
+        weights: checkpoints in use; default: the initial one of a training, else those of the run.
 
     Raises:
-        ConfigError: there is no vocabulary, or a flag contradicts it.
+        ConfigError: there is no vocabulary, or a flag contradicts what is recorded.
     """
-    path, run = settings.tokenizer.tokenizer_path, settings.run
-    if not path:
-        places = [place for place in (run.init_checkpoint, run.model_dir) if place]
-        found = [find_vocabulary(_directory(place)) for place in places]
-        path = next((str(vocabulary) for vocabulary in found if vocabulary), "")
-    if not path:
-        raise ConfigError("--tokenizer_path is needed: there is no vocabulary next to the weights")
-    kind, uncased = settings.tokenizer.tokenizer_type, settings.tokenizer.uncased
-    tokenizer = get_tokenizer(kind, path, uncased, keep_accents)
+    run, path = settings.run, settings.tokenizer.tokenizer_path
+    evaluated = (*settings.evaluated_paths, run.model_dir)
+    places = (run.init_checkpoint,) if run.do_train else (*evaluated, run.init_checkpoint)
+    if run.do_train and not path:
+        places = (run.init_checkpoint, run.model_dir)
+    directories = [weights_directory(place) for place in weights or places if place]
+    request = settings.tokenizer.request(settings.given, segments, keep_accents)
+    tokenizer = choice.open_tokenizer(request, directories)
     settings.vocabulary.check(tokenizer)
     return tokenizer
-
-
-def _directory(place: str) -> Path:
-    return Path(place) if os.path.isdir(place) else Path(place).parent
 
 
 def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
     """Return the configuration of the model.
 
-    It is read from --model_config, or, without training, from the run directory; without a file it
+    It is read from --model_config, or, without training, from the directory of the run or of the
+    checkpoints to evaluate; without a file it
     consists of the model flags. Off TPUs ``factorized`` attention becomes ``rel_shift``, which
     computes the same function faster there, unless it was requested.
 
@@ -128,9 +136,10 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     """
     run = settings.run
     path = run.model_config
-    recorded = Path(run.model_dir or "") / NET_CONFIG
-    if not path and not run.do_train and recorded.is_file():
-        path = str(recorded)
+    if not path and not run.do_train:
+        places = [place for place in (*settings.evaluated_paths, run.model_dir) if place]
+        recorded = [weights_directory(place) / NET_CONFIG for place in places]
+        path = next((str(file) for file in recorded if file.is_file()), "")
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
@@ -141,7 +150,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
         tokenizer.path,
         tokenizer.vocab_size,
         pretrained=bool(start),
-        pretrained_vocab=find_vocabulary(_directory(start)) if start else None,
+        pretrained_vocab=find_vocabulary(weights_directory(start)) if start else None,
     )
     return config
 

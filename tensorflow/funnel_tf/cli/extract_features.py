@@ -20,14 +20,8 @@ def run(settings: ExtractSettings) -> None:
     """Compute the features of all sequences and write them."""
     files, switches, compute = settings.files, settings.switches, settings.compute
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
-    tokens = settings.tokenizer
-    text = TextSource(
-        files.text or "",
-        tokens.tokenizer_type,
-        tokens.tokenizer_path,
-        tokens.uncased,
-        settings.length.max_length,
-    )
+    request = settings.tokenizer.request(settings.given)
+    text = TextSource(files.text or "", request, settings.length.max_length)
     inputs = load_inputs(checkpoint, files.ids, text)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     extractor = FeatureExtractor(checkpoint, session_config(compute.device_id), **changes)

@@ -82,7 +82,7 @@ def prepare(settings: PretrainSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
     check_given(record_dir=task.record_dir, seq_len=task.seq_len, model_dir=wanted.model_dir)
     configs.check_evaluated(settings, "eval_ckpt_path", settings.evaluation.eval_ckpt_path)
-    tokenizer = configs.open_tokenizer(settings)
+    tokenizer = configs.open_tokenizer(settings, settings.segments)
     config = configs.model_config(settings, tokenizer)
     masking = MaskingConfig(
         seq_len=task.seq_len,
@@ -97,7 +97,8 @@ def load_collection(
 ) -> RecordCollection:
     """Return the records of a split."""
     task = settings.task
-    found = find_records(task.record_dir, split, task.seq_len, tokenizer.uncased, task.num_passes)
+    place = (task.record_dir, split, task.seq_len, tokenizer.uncased, task.num_passes)
+    found = find_records(*place, tokenizer)
     logger.info(
         "%s: %d records of %d tokens in %d files",
         *(split, found.num_examples, found.seq_len, len(found.files)),
@@ -112,7 +113,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, directory: RunDirectory
         inputs.config,
         make_graph(settings, inputs.config),
         partial(pretrain_input_fn, collection, inputs.masker),
-        metadata={"vocab_path": str(inputs.tokenizer.path)},
+        metadata={"tokenizer": inputs.tokenizer},
         order=InputConfig(
             is_training=True,
             shuffle_buffer=PRETRAIN_SHUFFLE,

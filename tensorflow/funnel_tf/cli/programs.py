@@ -97,6 +97,11 @@ class TrainingSettings(ProgramSettings):
         """Whether TensorFlow's own messages are shown."""
         return self.run.verbose or self.absl.verbose
 
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return ()
+
 
 class FineTuningSettings(TrainingSettings):
     """Groups that all fine-tuning programs have."""
@@ -108,6 +113,11 @@ class FineTuningSettings(TrainingSettings):
     def eval_model_dir(self) -> str:
         """Directory of the checkpoints to evaluate, if it is not the run directory."""
         return ""
+
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return (self.eval_model_dir,)
 
 
 @dataclass(frozen=True)
@@ -232,6 +242,11 @@ class PretrainSettings(TrainingSettings):
     sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
     model: ModelOptions = group(_MODEL, ModelOptions)
     absl: AbslLogging = group(_MESSAGES, AbslLogging)
+
+    @property
+    def evaluated_paths(self) -> tuple[str, ...]:
+        """Checkpoints to evaluate that are not in the run directory, or their directories."""
+        return (self.evaluation.eval_ckpt_path or "",)
 
 
 @dataclass(frozen=True)

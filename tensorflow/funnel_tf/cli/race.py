@@ -44,7 +44,7 @@ def run(settings: RaceSettings) -> None:
     """Train, evaluate or both."""
     inputs, step = prepare(settings), 0
     if inputs.directory is not None:
-        metadata = {"vocab_path": str(inputs.tokenizer.path)}
+        metadata = {"tokenizer": inputs.tokenizer}
         files = [inputs.files["train"]]
         step = runs.fine_tune(
             settings, inputs.directory, files, inputs.config, inputs.graph, metadata
@@ -66,7 +66,7 @@ def prepare(settings: RaceSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
     configs.check_model_dir(settings)
     check_given(data_dir=settings.task.data_dir, output_dir=settings.records.output_dir)
-    tokenizer = configs.open_tokenizer(settings)
+    tokenizer = configs.open_tokenizer(settings, settings.sequences.segments)
     config = configs.model_config(settings, tokenizer)
     directory = None
     if wanted.do_train:
@@ -78,7 +78,8 @@ def prepare(settings: RaceSettings) -> RunInputs:
 def load_records(settings: RaceSettings, tokenizer: Tokenizer) -> dict[str, ExampleFile]:
     """Return the record files of this run by split; those that do not fit are rebuilt."""
     evaluation = settings.evaluation
-    options = RecordOptions(settings.race.overwrite_data, segments=settings.sequences.segments)
+    sequences = replace(settings.sequences, segments=tokenizer.segments)
+    options = RecordOptions(settings.race.overwrite_data, segments=tokenizer.segments)
     wanted = {}
     if settings.run.do_train:
         wanted["train"] = replace(options, shuffle_seed=settings.run.seed or 0)
@@ -86,7 +87,7 @@ def load_records(settings: RaceSettings, tokenizer: Tokenizer) -> dict[str, Exam
         wanted[evaluation.eval_split] = replace(options, multiple=evaluation.eval_batch_size)
     place = (settings.records.output_dir, settings.task.data_dir)
     return {
-        split: race_records(*place, split, tokenizer, settings.sequences, chosen)
+        split: race_records(*place, split, tokenizer, sequences, chosen)
         for split, chosen in wanted.items()
     }
 

@@ -26,6 +26,7 @@ from funnel.features.squad_tfrecords import (
 )
 from funnel.formats.tensor_bundle import resolve_prefix
 from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.run_directory import refuse_foreign_results
@@ -106,7 +107,7 @@ def preprocess(settings: SquadSettings) -> None:
     if settings.task.prepro_split == "eval":
         file = load_questions(settings, tokenizer).file
     else:
-        source, seed = _source(settings, "train"), settings.run.seed or 0
+        source, seed = _source(settings, "train", tokenizer), settings.run.seed or 0
         shard = (details.proc_id, details.num_proc)
         file = squad_train_records(settings.records.output_dir, source, tokenizer, seed, shard)
     logger.info("%s: %d windows", file.path, file.num_real_examples)
@@ -121,7 +122,7 @@ def train_and_predict(settings: SquadSettings) -> None:
     graph, step = _graph(settings, config), 0
     if directory is not None:
         files = load_train_files(settings, tokenizer)
-        metadata = {"vocab_path": str(tokenizer.path)}
+        metadata = {"tokenizer": tokenizer}
         step = runs.fine_tune(settings, directory, files, config, graph, metadata)
     if questions is not None:
         predict(settings, graph, questions)
@@ -134,7 +135,7 @@ def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[Exam
 
     Without --train_file they must all exist.
     """
-    source, folder = _source(settings, "train"), settings.records.output_dir
+    source, folder = _source(settings, "train", tokenizer), settings.records.output_dir
     if not Path(source.path).is_file():
         return find_train_records(folder, source, tokenizer)
     shards = count_recorded_shards(folder, source, tokenizer) or settings.squad.num_proc
@@ -147,7 +148,7 @@ def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[Exam
 
 def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
     """Return the questions to answer; their records are rebuilt if they do not fit."""
-    source, size = _source(settings, "eval"), settings.squad.predict_batch_size
+    source, size = _source(settings, "eval", tokenizer), settings.squad.predict_batch_size
     folder, files = settings.records.output_dir, settings.files
     file, data, windows = squad_eval_records(folder, source, tokenizer, size)
     scorer = SquadScorer(data, windows, settings.answers, files.eval_version, files.target)
@@ -199,10 +200,11 @@ def predict_windows(
 def ensemble(settings: SquadSettings) -> None:
     """Average the answers of several checkpoints; write those above the threshold."""
     joint, members = settings.ensemble, ensemble_members(settings)
-    tokenizer = _open_tokenizer(members[0][0])
+    tokenizer = _open_tokenizer(settings, members[0][1])
     questions = load_questions(settings, tokenizer)
     opinions = []
     for member, prefix in members:
+        check_same_ids(_open_tokenizer(settings, prefix), tokenizer)
         graph = _graph(member, configs.model_config(member, tokenizer))
         found = predict_windows(member, graph, questions, prefix)
         opinions.append(questions.scorer.answers(found))
@@ -229,14 +231,17 @@ def ensemble_members(settings: SquadSettings) -> list[tuple[SquadSettings, Path]
     return found
 
 
-def _open_tokenizer(settings: SquadSettings) -> Tokenizer:
-    return configs.open_tokenizer(settings, settings.squad.keep_accents)
+def _open_tokenizer(settings: SquadSettings, member: Path | None = None) -> Tokenizer:
+    """Return the tokenizer of the run, or that of a ``member`` of an ensemble."""
+    weights = [] if member is None else [str(member)]
+    accents, segments = settings.squad.keep_accents, settings.windows.segments
+    return configs.open_tokenizer(settings, segments, accents, weights)
 
 
-def _source(settings: SquadSettings, split: str) -> SquadSource:
+def _source(settings: SquadSettings, split: str, tokenizer: Tokenizer) -> SquadSource:
     """Return the questions of ``train`` or ``eval`` and how they are cut."""
-    debug_mode = settings.squad.debug_mode
-    return build_source(settings.files, split, settings.windows, debug_mode=debug_mode)
+    windows = replace(settings.windows, segments=tokenizer.segments)
+    return build_source(settings.files, split, windows, debug_mode=settings.squad.debug_mode)
 
 
 def _graph(settings: SquadSettings, config: ModelConfig) -> BuildGraph:

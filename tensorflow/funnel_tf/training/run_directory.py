@@ -21,6 +21,7 @@ from typing import Any
 from funnel.checkpoints.base import LABELS_FILE, write_side_files
 from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
+from funnel.tokenization.saved import TOKENIZER_CONFIG
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
 from funnel.utils.json_files import read_json_object
@@ -54,6 +55,7 @@ class RunDirectory(BaseRunDirectory):
     evaluate_flag = "--do_train=False"
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
+        TOKENIZER_CONFIG,
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
         *("test_results.txt", "final_scores.json", "*predictions.json", "*null_odds.json"),
         "*.logits.json",

@@ -263,7 +263,10 @@ def test_names_and_description(tmp_path, tokenizer):
     assert sorted(os.listdir(tmp_path / "out")) == [data, meta]
     assert shard.path == tmp_path / "out" / data
     described = json.loads((tmp_path / "out" / meta).read_text())
-    assert described == {"filenames": [data], "num_example": shard.num_example}
+    assert described["filenames"] == [data]
+    assert described["num_example"] == shard.num_example
+    assert described["tokenizer_sha256"] == tokenizer.fingerprint
+    assert described["settings"]["seq_len"] == 24
     assert shard.num_example == len(_examples(shard)) > 0
     assert shard.text_bytes == (tmp_path / "text/b.txt").stat().st_size
     cased = RecordSet("train", 0, 512, False, 1)
