@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
+from funnel.utils.scratch import ScratchArray
 from funnel.utils.text import truncate_pair
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1  # increment when the same inputs give other arrays: caches are then rebuilt
-_CHUNK = 4096  # examples tokenized at a time, to bound the memory of Python lists
+_CHUNK = 512  # examples tokenized at a time, to bound the memory of Python lists
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Features:
         segment_ids: int8 [total].
         offsets: int64 [n + 1]; sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         labels: int64 [n] class ids, float32 [n] for regression, or ``None``.
+        files: temporary files that hold the arrays, if they are large.
     """
 
     input_ids: np.ndarray
     segment_ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray | None
+    files: tuple[ScratchArray, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,6 +61,11 @@ class Features:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each example, int64 [n]."""
         return np.diff(self.offsets)
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read."""
+        for file in self.files:
+            file.release()
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(input_ids, segment_ids)`` of example ``i`` (views, one dimension)."""
@@ -82,8 +91,8 @@ def encode_examples(
     """
     if max_length < 3:
         raise ConfigError(f"max_length {max_length}: at least 3 tokens are needed for a sequence")
-    ids: list[np.ndarray] = [np.empty(0, np.int32)]
-    segment_ids: list[np.ndarray] = [np.empty(0, np.int8)]
+    folder = tempfile.gettempdir()
+    ids, segment_ids = ScratchArray(folder, np.int32), ScratchArray(folder, np.int8)
     lengths: list[np.ndarray] = [np.empty(0, np.int64)]
     for start in range(0, len(examples), _CHUNK):
         part = _encode_chunk(examples[start : start + _CHUNK], tokenizer, max_length, segments)
@@ -92,9 +101,8 @@ def encode_examples(
         lengths.append(part[2])
     offsets = np.zeros(len(examples) + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
-    return Features(
-        np.concatenate(ids), np.concatenate(segment_ids), offsets, _label_array(examples)
-    )
+    files, labels = (ids, segment_ids), _label_array(examples)
+    return Features(ids.read(), segment_ids.read(), offsets, labels, files)
 
 
 def _encode_chunk(
@@ -169,6 +177,7 @@ def pad_batch(
     }
     if features.labels is not None:
         batch["labels"] = features.labels[indices]
+    features.release()
     return batch
 
 

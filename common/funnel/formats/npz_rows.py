@@ -145,11 +145,12 @@ class NpzRowReader:
             with self._name_corruption():
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
                 present = set(archive.namelist())
-                columns = {
-                    name: _Column(stack.enter_context(archive.open(name + _SUFFIX)), self.path)
-                    for name in names
-                    if name + _SUFFIX in present
-                }
+                columns = {}
+                for name in names:
+                    if name + _SUFFIX in present:
+                        member = stack.enter_context(archive.open(name + _SUFFIX))
+                        size = archive.getinfo(name + _SUFFIX).file_size
+                        columns[name] = _Column(member, name, size, self.path)
             yield columns
 
     @contextlib.contextmanager
@@ -164,16 +165,19 @@ class NpzRowReader:
 class _Column:
     """One array, read from its beginning."""
 
-    def __init__(self, member: IO[bytes], path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, member: IO[bytes], name: str, size: int, path: str | os.PathLike[str]
+    ) -> None:
         version = npy.read_magic(member)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         self.shape, fortran_order, self.dtype = read_header(member)
         if self.dtype.hasobject:
-            raise ValueError("an array holds Python objects")
+            raise ValueError(f"{name} holds Python objects")
+        if member.tell() + math.prod(self.shape) * self.dtype.itemsize != size:
+            raise ValueError(f"{name} has another size than its header states")
         self._member = member
         if fortran_order and len(self.shape) > 1:
             # Its rows are scattered: such an array is held in memory.
-            name = str(getattr(member, "name", "")).removesuffix(_SUFFIX)
             with np.load(path, allow_pickle=False) as arrays:
                 self._member = io.BytesIO(arrays[name].tobytes())
 

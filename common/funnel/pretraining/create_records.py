@@ -185,7 +185,7 @@ def create_records(
         stream = store.shuffled(seed)
     example = ExampleFormat.from_tokenizer(tokenizer, config.seq_len, config.segments)
     maker = _ExampleMaker(config, stream, example, random.Random(seed))
-    data, count = _write_files(config, task, tokenizer.uncased, maker.examples(show_progress))
+    data, count = _write_files(config, task, tokenizer, maker.examples(show_progress))
     return RecordShard(
         data,
         count,
@@ -201,10 +201,10 @@ def create_records(
 
 
 def _write_files(
-    config: CorpusConfig, task: int, uncased: bool, examples: Iterable[bytes]
+    config: CorpusConfig, task: int, tokenizer: Tokenizer, examples: Iterable[bytes]
 ) -> tuple[Path, int]:
     """Write the records and their metadata; return the path of the records and their number."""
-    names = RecordSet.from_config(config, uncased)
+    names = RecordSet.from_config(config, tokenizer.uncased)
     data, meta = (Path(config.save_dir, f(task)) for f in (names.data_name, names.meta_name))
     with atomic_path(data) as temporary:
         with temporary.open("wb") as file:

@@ -6,10 +6,11 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from funnel.tasks.example_list import ExampleList
 from funnel.tasks.tables import Source, TableRow, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.text import clean_classification_text, join_names
@@ -145,8 +146,8 @@ class Task:
         found = {_check_label(record) for record in self._records(data_dir, "train")}
         return replace(self, labels=tuple(sorted(found, key=_label_order(found))))
 
-    def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
-        """Read the examples of a split in file order.
+    def load(self, data_dir: str | os.PathLike[str], split: str) -> Sequence[Example]:
+        """Read the examples of a split in file order; their texts are not held in memory.
 
         Broken lines are logged and counted, see :func:`funnel.tasks.tables.read_records`. In a
         split without labels they become empty texts, so that predictions keep their positions.
@@ -158,7 +159,7 @@ class Task:
         ids = {label: index for index, label in enumerate(self.known_labels())}
         self._check_header(data_dir, split)
         skipped: Counter[str] = Counter()
-        examples = []
+        examples = ExampleList(Example)
         for record in self._records(data_dir, split):
             if record.label in self.skipped_labels:
                 skipped[str(record.label)] += 1
