@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
 
 from funnel.utils.scratch import ScratchArray
-
-if TYPE_CHECKING:
-    from funnel.tasks.base import Example
 
 _CHUNK = 1024  # examples decoded at a time
 # Lone surrogates, from broken JSON escapes, have no UTF-8 encoding of their own.
@@ -20,7 +17,29 @@ _ERRORS = "surrogatepass"
 Label = int | float | None
 
 
-class ExampleList(Sequence["Example"]):
+class TextExample(Protocol):
+    """An example of one text or two."""
+
+    @property
+    def text_a(self) -> str:
+        """The first text."""
+        ...
+
+    @property
+    def text_b(self) -> str | None:
+        """The second text of a pair."""
+        ...
+
+    @property
+    def label(self) -> Label:
+        """Class id or number, if known."""
+        ...
+
+
+E = TypeVar("E", bound=TextExample)
+
+
+class ExampleList(Sequence[E], Generic[E]):
     """Examples in their order; the texts of many are in a temporary file.
 
     Examples are appended first and then read. It equals a list of the same examples.
@@ -29,7 +48,7 @@ class ExampleList(Sequence["Example"]):
         make: makes an example of the two texts and the label.
     """
 
-    def __init__(self, make: Callable[[str, str | None, Label], Example]) -> None:
+    def __init__(self, make: Callable[[str, str | None, Label], E]) -> None:
         self._make = make
         folder = tempfile.gettempdir()
         self._texts = ScratchArray(folder, np.uint8)
@@ -37,7 +56,7 @@ class ExampleList(Sequence["Example"]):
         self._labels: list[Label] = []
         self._size = 0
 
-    def append(self, example: Example) -> None:
+    def append(self, example: E) -> None:
         """Add an example; not allowed once one was read.
 
         Raises:
@@ -54,17 +73,17 @@ class ExampleList(Sequence["Example"]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[E]:
         for start in range(0, len(self), _CHUNK):
             yield from self[start : start + _CHUNK]
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> E: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: slice) -> list[E]: ...
 
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: int | slice) -> E | list[E]:
         chosen = range(len(self))[index]  # raises IndexError as a list does
         if isinstance(chosen, int):
             return self._read(chosen)
@@ -83,7 +102,7 @@ class ExampleList(Sequence["Example"]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self[:3])}{', ...' if len(self) > 3 else ''})"
 
-    def _read(self, number: int) -> Example:
+    def _read(self, number: int) -> E:
         texts, ends = self._texts.read(), self._ends.read()
         # The previous example ends with its second text or, without one, with its first.
         begin = max(map(int, ends[2 * number - 2 : 2 * number]), default=0) if number else 0
