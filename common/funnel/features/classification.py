@@ -22,6 +22,7 @@ import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, Task
+from funnel.tasks.example_list import ExampleList
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
 from funnel.utils.scratch import ScratchArray
@@ -136,7 +137,10 @@ def _encode_chunk(
 
 
 def _label_array(examples: Sequence[Example]) -> np.ndarray | None:
-    labels = [example.label for example in examples]
+    if isinstance(examples, ExampleList):
+        labels = examples.labels
+    else:
+        labels = [example.label for example in examples]
     if not labels or any(label is None for label in labels):
         return None
     dtype = np.float32 if any(isinstance(label, float) for label in labels) else np.int64

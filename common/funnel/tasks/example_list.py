@@ -70,6 +70,11 @@ class ExampleList(Sequence[E], Generic[E]):
         self._ends.append(np.array([middle, -1 if example.text_b is None else self._size]))
         self._labels.append(example.label)
 
+    @property
+    def labels(self) -> Sequence[Label]:
+        """The labels, without reading the texts."""
+        return self._labels
+
     def __len__(self) -> int:
         return len(self._labels)
 
