@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.tasks.base import Example, LoadedSplit, Task
+from funnel.tasks.example_list import ExampleList
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.files import atomic_path, atomic_write_json, name_read_errors, sha256_file
 from funnel.utils.json_files import read_json_object
 from funnel.utils.npz import read_npz
+from funnel.utils.scratch import ScratchArray
 from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 from funnel.utils.text import truncate_pair
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 2  # increment when the same inputs give other arrays: caches are then rebuilt
-_CHUNK = 4096  # examples tokenized at a time, to bound the memory of Python lists
+_CHUNK = 512  # examples tokenized at a time, to bound the memory of Python lists
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Features:
         offsets: int64 [n + 1]; sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         labels: int64 [n] class ids, float32 [n] for regression, or ``None``.
         texts: counts of truncated texts and unknown tokens.
+        files: temporary files that hold the arrays, if they are large.
     """
 
     input_ids: np.ndarray
@@ -53,6 +57,7 @@ class Features:
     offsets: np.ndarray
     labels: np.ndarray | None
     texts: TextCounts = NO_TEXTS
+    files: tuple[ScratchArray, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -61,6 +66,11 @@ class Features:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each example, int64 [n]."""
         return np.diff(self.offsets)
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read."""
+        for file in self.files:
+            file.release()
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(input_ids, segment_ids)`` of example ``i`` (views, one dimension)."""
@@ -86,8 +96,8 @@ def encode_examples(
     """
     if max_length < 3:
         raise ConfigError(f"max_length {max_length}: at least 3 tokens are needed for a sequence")
-    ids: list[np.ndarray] = [np.empty(0, np.int32)]
-    segment_ids: list[np.ndarray] = [np.empty(0, np.int8)]
+    folder = tempfile.gettempdir()
+    ids, segment_ids = ScratchArray(folder, np.int32), ScratchArray(folder, np.int8)
     lengths: list[np.ndarray] = [np.empty(0, np.int64)]
     texts = TextCounts(limit=max_length)
     for start in range(0, len(examples), _CHUNK):
@@ -98,8 +108,8 @@ def encode_examples(
         texts += part[3]
     offsets = np.zeros(len(examples) + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
-    labels = _label_array(examples)
-    return Features(np.concatenate(ids), np.concatenate(segment_ids), offsets, labels, texts)
+    files, labels = (ids, segment_ids), _label_array(examples)
+    return Features(ids.read(), segment_ids.read(), offsets, labels, texts, files)
 
 
 def _encode_chunk(
@@ -155,7 +165,10 @@ def _count_texts(
 
 
 def _label_array(examples: Sequence[Example]) -> np.ndarray | None:
-    labels = [example.label for example in examples]
+    if isinstance(examples, ExampleList):
+        labels = examples.labels
+    else:
+        labels = [example.label for example in examples]
     if not labels or any(label is None for label in labels):
         return None
     dtype = np.float32 if any(isinstance(label, float) for label in labels) else np.int64
@@ -196,6 +209,7 @@ def pad_batch(
     }
     if features.labels is not None:
         batch["labels"] = features.labels[indices]
+    features.release()
     return batch
 
 

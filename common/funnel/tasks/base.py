@@ -6,11 +6,12 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from funnel.tasks.example_list import ExampleList
 from funnel.tasks.labels import (
     PLACEHOLDER,
     FoundLabels,
@@ -43,7 +44,7 @@ class Example:
 class LoadedSplit(NamedTuple):
     """The examples of a split in file order, and what became of its lines."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     report: SplitReport
 
 
@@ -175,7 +176,7 @@ class Task:
         origin = str(self.path(data_dir, "train"))
         return replace(self, labels=found.ordered(), label_origin=origin)
 
-    def load(self, data_dir: str | os.PathLike[str], split: str) -> list[Example]:
+    def load(self, data_dir: str | os.PathLike[str], split: str) -> Sequence[Example]:
         """Read the examples of a split in file order; log what :meth:`read` reports.
 
         Raises:
@@ -191,7 +192,7 @@ class Task:
         return examples
 
     def read(self, data_dir: str | os.PathLike[str], split: str) -> LoadedSplit:
-        """Read a split.
+        """Read a split; its texts are not held in memory.
 
         White space around labels is ignored. A label that differs from a class in case and blanks
         only is that class, which the report counts. In a split whose labels are optional, an empty
@@ -207,7 +208,7 @@ class Task:
         matcher = LabelMatcher(self.known_labels())
         self._check_header(data_dir, split)
         path = self.path(data_dir, split)
-        tally, skipped, examples = Tally(path), Counter[str](), []
+        tally, skipped, examples = Tally(path), Counter[str](), ExampleList(Example)
         for record in read_records(path, self.sources[split], self.labels or (), tally):
             if record.label is not None and clean_label(record.label) in self.skipped_labels:
                 skipped[f"the label {clean_label(record.label)!r}"] += 1
@@ -221,16 +222,16 @@ class Task:
         if not examples:
             raise DataError(f"{path}: no line with a label that task {self.name} uses")
         if self.is_regression and self.sources[split].label_optional:
-            examples = _drop_placeholders(examples)
+            _drop_placeholders(examples)
         if tally.broken:
             kept = self.sources[split].label is None or self.sources[split].label_optional
             skipped[f"{_BROKEN}, kept as empty text" if kept else _BROKEN] = len(tally.broken)
         return LoadedSplit(examples, self._report(examples, skipped, matcher))
 
     def _report(
-        self, examples: list[Example], skipped: Counter[str], matcher: LabelMatcher
+        self, examples: ExampleList[Example], skipped: Counter[str], matcher: LabelMatcher
     ) -> SplitReport:
-        given = [example.label for example in examples if example.label is not None]
+        given = [label for label in examples.labels if label is not None]
         labels, numbers = {}, None
         if given and self.is_regression:
             numbers = (float(min(given)), float(sum(given) / len(given)), float(max(given)))
@@ -290,12 +291,10 @@ class Task:
         return value
 
 
-def _drop_placeholders(examples: list[Example]) -> list[Example]:
-    """Return the examples without their numbers, if all of these are the placeholder."""
-    given = {example.label for example in examples} - {None}
-    if given != {float(PLACEHOLDER)}:
-        return examples
-    return [replace(example, label=None) for example in examples]
+def _drop_placeholders(examples: ExampleList[Example]) -> None:
+    """Leave out the numbers of the examples, if all of these are the placeholder."""
+    if set(examples.labels) - {None} == {float(PLACEHOLDER)}:
+        examples.drop_labels()
 
 
 def _parse_number(text: str) -> float | None:

@@ -16,14 +16,14 @@ import numpy as np
 
 from funnel.utils.errors import FunnelError
 
-_HELD_BYTES = 1 << 23  # appended values held in memory before they are written
+_HELD_BYTES = 1 << 20  # appended values held in memory before they are written
 _ZEROS = 1 << 16  # zeros appended at a time
 
 
 class ScratchArray:
     """A one-dimensional array that is appended to and then read.
 
-    Up to 8 MB stay in memory; a longer array is in a temporary file.
+    Up to 1 MB stays in memory; a longer array is in a temporary file.
 
     Args:
         folder: directory of the temporary file; created when the file is.

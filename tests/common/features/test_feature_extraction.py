@@ -19,7 +19,7 @@ from funnel.features.feature_extraction import (
 from funnel.features.feature_inputs import IdSequences, ModelInputs, TextSequences
 from funnel.formats.npz_rows import NpzRowReader, atomic_npz
 from funnel.utils import scratch, text_files
-from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.errors import ConfigError, DataError, FunnelError
 
 CONFIG = ModelConfig(20, 8, 8, 2, 4, 16, "2_1_1")
 EVERYTHING = ModelParts(decoder=True, summary=True, discriminator=True)
@@ -68,6 +68,17 @@ def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="after float64"), atomic_npz(tmp_path / "x.npz") as rows:
         rows.append({"a": np.zeros((2, 2))})
         rows.append({"a": np.zeros((2, 3))})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    message = r"x\.npz: cannot be written: No space left on device"
+    with pytest.raises(FunnelError, match=message), atomic_npz(tmp_path / "x.npz") as rows:
+        rows.append({"a": np.zeros((2, 2))})
     assert not list(tmp_path.iterdir())
 
 
