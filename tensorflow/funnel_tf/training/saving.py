@@ -120,9 +120,8 @@ class SaveHook(tf.train.CheckpointSaverHook):
         # The saver deletes the oldest checkpoints it knows: hide them, this one does not count.
         saver.set_last_checkpoints_with_time([])
         super()._save(session, step)
-        newest = saver.last_checkpoints
         saver.set_last_checkpoints_with_time([(path, _written(path)) for path in kept])
-        names = [os.path.basename(path) for path in (*kept, *newest)]
+        names = [*map(os.path.basename, kept), f"model.ckpt-{step}"]
         tf.train.update_checkpoint_state(str(self._folder), names[-1], names)
         self._delete(outdated)
 
