@@ -40,7 +40,7 @@ def _write(name, folder):
 
 
 def _flags(name, folder, model_dir):
-    common = {"train_steps": STEPS, "save_steps": 15, "log_freq": 3, "seed": 1, "do_train": True}
+    common = {"train_steps": STEPS, "save_steps": 20, "log_freq": 3, "seed": 1, "do_train": True}
     if name == "classifier":
         return classifier_flags(folder, model_dir, do_eval=True, **common)
     common |= {"use_tpu": False, "num_core_per_host": 1, "train_batch_size": 4}
@@ -118,4 +118,4 @@ def test_killed_during_evaluation_repeats_no_lines(tmp_path):
     assert invoke(load_tf_program("classifier"), flags) == 0
     rows = [(row["step"], row["split"]) for row in read_metrics(run / "metrics.jsonl")]
     assert len(rows) == len(set(rows))
-    assert [step for step, split in rows if split == "dev"] == [0, 15, 30, 40]
+    assert [step for step, split in rows if split == "dev"] == [0, 20, 40]
