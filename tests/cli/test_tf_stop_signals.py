@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STOPPED = 143
 STEPS = 40
-# No dropout: TensorFlow draws its masks anew when a run resumes.
+# No dropout: TensorFlow draws other masks when a run resumes.
 _NO_DROPOUT = {"dropout": 0.0, "dropatt": 0.0}
 _LENGTHS = {"squad": {"max_seq_length": 28, "max_query_length": 4, "doc_stride": 8}}
 _LENGTHS["race"] = {"max_seq_length": 32, "max_qa_length": 8, "eval_batch_size": 8}

@@ -136,12 +136,12 @@ def test_every_process_asks_equally_often():
     """A process with fewer batches takes part in as many agreements as the others."""
     asked = []
 
-    class World(DistributedContext):
+    class Counting(DistributedContext):
         def any(self, value):
             asked.append(value)
             return False
 
-    world = World(1, 2, torch.device("cpu"))
+    world = Counting(1, 2, torch.device("cpu"))
     with stop_requests.deferred():
         assert list(until_stopped([1, 2], world, rounds=3)) == [1, 2]
     assert asked == [False] * 3

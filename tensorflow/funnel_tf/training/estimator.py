@@ -26,7 +26,7 @@ from funnel_tf.models.variables import variable_name
 from funnel_tf.training.hooks import CheckpointCheckHook, LoggingHook, build_host_call
 from funnel_tf.training.optimizer import SKIPPED_STEPS, TrainOp, create_train_op, replica_mean
 from funnel_tf.training.run_directory import latest_step
-from funnel_tf.training.saving import SaveHook, StopHook, read_log_state
+from funnel_tf.training.saving import DeferStopsHook, SaveHook, read_log_state
 
 logger = logging.getLogger(__name__)
 
@@ -354,16 +354,16 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
         return step
     if step:
         logger.info("%s: training continues at step %d", settings.model_dir, step)
-    stop = StopHook()
+    deferral = DeferStopsHook()
     try:
-        estimator.train(input_fn, hooks=[stop], max_steps=settings.train_steps)
+        estimator.train(input_fn, hooks=[deferral], max_steps=settings.train_steps)
     except tf.train.NanLossDuringTrainingError:
         raise RunError(
             f"{settings.model_dir}: the loss is NaN after step {latest_step(settings.model_dir)}, "
             "the last checkpoint; try a lower --learning_rate, or --skip_nan_grad"
         ) from None
     finally:
-        stop.close()
+        deferral.close()
     step = latest_step(settings.model_dir)
     if stop_requests.received is not None and step < settings.train_steps:
         raise Interrupted(

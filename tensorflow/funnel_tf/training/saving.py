@@ -23,10 +23,10 @@ from funnel.utils.run_lock import check_lock
 from funnel_tf.training.run_directory import SAVE_STATE, delete_checkpoint, newest_step
 
 
-class StopHook(tf.train.SessionRunHook):
-    """Ends training after the step in which a stop signal arrived; a :class:`SaveHook` saves it.
+class DeferStopsHook(tf.train.SessionRunHook):
+    """Lets stop signals only be recorded while the session exists, until :meth:`close`.
 
-    While the session exists, signals are only recorded, until :meth:`close`.
+    Before that, while the graph is built, there is nothing to save.
     """
 
     def __init__(self) -> None:
@@ -36,18 +36,13 @@ class StopHook(tf.train.SessionRunHook):
         """Begin to record signals."""
         self._deferral.enter_context(stop_requests.deferred())
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Request the end of training if there was a signal."""
-        if stop_requests.received is not None:
-            run_context.request_stop()
-
     def close(self) -> None:
         """Let signals end the program at once again."""
         self._deferral.close()
 
 
 class SaveHook(tf.train.CheckpointSaverHook):
-    """Saves the first step, all multiples of ``every``, and the last step.
+    """Saves the first step, all multiples of ``every``, and the last step; stops on a signal.
 
     Unlike in the base class, the steps do not depend on where a run was resumed.
 
@@ -83,15 +78,17 @@ class SaveHook(tf.train.CheckpointSaverHook):
         self._saved = time.monotonic()
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Save if the step is one to save, if it is time to, or if there was a stop signal."""
-        session = run_context.session
+        """Save if the step is one to save, if it is time to, or to stop after a stop signal."""
+        session, is_stopping = run_context.session, stop_requests.received is not None
         step = int(session.run(self._global_step_tensor))
         is_regular = self._is_regular(step)
         is_late = 0 < self._seconds <= time.monotonic() - self._saved
         if is_regular:
             self._save(session, step)
-        elif is_late or stop_requests.received is not None:
+        elif is_late or is_stopping:
             self._save_temporarily(session, step)
+        if is_stopping:
+            run_context.request_stop()
         self._step = step
 
     def _is_regular(self, step: int) -> bool:
