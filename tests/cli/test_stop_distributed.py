@@ -86,8 +86,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folder, complete,
 
 
 def test_torchrun_passes_the_signal_on(folder, complete):
+    """It signals the workers that load data, too, which must not end before the step."""
     run, log = folder / "torchrun", folder / "torchrun.log"
-    argv = arguments(folder, run.name, **LONG)
+    argv = arguments(folder, run.name, num_workers=1, **LONG)
     process = _start([*TORCHRUN, str(PYTORCH / "classifier.py"), *argv], log)
     _wait_for_lines(run, 15, log)
     process.send_signal(signal.SIGTERM)

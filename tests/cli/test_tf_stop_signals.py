@@ -103,7 +103,8 @@ def assert_same(run, complete):
     assert latest_step(run) == STEPS
 
 
-def test_killed_during_evaluation_repeats_no_lines(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_during_evaluation_repeats_no_lines(tmp_path, number):
     _write("classifier", tmp_path)
     flags, run = _flags("classifier", tmp_path, "run"), tmp_path / "run"
 
@@ -112,9 +113,14 @@ def test_killed_during_evaluation_repeats_no_lines(tmp_path):
             return False
         return any('"dev"' in line for line in (run / "metrics.jsonl").read_text().splitlines())
 
-    status = kill_tf_program("classifier", flags, is_evaluating, tmp_path / "log")
-    assert status == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert (run / ".run.lock").exists()  # of a dead process: no obstacle
+    status = kill_tf_program("classifier", flags, is_evaluating, tmp_path / "log", (number,))
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text
+    if number == signal.SIGTERM:
+        assert status == STOPPED and "stopped by SIGTERM; the same command resumes" in text
+    else:
+        assert status == -signal.SIGKILL
+        assert (run / ".run.lock").exists()  # of a dead process: no obstacle
     assert invoke(load_tf_program("classifier"), flags) == 0
     rows = [(row["step"], row["split"]) for row in read_metrics(run / "metrics.jsonl")]
     assert len(rows) == len(set(rows))

@@ -95,6 +95,18 @@ def test_a_stop_in_the_last_evaluation_is_no_finished_run(tmp_path):
         RunDirectory(tmp_path / "run", {"a": 1})
 
 
+def test_a_run_without_its_results_is_not_finished(tmp_path):
+    trainer = make()
+    trainer.output = directory_output(tmp_path / "run", trainer.model)
+    trainer.output.directory.expect_results()
+    trainer.train()
+    directory = RunDirectory(tmp_path / "run", {"a": 1})  # not refused
+    assert directory.resume_step == 12
+    directory.complete()
+    with pytest.raises(RunError, match="finished"):
+        RunDirectory(tmp_path / "run", {"a": 1})
+
+
 def test_a_stop_after_the_last_step_does_not_matter(tmp_path):
     trainer = make()
     trainer.output = directory_output(tmp_path / "run", trainer.model)

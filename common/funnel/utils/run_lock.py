@@ -26,7 +26,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from funnel.utils.errors import RunError
-from funnel.utils.files import name_read_errors
 
 LOCK_FILE = ".run.lock"
 _RENEWAL_SECONDS = 15.0
@@ -136,18 +135,21 @@ def acquire(folder: str | os.PathLike[str]) -> RunLock:
             written.
     """
     folder = Path(folder)
-    with name_read_errors(folder, RunError):
-        for _ in range(_ATTEMPTS):
-            made_folder = not folder.exists()
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; --model_dir needs a directory")
+    for _ in range(_ATTEMPTS):
+        made_folder = not folder.exists()
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                owner = _try_to_acquire(folder)
-            except FileNotFoundError:
-                continue  # a process that gave up has deleted the directory, or its lock
-            if owner is not None:
-                lock = RunLock(folder, owner, made_folder)
-                _held.append(lock)
-                return lock
+            owner = _try_to_acquire(folder)
+        except FileNotFoundError:
+            continue  # a process that gave up has deleted the directory, or its lock
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        if owner is not None:
+            lock = RunLock(folder, owner, made_folder)
+            _held.append(lock)
+            return lock
     raise RunError(f"{folder}: its lock {LOCK_FILE} changes all the time; start one run at a time")
 
 

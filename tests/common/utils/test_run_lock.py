@@ -154,6 +154,14 @@ def test_without_hard_links(tmp_path, monkeypatch):
     assert Owner.read(tmp_path / LOCK_FILE).pid == os.getpid()
 
 
+def test_places_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file: is a file; --model_dir needs a directory"):
+        acquire(tmp_path / "file")
+    with pytest.raises(RunError, match="run: cannot be written: Not a directory"):
+        acquire(tmp_path / "file" / "run")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True])
 def test_one_of_many_wins(tmp_path, stale):
