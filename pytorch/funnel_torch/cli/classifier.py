@@ -69,6 +69,7 @@ def run(settings: ClassifierSettings) -> None:
         if settings.trains:
             model, scores = train(settings, inputs, world)
         finish(settings, inputs, model, scores, world)
+        runs.close_run(inputs.run, world)
 
 
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
@@ -85,7 +86,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
-    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)
     runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
     checkpoint = runs.read_start(settings, run_context)
     task = match_labels(settings, task, run_context, checkpoint)

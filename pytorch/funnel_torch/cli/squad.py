@@ -60,6 +60,7 @@ def train_and_predict(settings: SquadSettings, world: DistributedContext) -> Non
     if inputs.train is not None:
         model, scores = train(settings, inputs, inputs.train, world)
     finish(settings, inputs, model, scores, world)
+    runs.close_run(inputs.run, world)
 
 
 def make_factory(settings: SquadSettings) -> Factory:
@@ -111,7 +112,7 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     )
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": factory.tokenizer.fingerprint}
-    run_context = runs.open_run(settings, config, seed, trains=trains)
+    run_context = runs.open_run(settings, config, seed, world, trains=trains)
     predict_dir, model_dir = settings.files.predict_dir, settings.run.model_dir
     folders = {"predict_dir": predict_dir} if predict_dir else {"model_dir": model_dir}
     runs.check_results(settings, run_context, **folders)

@@ -5,6 +5,7 @@
     metrics.jsonl, events.out.tfevents.*    loss and scores over steps
     best/              the best model so far; best_result.json: its scores
     last/              the newest checkpoint: model, training_state.pt, progress.json
+    .results_pending   exists until the results after training are complete
 
 ``last/`` is replaced atomically, so that model and training state are always of the same step and
 the previous checkpoint survives a kill or a full disk.
@@ -26,6 +27,7 @@ from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
+from funnel.utils.run_lock import check_lock
 
 TRAINING_STATE = "training_state.pt"
 _STATE_PARTS: dict[str, type] = {
@@ -35,6 +37,7 @@ _STATE_PARTS: dict[str, type] = {
     "random": list,
 }
 _MAX_NESTING = 6  # of the training state: optimizer.state.INDEX.exp_avg
+_RESULTS_PENDING = ".results_pending"
 # Files a user may have put there before the run began: output of `tee`, notes.
 _HARMLESS = (".log", ".out", ".err", ".txt", ".md")
 
@@ -59,6 +62,7 @@ class RunDirectory(BaseRunDirectory):
         *(RUN_CONFIG, NET_CONFIG, "metrics.jsonl", "events.out.tfevents.*", BEST_RESULT),
         *("best", "last", "submit", "test_results.txt", "valid_results.txt", "final_scores.json"),
         *("predictions.json", "nbest_predictions.json", "null_odds.json", "logits.json"),
+        _RESULTS_PENDING,
     )
 
     def __init__(
@@ -80,7 +84,7 @@ class RunDirectory(BaseRunDirectory):
         self._load_record()
         recover_swap(self.last)
         recover_swap(self.best)
-        if not resume:
+        if not resume and not (self.path / _RESULTS_PENDING).exists():
             self._refuse_finished(self.last / PROGRESS)
 
     @property
@@ -129,10 +133,19 @@ class RunDirectory(BaseRunDirectory):
         if self._write_record(content):
             config.save_net_config(self.path / NET_CONFIG)
 
+    def expect_results(self) -> None:
+        """Do not regard the run as finished before :meth:`complete`, even if training is."""
+        (self.path / _RESULTS_PENDING).touch()
+
+    def complete(self) -> None:
+        """Record that everything after training has been written, too."""
+        (self.path / _RESULTS_PENDING).unlink(missing_ok=True)
+
     def save_last(
         self, save_model: SaveModel, state: Mapping[str, Any], progress: Mapping[str, Any]
     ) -> None:
         """Replace the newest checkpoint."""
+        check_lock(self.path)
         with atomic_directory(self.last) as folder:
             save_model(folder)
             _save_training_state(dict(state), folder / TRAINING_STATE)
@@ -140,6 +153,7 @@ class RunDirectory(BaseRunDirectory):
 
     def save_best(self, save_model: SaveModel, result: Mapping[str, Any]) -> None:
         """Replace the best model and its scores."""
+        check_lock(self.path)
         with atomic_directory(self.best) as folder:
             save_model(folder)
         atomic_write_json(self.path / BEST_RESULT, dict(result))

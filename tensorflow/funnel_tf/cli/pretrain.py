@@ -139,7 +139,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
         count = evaluation.max_eval_batch
     score = partial(_score, settings, estimator, input_fn, count)
     is_waiting = evaluation.eval_wait > 0 and not settings.run.do_train
-    log = runs.open_evaluation_log(model_dir, is_waiting)
+    log = runs.open_evaluation_log(model_dir, is_waiting, replaces=settings.run.do_train)
     with _report_corrupt(collection, inputs):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
