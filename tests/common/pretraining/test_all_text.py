@@ -14,7 +14,7 @@ from funnel.formats.tfrecord import read_examples
 from funnel.pretraining.create_records import create_records
 from funnel.pretraining.pairs import Pair, sample_pairs, sample_unused_pairs
 from funnel.tokenization import get_tokenizer
-from funnel.utils import scratch
+from funnel.utils import scratch, text_files
 from funnel.utils.errors import FunnelError
 
 
@@ -172,6 +172,7 @@ def test_temporary_files_give_the_same_bytes(tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     """Python's and NumPy's memory for 8 times the text, one document without an empty line."""
     monkeypatch.setattr(scratch, "_HELD_BYTES", 1 << 14)
+    monkeypatch.setattr(text_files, "_READ_BYTES", 1 << 12)
     monkeypatch.setattr("funnel.pretraining.create_records._SENTENCES", 64)
     monkeypatch.setattr("funnel.pretraining.token_stream._BLOCK", 4096)
     tokenizer = tiny_tokenizer(tmp_path)

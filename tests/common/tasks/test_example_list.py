@@ -9,7 +9,7 @@ from funnel.features import classification
 from funnel.tasks import Example, get_task
 from funnel.tasks.custom import CustomTaskConfig
 from funnel.tasks.example_list import ExampleList
-from funnel.utils import scratch
+from funnel.utils import scratch, text_files
 
 TEXTS = ["", "a", "b c", "é中\U0001f600", "\ud800 x", "x" * 300, "\u2028"]
 
@@ -50,6 +50,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     from corpus_cases import tiny_tokenizer
 
     monkeypatch.setattr(scratch, "_HELD_BYTES", 1 << 14)
+    monkeypatch.setattr(text_files, "_READ_BYTES", 1 << 12)
     tokenizer, text = tiny_tokenizer(tmp_path), "a b c d e f g h . " * 10
 
     def peak(rows):
