@@ -30,6 +30,9 @@ class ConvertSettings:
     config: str | None = setting(
         None, "model config of the source, if not in the directory of its weights"
     )
+    cased: bool = setting(
+        False, "the source's text keeps its case, where its directory does not say so"
+    )
     with_optimizer: bool = setting(False, "also convert TensorFlow's Adam slots and step")
 
 
@@ -40,6 +43,8 @@ def main() -> None:
     source = load_checkpoint(
         settings.src, config_path=settings.config, with_optimizer=settings.with_optimizer
     )
+    if settings.cased:
+        source.metadata["uncased"] = False
     path, kind = source.metadata["path"], source.metadata["kind"]
     extra = save_checkpoint(source, settings.dst, settings.to)
     number = sum(values.size for values in source.tensors.values())

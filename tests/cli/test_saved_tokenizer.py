@@ -112,6 +112,24 @@ def test_every_layout_and_program_keeps_the_case(folder, tmp_path, layout):
     assert found == found[:1] * 4
 
 
+def test_a_directory_that_records_nothing_is_converted_as_the_flag_says(folder, tmp_path, capsys):
+    convert, released = load_program("convert"), tmp_path / "released"
+    argv = [f"--src={folder / 'cased/best'}", f"--dst={released}", "--to=tf"]
+    assert invoke(convert, argv) == 0
+    (released / "tokenizer_config.json").unlink()
+    for layout in ("tf", "pt"):
+        argv = [f"--src={released}", f"--dst={tmp_path / layout}", f"--to={layout}"]
+        assert invoke(convert, argv) == 0
+        assert not (tmp_path / layout / "tokenizer_config.json").exists()
+    argv = [f"--src={released}", f"--dst={tmp_path / 'hf'}", "--to=hf"]
+    assert invoke(convert, argv) == 0
+    assert read_settings(tmp_path / "hf")["do_lower_case"] is True
+    assert invoke(convert, [*argv, "--cased"]) == 0
+    assert read_settings(tmp_path / "hf")["do_lower_case"] is False
+    argv = [f"--src={folder / 'uncased/best'}", f"--dst={tmp_path / 'x'}", "--to=tf", "--cased"]
+    refuse(convert, capsys, argv, "do_lower_case false", "do_lower_case true")
+
+
 def test_symbols_of_a_bert_vocabulary_are_named_for_transformers(folder, tmp_path):
     transformers = pytest.importorskip("transformers")
     write_shouts(tmp_path)

@@ -37,8 +37,9 @@ class Checkpoint:
             replacing that file is safe, writing into it is not.
         metadata: any of kind (hf, pt, tf), path, architecture (a Hugging Face class name), labels
             (names in the order of ids), problem_type, cls_scope (SCOPE of ``model/SCOPE/logit``),
-            vocab_path, tokenizer (one in memory, instead of that file), left_out (prefixes of
-            heads that were not loaded, each with the reason).
+            vocab_path, tokenizer (one in memory, instead of that file), uncased (where the
+            directory of vocab_path does not say it), left_out (prefixes of heads that were not
+            loaded, each with the reason).
         optimizer: Adam slots and ``global_step``, if they were requested.
     """
 

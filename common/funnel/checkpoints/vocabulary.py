@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from funnel.config.inputs import TokenizerRequest
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer, build_tokenizer
 from funnel.tokenization.base import VocabularyFile
+from funnel.tokenization.choice import check_request, warn_of_capitals
 from funnel.tokenization.saved import (
     ADDED_TOKENS,
     OWN_KEY,
@@ -42,7 +44,8 @@ def write_tokenizer(
     """Write vocabulary and settings of the tokenizer that ``metadata`` names, if it names one.
 
     That is ``tokenizer`` (a :class:`~funnel.tokenization.Tokenizer`), else the file ``vocab_path``
-    with the settings in its directory, else with ``uncased``.
+    with the settings in its directory, else with ``uncased``. Where nothing says how text is
+    normalized, it is recorded as lower-cased for transformers, and not recorded otherwise.
 
     Args:
         metadata: of a checkpoint.
@@ -51,6 +54,7 @@ def write_tokenizer(
 
     Raises:
         CheckpointError: the vocabulary does not exist any more.
+        ConfigError: ``uncased`` contradicts the settings in the vocabulary's directory.
     """
     vocab_path = metadata.get("vocab_path")
     tokenizer: Tokenizer | None = metadata.get("tokenizer")
@@ -60,25 +64,34 @@ def write_tokenizer(
         raise CheckpointError(
             f"{vocab_path}: the vocabulary to copy next to the weights is missing"
         )
+    is_recorded = True
     try:
-        tokenizer = tokenizer or _read_tokenizer(Path(str(vocab_path)), metadata)
+        if tokenizer is None:
+            tokenizer, is_recorded = _read_tokenizer(Path(str(vocab_path)), metadata)
     except TokenizerError as error:
         _copy_unreadable(Path(str(vocab_path)), directory, for_transformers, str(error))
         return
     name = _vocabulary_name(tokenizer, for_transformers)
     _write_bytes(directory / name, tokenizer.file.data)
+    if not is_recorded:
+        warn_of_capitals(tokenizer)
+        if not for_transformers:
+            return
     config = _own_config(tokenizer, name)
     if for_transformers:
         config = _write_for_transformers(tokenizer, directory, config)
     atomic_write_json(directory / TOKENIZER_CONFIG, config)
 
 
-def _read_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer of a vocabulary with the settings next to it."""
+def _read_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
+    """Return the tokenizer of a vocabulary, and whether anything says how text is normalized."""
+    uncased = metadata.get("uncased")
     if find_vocabulary(path.parent) == path and (saved := read_saved_tokenizer(path.parent)):
-        return build_tokenizer(saved.kind, saved.file)
+        check_request(TokenizerRequest(uncased=uncased), saved)
+        return build_tokenizer(saved.kind, saved.file), True
     kind = "sent_piece" if path.suffix == ".model" else "word_piece"
-    return build_tokenizer(kind, VocabularyFile.read(path, bool(metadata.get("uncased", True))))
+    file = VocabularyFile.read(path, True if uncased is None else bool(uncased))
+    return build_tokenizer(kind, file), uncased is not None
 
 
 def _vocabulary_name(tokenizer: Tokenizer, for_transformers: bool) -> str:

@@ -114,11 +114,11 @@ def _open_unrecorded(request: TokenizerRequest, path: Path) -> Tokenizer:
     options = replace(file.options, segments=request.segments)
     tokenizer = build_tokenizer(kind, replace(file, options=options))
     if uncased and request.uncased is None:
-        _warn_of_capitals(tokenizer)
+        warn_of_capitals(tokenizer)
     return tokenizer
 
 
-def _warn_of_capitals(tokenizer: Tokenizer) -> None:
+def warn_of_capitals(tokenizer: Tokenizer) -> None:
     """Warn that text is lower-cased by default, where the vocabulary looks cased."""
     special = {i for i in range(tokenizer.vocab_size) if tokenizer.is_func_id(i)}
     others = [
