@@ -196,3 +196,23 @@ def test_recommended_settings(task, folder, settings):
 def test_a_task_without_known_steps_needs_them():
     assert "set STEPS" in _script(expected=2, TASK="csv")
     assert _script(TASK="csv", STEPS="30").save_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("program", "length"),
+    [
+        ("classifier", "--max_seq_length=15"),
+        ("race", "--max_seq_length=15"),
+        ("squad", "--max_seq_length=15"),
+        ("pretrain", "--seq_len=15"),
+    ],
+)
+def test_blocks_that_pool_the_longest_sequence_to_nothing(program, length, tokenizer):
+    more = {
+        "squad": ["--max_query_length=2"],
+        "race": ["--max_qa_length=4"],
+        "pretrain": ["--record_dir=x", "--model_dir=y"],
+    }
+    flags = _parse(program, length, "--block_size=1_1_1_1_1", *more.get(program, []))
+    with pytest.raises(ConfigError, match="max_length=15: the 5 blocks of block_size pool 16"):
+        configs.model_config(flags, tokenizer)

@@ -128,6 +128,26 @@ def test_their_names_in_a_pickle(tmp_path, kind, file):
         assert found.metadata["architecture"] == "FunnelForPreTraining"
 
 
+def test_the_pickle_next_to_safetensors_is_read_if_it_is_named(tmp_path):
+    checkpoint = random_checkpoint(TINY, ("summary", "classification"), decoder=False)
+    save_checkpoint(checkpoint, tmp_path, "hf")
+    theirs = read_safetensors(tmp_path / "model.safetensors")[0]
+    # Another model, and without the head that config.json states.
+    other = {
+        name.removeprefix("funnel."): torch.tensor(values) + 1
+        for name, values in theirs.items()
+        if name.startswith("funnel.")
+    }
+    torch.save(other, tmp_path / "pytorch_model.bin")
+    name = "model/input/word_embedding/lookup_table"
+    wanted = checkpoint.tensors[name]
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        np.testing.assert_array_equal(load_checkpoint(path).tensors[name], wanted)
+    found = load_checkpoint(tmp_path / "pytorch_model.bin").tensors
+    np.testing.assert_array_equal(found[name], wanted + 1)
+    assert "model/classification/logit/kernel" not in found
+
+
 def test_a_model_on_the_meta_device_runs_in_training_mode():
     import funnel_torch as ft
 

@@ -86,7 +86,7 @@ def convert_hf(
     values = read_json_object(directory / HF_CONFIG) if has_config else {}
     config = load_config(config_path, directory, (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG))
     metadata = {"kind": "hf", "path": str(path)} | _read_metadata(values, directory)
-    architecture = _infer_architecture(theirs, values)
+    architecture = _infer_architecture(theirs, values, path.is_dir())
     if architecture not in hf_names.ENCODER_ONLY and not _skips_alike(config):
         logger.warning(
             "%s: transformers takes the decoder's skip connection of such a model (block_repeats "
@@ -192,8 +192,16 @@ def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]
     return metadata
 
 
-def _infer_architecture(names: Collection[str], values: Mapping[str, Any]) -> str:
-    """Return their class for these weights; ``config.json`` decides where the weights do not."""
+def _infer_architecture(
+    names: Collection[str], values: Mapping[str, Any], is_complete: bool
+) -> str:
+    """Return their class for these weights; ``config.json`` decides where the weights do not.
+
+    Args:
+        names: of the tensors.
+        values: content of ``config.json``.
+        is_complete: these are the weights that the file describes, not a single file next to it.
+    """
     listed = values.get("architectures")
     stated = listed[0] if isinstance(listed, list) and listed else None
     by_weight = {
@@ -207,7 +215,7 @@ def _infer_architecture(names: Collection[str], values: Mapping[str, Any]) -> st
         if name in names:
             is_choice = stated == hf_names.CHOICE and architecture == hf_names.SEQUENCE
             return hf_names.CHOICE if is_choice else architecture
-    if isinstance(stated, str) and stated in hf_names.ARCHITECTURES:
+    if is_complete and isinstance(stated, str) and stated in hf_names.ARCHITECTURES:
         return stated
     return hf_names.FULL if any("decoder.layers." in name for name in names) else hf_names.BASE
 

@@ -6,14 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from funnel.checkpoints.hf_files import (
-    EXTRA,
-    INDEX_SUFFIX,
-    SAFETENSORS,
-    TORCH_WEIGHTS,
-    WEIGHTS,
-    weight_files,
-)
+from funnel.checkpoints.hf_files import EXTRA, INDEX_SUFFIX, SAFETENSORS, weight_files
 from funnel.checkpoints.released_pt import SUFFIXES
 from funnel.config.limits import describe
 from funnel.config.model import HF_CONFIG, find_config
@@ -77,10 +70,9 @@ def require_checkpoint(path: str | None, config_path: str | None = "") -> None:
 
 
 def _detect_file(path: Path) -> tuple[str, Path]:
-    standard = (WEIGHTS, TORCH_WEIGHTS, EXTRA)
-    if path.name in standard or path.name.endswith(INDEX_SUFFIX):
-        return "hf", path.parent
-    if path.suffix in (SAFETENSORS, ".bin") and path in _shards_next_to(path):
+    is_loaded = path.suffix in (SAFETENSORS, ".bin") and path in weight_files(path.parent)
+    # Of two formats in a directory only one is loaded: the other file is then a single one.
+    if is_loaded or path.name == EXTRA or path.name.endswith(INDEX_SUFFIX):
         return "hf", path.parent
     if path.suffix == SAFETENSORS or path.suffix in SUFFIXES:
         return "pt", path
@@ -89,13 +81,6 @@ def _detect_file(path: Path) -> tuple[str, Path]:
             f"{path}: no known checkpoint; should be *.pt, *.safetensors or a TensorFlow prefix"
         )
     return "tf", resolve_prefix(path)
-
-
-def _shards_next_to(path: Path) -> list[Path]:
-    """Return the weight files that an index in the directory of ``path`` lists."""
-    suffix = INDEX_SUFFIX
-    has_index = any(is_file(path.parent / (name + suffix)) for name in (WEIGHTS, TORCH_WEIGHTS))
-    return list(weight_files(path.parent)) if has_index else []
 
 
 def _detect_in(directory: Path) -> tuple[str, Path]:
