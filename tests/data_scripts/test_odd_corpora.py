@@ -10,6 +10,7 @@ from funnel.features.feature_extraction import read_text
 from funnel.pretraining.create_records import read_documents
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import DataError
+from funnel.utils.text import clean_classification_text
 from funnel_data.corpora.sentences import split_sentences
 from funnel_data.corpora.sharding import ByteRange
 from funnel_data.corpora.templates import template_text
@@ -77,6 +78,24 @@ def test_hostile_articles_take_linear_time(token):
         for paragraph in clean_wikitext(text, WikitextOptions()):
             split_sentences(paragraph)
         split_sentences(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{{" + "a" * 50_000, "[http://" + "a" * 50_000, "{{frac|" + " " * 50_000 + "}}",
+     "<a " * 50_000, "a" * 50_000 + "=", "(" + ", " * 50_000, "." + ")" * 50_000 + "x"],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_marks_without_an_end_take_linear_time(text):
+    clean_wikitext(text, WikitextOptions())
+    split_sentences(text)
+    clean_classification_text(text)
+
+
+def test_names_of_template_arguments():
+    assert template_text("frac| 2 = a |1= b|c=d") == "b/a"
+    assert template_text("nowrap| = a") == "" and template_text("nowrap|=a") == "=a"
+    assert template_text("nowrap|a?=b") == "a?=b" and template_text("nowrap|\n1 \n= x ") == "x"
 
 
 def test_stops_after_removed_templates():

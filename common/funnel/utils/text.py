@@ -40,7 +40,9 @@ def clean_classification_text(text: str) -> str:
     entities (``#39;`` in AG News) stay, since the published models were trained with them.
     """
     text = text.replace("<br />", " ").replace("<p>", " ").replace("&quot;", '"')
-    text = _LINK.sub("", text)
+    # Links end at the last ">": searching for an end that is not there would take quadratic time.
+    end = text.rfind(">") + 1
+    text = _LINK.sub("", text[:end]) + text[end:]
     text = text.replace("\\n", " ").replace("\\", " ")
     return _BLANKS.sub(" ", text).strip()
 

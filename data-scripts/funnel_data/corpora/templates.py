@@ -13,7 +13,7 @@ Arguments = list[str]
 
 _RANGES = {"to": " to ", "-": "–", "–": "–", "and": " and ", "or": " or ", "x": " × ", "by": " by "}
 _MAX_DIGITS = 9  # of the number of an argument
-_NAMED = re.compile(r"\s*([\w -]+?)\s*=(.*)", re.DOTALL)
+_NAME = re.compile(r"[\w -]+")
 
 
 def template_text(content: str) -> str:
@@ -31,12 +31,14 @@ def _positional(given: list[str]) -> Arguments:
     numbered: dict[int, str] = {}
     unnamed = 0
     for argument in given:
-        named = _NAMED.match(argument)
-        if named is None:
+        before, equals, value = argument.partition("=")
+        name = before.strip()
+        has_name = _NAME.fullmatch(name) if name else " " in before
+        if not (equals and has_name):
             unnamed += 1
             numbered[unnamed] = argument.strip()
-        elif named[1].isdecimal() and len(named[1]) <= _MAX_DIGITS:
-            numbered[int(named[1])] = named[2].strip()
+        elif name.isdecimal() and len(name) <= _MAX_DIGITS:
+            numbered[int(name)] = value.strip()
     return [numbered[key] for key in sorted(numbered)]
 
 

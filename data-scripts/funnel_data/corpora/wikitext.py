@@ -32,9 +32,9 @@ _BRACKET = re.compile(
 )
 _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "</table": "<table"}
 
-_PARAMETER = re.compile(r"\{\{\{[^{}|]*\|?([^{}|]*)\}\}\}")
+_PARAMETER = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}|]*))?\}\}\}")
 _EXTERNAL_LINK = re.compile(
-    r"\[(?:mailto:|(?:[a-z][a-z+.-]{1,20}:)?//)[^\s\[\]]+[ \t]*([^\[\]\n]*)\]", re.IGNORECASE
+    r"\[(?:mailto:|(?:[a-z][a-z+.-]{1,20}:)?//)[^\s\[\]]++[ \t]*+([^\[\]\n]*)\]", re.IGNORECASE
 )
 _QUOTES = re.compile(r"'{2,}")
 _BREAK = re.compile(r"<(?:br|/?p|/?div|/?blockquote|/?center)\b[^<>]*>", re.IGNORECASE)
