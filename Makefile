@@ -19,10 +19,11 @@ HALF := $(VENV)/.installed-torch
 ALL := $(VENV)/.installed-all
 TF_HALF := $(VENV)/.installed-tensorflow
 TOOLS := $(VENV)/.installed-tools
+TPU := $(VENV)/.installed-tpu-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-torch test-tensorflow test-tensorflow-2.15 coverage lint bench \
-    install clean
+.PHONY: help demo test test-fast test-torch test-tensorflow test-tensorflow-2.15 test-tpu \
+    coverage lint bench install clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +48,9 @@ test-tensorflow: $(TF_HALF) $(TOOLS)  ## the tests of the TensorFlow half, with 
 test-tensorflow-2.15: $(OLD)/.installed  ## the TensorFlow and parity tests with TensorFlow 2.15.1 and Python 3.11
 	OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q -n auto $(PYTEST_FLAGS) \
 	    tests/tf tests/parity tests/cli/test_tf_*.py tests/scripts/test_tf_scripts.py
+
+test-tpu: $(TPU) $(TOOLS)  ## compile small training steps for TPUs that are not there (Linux x86-64)
+	$(PYTEST) tests/cli/test_tpu_compile.py
 
 coverage: $(ALL)  ## line coverage of the packages by all tests
 	$(PYTEST) --cov=funnel --cov=funnel_data --cov=funnel_torch --cov=funnel_tf \
@@ -83,6 +87,10 @@ $(HALF): requirements/base.txt requirements/common.txt requirements/torch.txt | 
 
 $(TF_HALF): requirements/base.txt requirements/common.txt requirements/tensorflow.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/tensorflow.txt
+	touch $@
+
+$(TPU): requirements/tpu-compile.txt $(TF_HALF)
+	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/tpu-compile.txt
 	touch $@
 
 # transformers and accelerate are left out where torch is: they are baselines of the full set.
