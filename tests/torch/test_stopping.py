@@ -75,8 +75,11 @@ def test_a_stop_before_or_in_an_evaluation_leaves_it_to_the_next_start(tmp_path,
     assert progress == {"step": min(step, 5), "total_steps": 12, "finished": False}
     resumed, rest = _resume(tmp_path / "run", eval_steps=4)
     assert resumed.progress.evaluation_pending == (step == 4)
+    saves = []
+    resumed.save = lambda save=resumed.save: (saves.append(resumed.progress.step), save())
     resumed.train(lambda: {"dev": {"accuracy": 0.5}})
     assert _dev_steps(log) + _dev_steps(rest) == [4, 8, 12]
+    assert saves == ([4, 12] if step == 4 else [12])  # the late evaluation is not repeated again
 
 
 def test_a_stop_in_the_last_evaluation_is_no_finished_run(tmp_path):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -100,16 +100,3 @@ def ignore_stop_signals(*_: Any) -> None:
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def call_deferred(function: Callable[[], Any]) -> Any:
-    """Call a function that no stop signal may interrupt; one that arrives meanwhile counts after.
-
-    Raises:
-        Interrupted: a signal arrived during the call, which is complete.
-    """
-    with stop_requests.deferred():
-        result = function()
-    if not stop_requests.is_deferring:
-        stop_requests.check()
-    return result

@@ -25,7 +25,7 @@ from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.interruption import Interrupted, stop_requests
-from funnel.utils.logging import MetricsLog, NullLog, configure_logging
+from funnel.utils.logging import MetricsLog, NullLog, RunLog, configure_logging
 from funnel.utils.main import TERMINATED, USER_ERROR
 from funnel.utils.run_directory import refuse_foreign_results
 from funnel.utils.run_lock import acquire, release_all
@@ -336,7 +336,9 @@ def open_output(
     world.barrier()
     world.on_rank_zero(directory.create, config, information)
     step = directory.resume_step
-    log = MetricsLog(directory.path, resume_step=step) if world.is_rank_zero else NullLog()
+    log: RunLog = NullLog()
+    if world.is_rank_zero:
+        log = MetricsLog(directory.path, resume_step=step, replaces=True)
     return RunOutput(directory, log, saver, **more)
 
 

@@ -161,7 +161,8 @@ class Trainer:
         """
         with stop_requests.deferred():
             if self.progress.evaluation_pending:
-                self._finish_step(evaluate, _Clock(self.progress.step))
+                # Saved in any case, so that it is not repeated once more.
+                self._finish_step(evaluate, _Clock(self.progress.step), save=True)
             self._train(evaluate)
         return self.progress
 
@@ -226,11 +227,8 @@ class Trainer:
             raise Interrupted(self._describe_stop())
 
     def _describe_stop(self) -> str:
-        step, directory = (
-            f"step {self.progress.step}/{self.config.total_steps}",
-            self.output.directory,
-        )
-        text = f"stopped by {stop_requests.received or 'a signal'} after {step}"
+        directory, cause = self.output.directory, stop_requests.received or "a signal"
+        text = f"stopped by {cause} after step {self.progress.step}/{self.config.total_steps}"
         if directory is None or self.output.saver is None:
             return f"{text}; nothing was saved, as this run has no directory"
         command = "the same command"
