@@ -12,13 +12,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+# Without a GPU, Triton interprets its kernels on the CPU. It decides when it is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 with suppress(ImportError):
     import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-
-# Without a GPU, Triton interprets its kernels on the CPU. It decides when it is imported.
-if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
