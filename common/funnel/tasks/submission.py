@@ -14,6 +14,7 @@ from funnel.tasks import get_task
 from funnel.tasks.base import Task
 from funnel.tasks.predictions import label_texts, write_rows
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import find_file
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def find_companion(task: Task, data_dir: str | os.PathLike[str]) -> tuple[Task, 
     ]
     names = other.sources["test"].names
     for directory in directories:
-        if any((directory / name).is_file() for name in names):
+        if any(find_file(directory, name) for name in names):
             return other, directory
     logger.warning(
         "no %s in %s or next to it: %s is not written",

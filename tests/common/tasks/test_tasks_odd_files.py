@@ -10,6 +10,7 @@ import pytest
 from funnel.tasks import CustomTaskConfig, get_task
 from funnel.tasks.race import read_race
 from funnel.tasks.squad import read_squad
+from funnel.tasks.submission import find_companion
 from funnel.utils.errors import DataError
 from task_files import RTE_HEADER, rte_rows, table, write
 
@@ -125,3 +126,10 @@ def test_race_files_without_a_question(tmp_path):
         write(tmp_path / "dev" / level / "1.txt", json.dumps(race))
     with pytest.raises(DataError, match="dev: its files hold no question"):
         read_race(tmp_path, "dev")
+
+
+def test_a_compressed_companion_is_found(tmp_path):
+    (tmp_path / "MNLI").mkdir()
+    write(tmp_path / "AX/diagnostic.tsv.gz", gzip.compress(b"index\tsentence1\tsentence2\n"))
+    found = find_companion(get_task("mnli_matched"), tmp_path / "MNLI")
+    assert found is not None and found[1].name == "AX"
