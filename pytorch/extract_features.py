@@ -11,10 +11,10 @@ encoder layer), `decoder` [B,T,D] if the model has one, `summary` [B,D] and
 --text also the token ids they belong to. --ids reads `input_ids` and, if there, `token_type_ids`
 (0, 1, 2 = [CLS]) and `attention_mask` (1 = real token), each [B,T].
 
-T is the length of the longest line, and all layers are large: --layers chooses some of these arrays,
-by name or number, and --pooling=cls|mean|max writes one vector [B,D] per sequence instead, [CLS] and
-[SEP] included, padding left out; token ids and logits are then omitted. Output is written batch by
-batch, so memory does not depend on the number of sequences.
+T is the length of the longest line, and all layers are large: --layers chooses some of these
+arrays, by name or number, and --pooling=cls|mean|max writes one vector [B,D] per sequence instead,
+[CLS] and [SEP] included, padding left out; token ids and logits are then omitted. Output is written
+batch by batch, so memory does not depend on the number of sequences.
 """
 
 from __future__ import annotations
