@@ -46,7 +46,7 @@ from funnel.utils.text import is_empty_line
 # Tokenized together: bounds the memory of Python lists.
 _SENTENCES = 4096
 _CHARACTERS = 1 << 20
-_EXAMPLES = 256  # after so many, mapped pages of temporary files are released
+_EXAMPLES = 64  # after so many, mapped pages of temporary files are released
 _META_NAME = re.compile(
     r"meta\.(?P<split>\w+)\.pass-(?P<pass>\d+)\.seq-(?P<seq>\d+)\.(?P<case>uncased|cased)"
     r"\.json-(?P<task>\d{5,})-of-(?P<tasks>\d{5,})"
