@@ -171,4 +171,5 @@ def read_text(path: str | Path, tokenizer: Tokenizer, max_length: int) -> ModelI
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an ``.npz`` file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
+        members: dict[str, Any] = dict(arrays)  # numpy 2's type of savez takes no arrays by name
+        np.savez(stream, **members)
