@@ -310,7 +310,7 @@ def _write_cache(
     arrays: Path, key: dict[str, Any], features: Features, report: SplitReport
 ) -> None:
     """Write both files atomically; a hash in the arrays file detects a pair of two runs."""
-    members = {
+    members: dict[str, Any] = {  # numpy 2's own type of savez does not take arrays by name
         "input_ids": features.input_ids,
         "segment_ids": features.segment_ids,
         "offsets": features.offsets,

@@ -288,10 +288,10 @@ def _assemble(
     sizes = np.diff(paragraphs.offsets).tolist()
     rows = []
     for row, (index, query) in enumerate(zip(order, queries, strict=True)):
-        paragraph = questions[index].paragraph
+        source = questions[index].paragraph
         room = config.max_seq_length - len(query) - 3
-        for window in cut_windows(sizes[paragraph], room, config.doc_stride):
-            rows.append((row, index, paragraph, *window))
+        for window in cut_windows(sizes[source], room, config.doc_stride):
+            rows.append((row, index, source, *window))
     columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
     query_row, question, paragraph, first, length, context_first, context_end = columns
     query_ids, query_offsets = flatten(queries)
