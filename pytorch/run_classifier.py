@@ -9,4 +9,4 @@ from classifier import main
 from funnel.utils.main import run_main
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, preemptible=True)

@@ -9,4 +9,4 @@ from funnel.utils.main import run_main
 from race import main
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, preemptible=True)

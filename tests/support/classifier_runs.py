@@ -173,7 +173,7 @@ def steps_done(model_dir):
         return 0
 
 
-def kill_after(zygote, argv, model_dir, lines, log):
+def kill_after(zygote, argv, model_dir, lines, log, signals=(signal.SIGKILL,)):
     """Start the run and kill it without warning once it has written so many log lines."""
     pid = zygote.start(argv, log)
     deadline = time.monotonic() + 60
@@ -181,7 +181,8 @@ def kill_after(zygote, argv, model_dir, lines, log):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.001)
     time.sleep(random.Random(lines).uniform(0.0, 0.02))  # not always just after a log line
-    os.kill(pid, signal.SIGKILL)
+    for number in signals:
+        os.kill(pid, number)
     return zygote.wait(pid)
 
 

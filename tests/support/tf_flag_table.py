@@ -15,6 +15,7 @@ NEW = """
 seed PCSR
 overwrite_run PCSR
 deterministic PCSR
+save_minutes PCSR
 layer_decay PCSR
 eval_all_ckpt CSR
 verbose D

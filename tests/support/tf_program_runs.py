@@ -63,7 +63,7 @@ def classifier_flags(folder, model_dir="run", **changes):
     return [f"--{name}={value}" for name, value in (flags | changes).items() if value is not None]
 
 
-def kill_tf_program(name, flags, is_time, log):
+def kill_tf_program(name, flags, is_time, log, signals=(signal.SIGKILL,)):
     """Start a program, kill it without warning when ``is_time()``, and return its exit status."""
     with open(log, "wb") as stream:
         process = subprocess.Popen(
@@ -76,5 +76,6 @@ def kill_tf_program(name, flags, is_time, log):
         while process.poll() is None and not is_time():
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        for number in signals:
+            process.send_signal(number)
         return process.wait()

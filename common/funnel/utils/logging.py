@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -58,16 +58,42 @@ class MetricsLog:
         model_dir: directory of the run; created if absent.
         resume_step: step of the checkpoint that the run resumes from. Lines of later steps, which
             will be repeated, are dropped, as is an incomplete last line. None keeps every line.
+        replaces: a line for a step and split that the file already has replaces the one there,
+            e.g. of an evaluation that was interrupted and is repeated. No other process may have
+            the file open.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str], resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: str | os.PathLike[str],
+        resume_step: int | None = None,
+        *,
+        replaces: bool = False,
+    ) -> None:
         self._path = Path(model_dir) / METRICS_FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if resume_step is not None and self._path.exists():
-            kept = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
-            atomic_write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._replaced: set[tuple[int, str]] = set()
+        if self._path.exists():
+            if resume_step is not None:
+                self._keep(lambda row: row["step"] <= resume_step)
+            if replaces:
+                rows = read_metrics(self._path)
+                self._replaced = {(row["step"], row["split"]) for row in rows}
         self._lines = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         self._events = _EventFile.open(self._path.parent, resume_step)
+
+    def _keep(self, condition: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [row for row in read_metrics(self._path) if condition(row)]
+        atomic_write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def _drop_replaced(self, step: int, split: str) -> None:
+        """Delete earlier lines of the step and split that is about to be logged."""
+        if (step, split) not in self._replaced:
+            return
+        self._replaced.remove((step, split))
+        self._lines.close()
+        self._keep(lambda row: (row["step"], row["split"]) != (step, split))
+        self._lines = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
 
     def log(self, step: int, split: str, **scalars: float) -> None:
         """Write one line and one event, and flush both.
@@ -78,6 +104,7 @@ class MetricsLog:
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"step": int(step), "split": split, "time": round(time.time(), 3), **finite}
+        self._drop_replaced(int(step), split)
         try:
             self._lines.write(json.dumps(row) + "\n")
             self._lines.flush()

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 
 from funnel.utils.errors import FunnelError
+from funnel.utils.interruption import Interrupted, stop_requests
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
+TERMINATED = 143  # 128 + SIGTERM
 
 
-def run_main(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
     """Call ``main`` and exit the process with the appropriate code.
 
     Returns on success. A :class:`~funnel.utils.errors.FunnelError` prints ``error: …`` and exits
     with 2, Ctrl-C exits with 130, a closed output pipe (``program | head``) with 0.
+
+    Args:
+        main: the program.
+        preemptible: SIGTERM and SIGUSR1 let ``main`` save and clean up, print one line and exit
+            with 143; see :mod:`funnel.utils.interruption`.
     """
     try:
-        main()
+        with stop_requests.handled() if preemptible else contextlib.nullcontext():
+            main()
         sys.stdout.flush()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(TERMINATED)
     except FunnelError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

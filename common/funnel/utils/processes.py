@@ -110,6 +110,9 @@ def _work(sender: Connection, function: Callable[..., Any], arguments: tuple[Any
     try:
         for number in _STOP_SIGNALS:
             signal.signal(number, stop)
+        signal.signal(
+            signal.SIGUSR1, signal.SIG_IGN
+        )  # for the parent, which then ends this process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         sender.send(function(*arguments))

@@ -3,6 +3,7 @@
     run_config.json    settings, seed and command line, written before the first step
     progress.json      how far the run came and whether it is finished
     best_result.json   scores of the best model
+    .run.lock          names the process that writes here at the moment
 
 The backends add their checkpoints in subclasses.
 """

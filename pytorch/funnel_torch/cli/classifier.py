@@ -63,6 +63,7 @@ def run(settings: ClassifierSettings) -> None:
         if settings.trains:
             model, scores = train(settings, inputs, world)
         finish(settings, inputs, model, scores, world)
+        runs.close_run(inputs.run, world)
 
 
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
@@ -76,7 +77,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     config = settings.result_affecting_config()
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
-    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)
 
     head, arguments = FunnelForSequenceClassification, head_arguments(task)
     length, labels = data.max_length, task.labels

@@ -15,24 +15,27 @@ from pathlib import Path
 import torch
 
 from funnel.utils.errors import ConfigError
+from funnel.utils.interruption import stop_requests
 from funnel_torch.cli.settings import ProgramSettings
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
+_NOTICE_SECONDS = 5.0  # for the others to find out, and to say, that a process has ended
 
 
 def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> None:
     """Run ``program`` in as many processes as ``settings`` ask for, and wait for them.
 
+    SIGTERM and SIGUSR1 are passed on: the processes save and end.
+
     Exits with the status of the first process that failed.
     """
     requested = settings.distributed.distributed_world_size
     count = number_of_processes(requested, settings.device.device_id)
-    # SIGTERM (e.g. of a batch system) must end the processes, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    processes = launch(program, arguments, count)
-    with ended_with_us(processes):
-        status = wait_for(processes)
+    with stop_requests.handled(), stop_requests.deferred():
+        processes = launch(program, arguments, count)
+        with ended_with_us(processes):
+            status = wait_for(processes)
     if status:
         sys.exit(status)
 
@@ -95,12 +98,29 @@ def ended_with_us(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None
 
 
 def wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Return 0 once all have succeeded, else the status of the first that failed."""
+    """Return 0 once all have succeeded, else the status of the first that failed.
+
+    After a stop signal, wait for all of them: they save, for as long as the batch system lets them.
+    """
+    is_passed_on, failed, deadline = False, 0, 0.0
     while True:
+        if stop_requests.received is not None and not is_passed_on:
+            is_passed_on = True
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
         states = [process.poll() for process in processes]
-        for state in states:
-            if state:
-                return state if state > 0 else 128 - state
-        if all(state == 0 for state in states):
-            return 0
+        if not failed and (failed := next((state for state in states if state), 0)):
+            deadline = time.monotonic() + _NOTICE_SECONDS
+            _report_killed(states)
+        is_late = failed and not is_passed_on and time.monotonic() > deadline
+        if is_late or None not in states:
+            return failed if failed >= 0 else 128 - failed
         time.sleep(_POLL_SECONDS)
+
+
+def _report_killed(states: Sequence[int | None]) -> None:
+    """Name the processes that were killed: they could not say anything themselves."""
+    for rank, state in enumerate(states):
+        if state is not None and state < 0:
+            name = signal.Signals(-state).name
+            print(f"error: process {rank} of {len(states)} was killed ({name})", file=sys.stderr)

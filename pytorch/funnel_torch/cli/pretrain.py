@@ -12,6 +12,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.utils.errors import ConfigError
+from funnel.utils.files import finite_json
 from funnel_torch.cli import runs
 from funnel_torch.cli.pretrain_settings import PretrainSettings
 from funnel_torch.data.pretraining_loader import (
@@ -53,26 +54,27 @@ class RunInputs:
 def run(settings: PretrainSettings) -> None:
     """Train or evaluate in this process, one of several perhaps."""
     with runs.start_processes(settings) as world:
-        inputs = prepare(settings, world)
+        seed = runs.common_seed(settings, world)
+        inputs = world.rank_zero_first(prepare, settings, world, seed)
         if settings.trains:
             train(settings, inputs, world)
+            runs.close_run(inputs.run, world)
             return
         evaluator = Evaluator(settings, inputs.masker, inputs.run.seed, world)
         scores = evaluator(inputs.model.to(world.device))
         if world.is_rank_zero:
-            print(json.dumps(scores))
+            print(json.dumps(finite_json(scores)))
 
 
-def prepare(settings: PretrainSettings, world: DistributedContext) -> RunInputs:
-    """Check the settings and build the model; write nothing."""
+def prepare(settings: PretrainSettings, world: DistributedContext, seed: int) -> RunInputs:
+    """Check the settings and build the model; write nothing but the lock of the run."""
     settings.check()
     masking = dataclasses.asdict(settings.targets) | {"num_predict": settings.num_predict}
     seq_len = settings.records.seq_len
     masking_config = MaskingConfig(seq_len, **masking)  # refuses contradictions
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains)
-    seed = runs.common_seed(settings, world)
     config = settings.result_affecting_config()
-    run_context = runs.open_run(settings, config, seed, trains=settings.trains)
+    run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)
     head, arguments = HEADS[settings.task.loss_type], {"pretraining": settings.objective}
     factory = runs.make_factory(settings, head, tokenizer, seq_len, arguments)
     initial = None
@@ -223,5 +225,6 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         training.train_steps / batches.steps_per_epoch,
         *(world.size, world.device, precision),
     )
-    trainer.train(None if evaluator is None else partial(evaluator, model))
+    progress = trainer.train(None if evaluator is None else partial(evaluator, model))
     output.log.close()
+    run_context.divergence[:] = progress.divergence(precision)

@@ -70,6 +70,7 @@ class PretrainTrainingSettings:
     )
     eval_steps: int = setting(1000, "steps between evaluations")
     save_steps: int = setting(1000, "steps between checkpoints", affects_result=False)
+    save_minutes: float = like(TrainerConfig, "save_minutes")
 
     def __post_init__(self) -> None:
         check_at_least_one(
@@ -102,6 +103,7 @@ class PretrainTrainingSettings:
             log_steps=self.log_steps,
             eval_steps=self.eval_steps,
             save_steps=self.save_steps,
+            save_minutes=self.save_minutes,
             higher_is_better=False,
         )
 

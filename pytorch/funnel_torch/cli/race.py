@@ -46,6 +46,7 @@ def run(settings: RaceSettings) -> None:
         if settings.run.model_dir and not settings.run.debug:
             path = Path(settings.run.model_dir) / "final_scores.json"
             world.on_rank_zero(atomic_write_json, path, scores)
+        runs.close_run(inputs.run, world)
 
 
 def train(
@@ -67,7 +68,7 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
     tokenizer = runs.load_tokenizer(settings, trains=task.do_train)
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": tokenizer.fingerprint}
-    run_context = runs.open_run(settings, config, seed, trains=task.do_train)
+    run_context = runs.open_run(settings, config, seed, world, trains=task.do_train)
     length = settings.sequences.max_seq_length
     factory = runs.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
     model = factory.load(run_context.checkpoint)

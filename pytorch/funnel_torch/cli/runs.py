@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,9 +22,11 @@ from funnel.checkpoints.vocabulary import find_vocabulary
 from funnel.cli.flags import split_list
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer, get_tokenizer
-from funnel.utils.errors import ConfigError
-from funnel.utils.logging import MetricsLog, NullLog, configure_logging
-from funnel.utils.main import USER_ERROR
+from funnel.utils.errors import ConfigError, RunError
+from funnel.utils.interruption import Interrupted, stop_requests
+from funnel.utils.logging import MetricsLog, NullLog, RunLog, configure_logging
+from funnel.utils.main import TERMINATED, USER_ERROR
+from funnel.utils.run_lock import acquire, release_all
 from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
@@ -45,6 +47,7 @@ from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.run_directory import RunDirectory
 from funnel_torch.training.saving import ModelSaver
+from funnel_torch.training.stopping import raise_if_stopped
 from funnel_torch.training.trainer import RunOutput, Scores
 
 logger = logging.getLogger(__name__)
@@ -54,19 +57,26 @@ Model = TypeVar("Model", bound=PretrainedModel)
 
 @contextlib.contextmanager
 def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
-    """Set up logging and the communication of this process with the others of the run.
+    """Set up logging, stop signals, and the communication of this process with the others.
 
     A process exits with the code of a user error if the first one met a user error and reports it.
+    The locks that the run holds are released at the end.
     """
     process = distributed_config(settings, os.environ)
     log_rank = 0 if settings.distributed.log_all_processes else process.rank
     configure_logging(settings.run.verbose, log_rank)
     try:
-        with start(process) as world:
+        with stop_requests.handled(), start(process) as world:
             log_notices(settings, world.size)
             yield world
     except FirstProcessFailed:
         sys.exit(USER_ERROR)
+    except Interrupted:
+        if process.rank == 0:
+            raise
+        sys.exit(TERMINATED)
+    finally:
+        release_all()
 
 
 def distributed_config(
@@ -82,14 +92,18 @@ def distributed_config(
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         address = flags.distributed_init_method or f"tcp://127.0.0.1:{flags.distributed_port}"
         size = flags.distributed_world_size or 1
-        return DistributedConfig(flags.distributed_rank, size, device_id, backend, address)
+        return DistributedConfig(
+            flags.distributed_rank, size, device_id, backend, address, flags.distributed_timeout
+        )
     try:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local_rank = int(environment.get("LOCAL_RANK", rank))
     except ValueError as error:
         raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK: {error}") from None
     own_device = device_id if device_id < 0 or size == 1 else local_rank
-    return DistributedConfig(rank, size, own_device, backend)
+    return DistributedConfig(
+        rank, size, own_device, backend, timeout_minutes=flags.distributed_timeout
+    )
 
 
 def log_notices(settings: ProgramSettings, processes: int) -> None:
@@ -214,11 +228,13 @@ class RunContext:
         seed: that of the run, set already.
         checkpoint: the run's own model to continue from or, without training, to evaluate; None:
             the initial model.
+        divergence: how training diverged, in words; empty if it has not.
     """
 
     directory: RunDirectory | None
     seed: int
     checkpoint: Path | None
+    divergence: list[str] = field(default_factory=list)
 
     @property
     def resumes(self) -> bool:
@@ -227,18 +243,29 @@ class RunContext:
 
 
 def open_run(
-    settings: ProgramSettings, config: Mapping[str, Any], seed: int, *, trains: bool
+    settings: ProgramSettings,
+    config: Mapping[str, Any],
+    seed: int,
+    world: DistributedContext,
+    *,
+    trains: bool,
 ) -> RunContext:
-    """Check that the run may use its directory and set its seed; nothing is written yet.
+    """Check that the run may use its directory, and set its seed; nothing is written but a lock.
 
     Args:
         settings: those of the program.
         config: what decides the result of the run.
         seed: for a run that has not begun.
+        world: the processes; rank 0 holds the lock for all of them.
         trains: whether the run trains.
+
+    Raises:
+        RunError: the directory belongs to another run, or another process is writing there.
     """
     run, directory, checkpoint = settings.run, None, None
     if trains and not run.debug:
+        if world.is_rank_zero:
+            acquire(run.model_dir)
         directory = RunDirectory(run.model_dir, config, resume=run.resume, overwrite=run.overwrite)
         recorded = directory.recorded("seed")
         seed = seed if recorded is None else recorded
@@ -265,7 +292,9 @@ def open_output(
     world.barrier()
     world.on_rank_zero(directory.create, config, information)
     step = directory.resume_step
-    log = MetricsLog(directory.path, resume_step=step) if world.is_rank_zero else NullLog()
+    log: RunLog = NullLog()
+    if world.is_rank_zero:
+        log = MetricsLog(directory.path, resume_step=step, replaces=True)
     return RunOutput(directory, log, saver, **more)
 
 
@@ -287,12 +316,32 @@ def train(
         precision=device.precision,
         compile=device.compile,
     )
+    if directory is not None:
+        world.on_rank_zero(directory.expect_results)
     progress = fine_tune(model, source, evaluations, config, world, output, run_context.resumes)
     output.log.close()
+    run_context.divergence[:] = progress.divergence(device.precision)
+    raise_if_stopped(world)
     is_best = progress.best_step == progress.step
     if is_best or directory is None or not progress.best:
         return model, progress.best if is_best else {}
     return factory.load(directory.best).to(world.device), progress.best
+
+
+def close_run(run_context: RunContext, world: DistributedContext) -> None:
+    """Record the end of a run whose results are all written.
+
+    Raises:
+        RunError: training diverged: the results are those of a model that is of no use.
+    """
+    directory = run_context.directory
+    if directory is not None:
+        world.on_rank_zero(directory.complete)
+    for reason in run_context.divergence:
+        if not world.is_rank_zero:
+            raise FirstProcessFailed
+        where = "the run" if directory is None else str(directory.path)
+        raise RunError(f"{where} diverged: {reason}; try a lower --lr, or a longer warm-up")
 
 
 def log_scores(split: str, scores: Mapping[str, float]) -> None:

@@ -94,6 +94,11 @@ class DistributedSettings:
     distributed_backend: str = setting(
         "nccl", "communication library; processes on CPUs always use gloo", affects_result=False
     )
+    distributed_timeout: float = setting(
+        60.0,
+        "minutes to wait for another process, also while rank 0 prepares the data",
+        affects_result=False,
+    )
     ddp_backend: str = setting(
         "apex",
         "both: torch's DistributedDataParallel",

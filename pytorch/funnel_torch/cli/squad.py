@@ -59,6 +59,7 @@ def train_and_predict(settings: SquadSettings, world: DistributedContext) -> Non
     if inputs.train is not None:
         model, scores = train(settings, inputs, inputs.train, world)
     finish(settings, inputs, model, scores, world)
+    runs.close_run(inputs.run, world)
 
 
 def make_factory(settings: SquadSettings) -> Factory:
@@ -100,7 +101,7 @@ def prepare(settings: SquadSettings, world: DistributedContext, seed: int) -> Ru
     )
     config = settings.result_affecting_config()
     config |= {"processes": world.size, "vocabulary": factory.tokenizer.fingerprint}
-    run_context = runs.open_run(settings, config, seed, trains=trains)
+    run_context = runs.open_run(settings, config, seed, world, trains=trains)
     model = factory.load(run_context.checkpoint)
     scorer = make_scorer(settings, factory.tokenizer) if path else None
     train = None

@@ -20,6 +20,7 @@ from funnel.config.geometry import bucket_length
 from funnel.config.model import ModelConfig
 from funnel.features.classification import Features, pad_batch
 from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.interruption import ignore_stop_signals
 from funnel_torch.data.config import BatchConfig
 
 # Examples are sorted by length within pools of this many steps: enough that the lengths in a batch
@@ -201,6 +202,7 @@ class TrainBatches:
                 _StepDataset(self, steps),
                 batch_size=None,
                 num_workers=self._config.num_workers,
+                worker_init_fn=ignore_stop_signals,
                 # The loader draws a seed from its generator; the global one would change dropout.
                 generator=torch.Generator(),
             )

@@ -21,6 +21,7 @@ from funnel.pretraining.dataset import DatasetConfig, MaskedDataset
 from funnel.pretraining.masking import Masker
 from funnel.pretraining.record_index import RecordCollection
 from funnel.utils.errors import ConfigError, FunnelError
+from funnel.utils.interruption import ignore_stop_signals
 from funnel_torch.models.pretraining_batch import PretrainingBatch
 
 logger = logging.getLogger(__name__)
@@ -188,6 +189,7 @@ def _load(parts: _StepDataset, starts: range, config: PretrainBatchConfig) -> It
         num_workers=config.num_workers,
         prefetch_factor=_PREFETCH_STEPS if config.num_workers else None,
         pin_memory=config.pin_memory,
+        worker_init_fn=ignore_stop_signals,
         # The loader draws a seed from its generator; the global one would change the dropout.
         generator=torch.Generator(),
     )

@@ -51,6 +51,7 @@ class FineTuneConfig:
     save_steps: int | None = setting(
         None, "steps between checkpoints; default: one epoch", affects_result=False
     )
+    save_minutes: float = like(TrainerConfig, "save_minutes")
     precision: str = "fp32"
     compile: bool = False
 
@@ -87,4 +88,5 @@ class FineTuneConfig:
             log_steps=max(1, steps_per_epoch // max(1, self.logs_per_epoch)),
             eval_steps=steps_per_epoch if self.eval_steps is None else self.eval_steps,
             save_steps=steps_per_epoch if self.save_steps is None else self.save_steps,
+            save_minutes=self.save_minutes,
         )

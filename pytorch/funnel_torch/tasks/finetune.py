@@ -29,6 +29,7 @@ from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import build_optimizer
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
+from funnel_torch.training.stopping import until_stopped
 from funnel_torch.training.trainer import Progress, RunOutput, Trainer, compiled
 
 logger = logging.getLogger(__name__)
@@ -156,10 +157,14 @@ def predict(
     """
     model.eval()
     plan = evaluation_plan(source.lengths, batch_size, world.rank, world.size)
+    rounds = len(evaluation_plan(source.lengths, batch_size, 0, world.size))
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     with torch.inference_mode(), autocast(world.device, precision):
         for indices in progress_bar(
-            plan, desc="predict", disable=None if world.is_rank_zero else True
+            until_stopped(plan, world, rounds),
+            desc="predict",
+            total=len(plan),
+            disable=None if world.is_rank_zero else True,
         ):
             inputs = as_tensors(source.collate(indices))
             # Without labels the model computes no loss, which is not needed here.

@@ -32,6 +32,7 @@ from funnel_torch.training.optimizer_import import AdamState, load_adam_state
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.pretraining_metrics import SCORE_BINS, score_histogram, summarize
 from funnel_torch.training.rng import seed_everything
+from funnel_torch.training.stopping import raise_if_stopped
 from funnel_torch.training.trainer import Meter, RunOutput, Trainer, TrainerConfig, compiled
 
 PretrainingModel = MLMPretraining | ElectraPretraining
@@ -199,6 +200,7 @@ def evaluate(
     quiet = None if world.is_rank_zero else True
     with torch.no_grad(), autocast(world.device, precision):
         for batch in progress_bar(batches, desc="evaluate", disable=quiet):
+            raise_if_stopped(world)
             output = model(**to_device(model_inputs(model, batch, world.device), world.device))
             # A dummy only takes part in the collective operations of a sharded model.
             if batch.is_dummy:

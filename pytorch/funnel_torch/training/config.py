@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -13,7 +14,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class TrainerConfig:
     """Length, precision and intervals of training, in optimizer steps.
 
-    An interval of 0 means only after the last step.
+    An interval of 0 means only after the last step. ``save_minutes`` adds checkpoints by the clock.
     """
 
     total_steps: int
@@ -22,6 +23,9 @@ class TrainerConfig:
     log_steps: int = 100
     eval_steps: int = 0
     save_steps: int = 0
+    save_minutes: float = setting(
+        15.0, "minutes between further checkpoints; 0: none by the clock", affects_result=False
+    )
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
@@ -29,3 +33,5 @@ class TrainerConfig:
             raise ConfigError(f"precision={self.precision!r}: must be one of {list(PRECISIONS)}")
         if self.total_steps < 1:
             raise ConfigError(f"train_steps={self.total_steps}: must be at least 1")
+        if not self.save_minutes >= 0:
+            raise ConfigError(f"save_minutes={self.save_minutes:g}: must not be negative")

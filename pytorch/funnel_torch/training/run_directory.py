@@ -5,6 +5,7 @@
     metrics.jsonl, events.out.tfevents.*    loss and scores over steps
     best/              the best model so far; best_result.json: its scores
     last/              the newest checkpoint: model, training_state.pt, progress.json
+    .results_pending   exists until the results after training are complete
 
 ``last/`` is replaced atomically, so that model and training state are always of the same step and
 the previous checkpoint survives a kill or a full disk.
@@ -23,8 +24,10 @@ from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
+from funnel.utils.run_lock import check_lock
 
 TRAINING_STATE = "training_state.pt"
+_RESULTS_PENDING = ".results_pending"
 # Files a user may have put there before the run began: output of `tee`, notes.
 _HARMLESS = (".log", ".out", ".err", ".txt", ".md")
 
@@ -48,7 +51,7 @@ class RunDirectory(BaseRunDirectory):
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, "metrics.jsonl", "events.out.tfevents.*", BEST_RESULT),
         *("best", "last", "submit", "test_results.txt", "valid_results.txt", "final_scores.json"),
-        *("predictions.json", "nbest_predictions.json", "null_odds.json"),
+        *("predictions.json", "nbest_predictions.json", "null_odds.json", _RESULTS_PENDING),
     )
 
     def __init__(
@@ -70,7 +73,7 @@ class RunDirectory(BaseRunDirectory):
         self._load_record()
         recover_swap(self.last)
         recover_swap(self.best)
-        if not resume:
+        if not resume and not (self.path / _RESULTS_PENDING).exists():
             self._refuse_finished(self.last / PROGRESS)
 
     @property
@@ -115,10 +118,19 @@ class RunDirectory(BaseRunDirectory):
         if self._write_record(content):
             config.save_net_config(self.path / NET_CONFIG)
 
+    def expect_results(self) -> None:
+        """Do not regard the run as finished before :meth:`complete`, even if training is."""
+        (self.path / _RESULTS_PENDING).touch()
+
+    def complete(self) -> None:
+        """Record that everything after training has been written, too."""
+        (self.path / _RESULTS_PENDING).unlink(missing_ok=True)
+
     def save_last(
         self, save_model: SaveModel, state: Mapping[str, Any], progress: Mapping[str, Any]
     ) -> None:
         """Replace the newest checkpoint."""
+        check_lock(self.path)
         with atomic_directory(self.last) as folder:
             save_model(folder)
             _save_training_state(dict(state), folder / TRAINING_STATE)
@@ -126,6 +138,7 @@ class RunDirectory(BaseRunDirectory):
 
     def save_best(self, save_model: SaveModel, result: Mapping[str, Any]) -> None:
         """Replace the best model and its scores."""
+        check_lock(self.path)
         with atomic_directory(self.best) as folder:
             save_model(folder)
         atomic_write_json(self.path / BEST_RESULT, dict(result))

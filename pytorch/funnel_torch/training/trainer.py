@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from funnel.utils.errors import RunError
+from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, to_device
 from funnel_torch.training.config import TrainerConfig
@@ -30,12 +31,14 @@ from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.run_directory import RunDirectory
 from funnel_torch.training.saving import ModelSaver
+from funnel_torch.training.stopping import EvaluationStopped, StepRequests
 
 logger = logging.getLogger(__name__)
 
 # fp16 starts with a loss scale of 2^16 and skips a step whenever it has to halve it; this many
 # skipped steps in a row mean that training has diverged.
 _MAX_SKIPS_IN_A_ROW = 50
+_SCALING_SKIPS = 10
 
 # Metrics by split. The first metric of the first split selects the best model.
 Scores = Mapping[str, Mapping[str, float]]
@@ -46,7 +49,8 @@ class Progress:
     """Progress of training, saved in checkpoints.
 
     ``loss_sum`` is the sum of the losses of the ``loss_steps`` steps since the last log line.
-    ``best`` holds the scores at ``best_step``.
+    ``best`` holds the scores at ``best_step``. The evaluation after ``step`` is still to be done if
+    ``evaluation_pending``; ``evaluation_is_finite`` is about the loss in the last one.
     """
 
     step: int = 0
@@ -57,6 +61,18 @@ class Progress:
     best_step: int = -1
     best_score: float = math.nan
     best: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluation_pending: bool = False
+    evaluation_is_finite: bool = True
+
+    def divergence(self, precision: str) -> list[str]:
+        """Return how training has ended without a usable model, in words; empty if it has not."""
+        # Loss scaling skips single steps at any time, and several while it looks for the scale.
+        skips = _SCALING_SKIPS if precision == "fp16" else 2
+        if self.skipped == self.step > 0:
+            return ["no step had finite gradients"]
+        if self.skipped_in_a_row >= skips:
+            return [f"the gradients of the last {self.skipped_in_a_row} steps were not finite"]
+        return [] if self.evaluation_is_finite else ["the loss in the evaluation is not finite"]
 
 
 class Meter:
@@ -131,12 +147,26 @@ class Trainer:
         self.output = output or RunOutput()
         self.progress = Progress()
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self._requests = StepRequests(world, config.save_minutes)
 
     def train(self, evaluate: Callable[[], Scores] | None = None) -> Progress:
         """Train from step ``progress.step`` to the last step.
 
-        ``evaluate`` is called in every process, every ``eval_steps`` and after the last step.
+        ``evaluate`` is called in every process, every ``eval_steps`` and after the last step. It
+        may raise EvaluationStopped, and is then called again when the run resumes.
+
+        Raises:
+            Interrupted: a process received a stop signal; a checkpoint of the current step was
+                written. Not raised after the last step.
         """
+        with stop_requests.deferred():
+            if self.progress.evaluation_pending:
+                # Saved in any case, so that it is not repeated once more.
+                self._finish_step(evaluate, _Clock(self.progress.step), save=True)
+            self._train(evaluate)
+        return self.progress
+
+    def _train(self, evaluate: Callable[[], Scores] | None) -> None:
         config, progress, parameters = self.config, self.progress, list(self.model.parameters())
         clock = _Clock(progress.step)
         self.step_model.train()
@@ -152,8 +182,9 @@ class Trainer:
             # Clipping needs the true gradients: fp16 gradients are scaled until here.
             self.scaler.unscale_(self.optimizer)
             total_norm = clip_gradients(parameters, config.clip)
-            # The only point of a step that waits for the GPU: both numbers are fetched together.
-            norm, mean_loss = torch.stack([total_norm, self.world.sum(loss)]).tolist()
+            # The only point of a step that waits for the GPU: all numbers are fetched together.
+            sums = self.world.sum(self._requests.with_loss(loss))
+            norm, mean_loss, stop, save = torch.cat([total_norm[None], sums]).tolist()
             if math.isfinite(norm):
                 scale_gradients(self.optimizer)
                 self.scaler.step(self.optimizer)
@@ -165,14 +196,45 @@ class Trainer:
 
             if self._is_due(config.log_steps):
                 self._log(lr, norm, clock)
-            if evaluate is not None and self._is_due(config.eval_steps):
-                with clock.stopped():
-                    self._update_best(evaluate())
+            self._finish_step(evaluate, clock, stop=stop > 0, save=save > 0)
+
+    def _finish_step(
+        self,
+        evaluate: Callable[[], Scores] | None,
+        clock: _Clock,
+        stop: bool = False,
+        save: bool = False,
+    ) -> None:
+        """Evaluate and save after a step, as far as it is time to; stop if a process was asked to.
+
+        There is little time between the signal and the end: an evaluation waits for the next start.
+        """
+        progress, config = self.progress, self.config
+        progress.evaluation_pending = evaluate is not None and self._is_due(config.eval_steps)
+        with clock.stopped():
+            if progress.evaluation_pending and evaluate is not None and not stop:
+                try:
+                    scores = evaluate()
+                    progress.evaluation_pending = False
+                    self._update_best(scores)
+                except EvaluationStopped:
+                    stop = True
                 self.step_model.train()
-            if self._is_due(config.save_steps):
-                with clock.stopped():
-                    self.save()
-        return progress
+            if stop or save or self._is_due(config.save_steps):
+                self.save()
+        is_finished = progress.step >= config.total_steps and not progress.evaluation_pending
+        if stop and not is_finished:
+            raise Interrupted(self._describe_stop())
+
+    def _describe_stop(self) -> str:
+        directory, cause = self.output.directory, stop_requests.received or "a signal"
+        text = f"stopped by {cause} after step {self.progress.step}/{self.config.total_steps}"
+        if directory is None or self.output.saver is None:
+            return f"{text}; nothing was saved, as this run has no directory"
+        command = "the same command"
+        if directory.overwrites:
+            command += f" without {directory.overwrite_flag}"
+        return f"{text}, which is saved in {directory.last}; {command} resumes there"
 
     def _backward(self, inputs: Mapping[str, Any], weight: float, sync: bool) -> Tensor:
         """Add the gradients of a micro-batch; return its part of the loss of the step.
@@ -239,6 +301,8 @@ class Trainer:
     def _update_best(self, scores: Scores) -> None:
         """Log the scores of an evaluation; save the model if it is the best so far."""
         progress = self.progress
+        losses = [metrics["loss"] for metrics in scores.values() if "loss" in metrics]
+        progress.evaluation_is_finite = all(map(math.isfinite, losses))
         for split, metrics in scores.items():
             self.output.log.log(progress.step, split, **metrics)
             text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -282,9 +346,11 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "random": self.world.gather(get_rng_state(self.world.device)),
         }
-        summary = {"step": progress.step, "total_steps": total, "finished": progress.step >= total}
+        is_finished = progress.step >= total and not progress.evaluation_pending
+        summary = {"step": progress.step, "total_steps": total, "finished": is_finished}
         saver.gather()
         self.world.on_rank_zero(directory.save_last, saver.save, state, summary)
+        self._requests.reset_clock()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state that :meth:`save` wrote; the caller loads the weights of the model.

@@ -52,6 +52,11 @@ class TrainingOptions:
     save_steps: int | None = setting(
         None, "steps between checkpoints; none (or 0): the last step only", affects_result=False
     )
+    save_minutes: float = setting(
+        15.0,
+        "new: minutes between further checkpoints, which only serve to resume; 0: none",
+        affects_result=False,
+    )
     max_save: int = setting(0, "checkpoints kept while training; 0: all", affects_result=False)
     log_freq: int = setting(100, "steps between log lines and summaries", affects_result=False)
     init_global_vars: bool = setting(

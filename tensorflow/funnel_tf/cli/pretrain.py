@@ -132,7 +132,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
     if 0 < evaluation.max_eval_batch < count:
         count = evaluation.max_eval_batch
     score = partial(_score, settings, estimator, input_fn, count)
-    log = MetricsLog(model_dir)
+    log = MetricsLog(model_dir, replaces=settings.run.do_train)
     with _report_corrupt(collection):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()

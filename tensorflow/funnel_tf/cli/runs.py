@@ -18,7 +18,9 @@ from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.tfrecords import ExampleFile
 from funnel.tokenization import Tokenizer
+from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import MetricsLog
+from funnel.utils.run_lock import acquire
 from funnel_tf.cli import configs
 from funnel_tf.cli.programs import FineTuningSettings, TrainingSettings
 from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
@@ -67,11 +69,15 @@ class TrainingJob:
 
 
 def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> RunDirectory:
-    """Return the directory to train in, if it is free for this run; nothing is written yet.
+    """Return the directory to train in, if it is free for this run; only a lock is written yet.
 
     ``more`` is what else decides the result, such as the labels of a task.
+
+    Raises:
+        RunError: the directory belongs to another run, or another process is writing there.
     """
     check_given(model_dir=settings.run.model_dir)
+    acquire(settings.run.model_dir)
     recorded = configs.recorded_settings(settings)
     recorded |= {"vocabulary": tokenizer.fingerprint, **more}
     return RunDirectory(settings.run.model_dir, recorded, overwrite=settings.run.overwrite_run)
@@ -85,6 +91,7 @@ def run_settings(settings: TrainingSettings, seed: int = 0) -> RunSettings:
         train_steps=training.train_steps,
         train_batch_size=training.train_batch_size,
         save_steps=training.save_steps or None,
+        save_minutes=training.save_minutes,
         max_save=training.max_save,
         iterations=devices.iterations,
         log_freq=training.log_freq,
@@ -134,10 +141,15 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
         start_step=first,
         examples_per_step=run.train_batch_size // run.num_hosts,
     )
-    step = train(build_estimator(run, model_fn), job.make_input(order), run)
-    if log is not None:
-        log.close()
-    return step
+    try:
+        return train(build_estimator(run, model_fn), job.make_input(order), run)
+    except Interrupted as stop:
+        if directory.overwrites:
+            raise Interrupted(f"{stop}, without {directory.overwrite_flag}") from None
+        raise
+    finally:
+        if log is not None:
+            log.close()
 
 
 def initial_model(
@@ -188,6 +200,7 @@ def predict_examples(
     """Return the predictions of a checkpoint for the real examples of a file, in their order."""
     estimator = build_estimator(run, make_model_fn(build_graph, run))
     input_fn = example_input([file], InputConfig(is_training=False))
+    stop_requests.check()
     with report_corrupt_records([str(file.path)], file.schema):
         found = predict_all(estimator, input_fn, checkpoint)
     return {name: values[: file.num_real_examples] for name, values in found.items()}
@@ -207,7 +220,7 @@ def evaluate_and_keep(
     """Score all checkpoints and record the best; after training delete those not kept."""
     run, sweep = settings.run, settings.sweep
     folder = run.model_dir or settings.eval_model_dir
-    log = MetricsLog(folder)
+    log = MetricsLog(folder, replaces=run.do_train)
     best = evaluate_all(checkpoints_to_evaluate(settings), evaluate, log)
     log.close()
     write_best(best, folder)

@@ -14,7 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from funnel.utils.errors import ConfigError
+from funnel.utils.interruption import stop_requests
 from funnel.utils.logging import configure_logging
+from funnel.utils.run_lock import release_all
 
 # Distribution by the name it is imported under.
 _INSTALLED_BY_REQUIREMENTS = {
@@ -40,7 +42,11 @@ def run_program(name: str, description: str | None, needs_tensorflow: bool = Tru
         silence_tensorflow(settings.verbose)
     else:
         configure_logging(settings.verbose)
-    import_installed(f"funnel_tf.cli.{name}").run(settings)
+    try:
+        with stop_requests.handled():
+            import_installed(f"funnel_tf.cli.{name}").run(settings)
+    finally:
+        release_all()
 
 
 def parse_command_line(name: str, description: str | None) -> Any:

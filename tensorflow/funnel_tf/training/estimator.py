@@ -18,6 +18,7 @@ import tensorflow.compat.v1 as tf
 
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.utils.errors import ConfigError, RunError
+from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import RunLog
 from funnel_tf.models.initial_model import InitConfig, init_from_checkpoint
 from funnel_tf.models.options import GraphOptions
@@ -25,6 +26,7 @@ from funnel_tf.models.variables import variable_name
 from funnel_tf.training.hooks import CheckpointCheckHook, LoggingHook, build_host_call
 from funnel_tf.training.optimizer import SKIPPED_STEPS, TrainOp, create_train_op, replica_mean
 from funnel_tf.training.run_directory import latest_step
+from funnel_tf.training.saving import DeferStopsHook, SaveHook, read_log_state
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class RunSettings:
         eval_batch_size: in evaluation.
         predict_batch_size: in prediction.
         save_steps: steps between checkpoints; None saves the last step only.
+        save_minutes: minutes between further checkpoints, which only serve to resume; 0: none.
         max_save: number of checkpoints to keep; 0 keeps all.
         iterations: steps per call of a TPU, between which the host gets no results.
         log_freq: steps between log lines.
@@ -72,6 +75,7 @@ class RunSettings:
     eval_batch_size: int = 8
     predict_batch_size: int = 8
     save_steps: int | None = None
+    save_minutes: float = 15.0
     max_save: int = 0
     iterations: int = 1000
     log_freq: int = 100
@@ -88,6 +92,8 @@ class RunSettings:
                 raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps={self.save_steps}: must be at least 1")
+        if not self.save_minutes >= 0:
+            raise ConfigError(f"--save_minutes={self.save_minutes:g}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,8 @@ def _training_spec(
     common = {"mode": tf.estimator.ModeKeys.TRAIN, "loss": loss, "train_op": op.train_op}
     if log is None:
         call = build_host_call(op.step, scalars, settings.model_dir, settings.log_freq)
-        return tf.estimator.tpu.TPUEstimatorSpec(**common, host_call=call)
+        saving = _save_hook(settings)
+        return tf.estimator.tpu.TPUEstimatorSpec(**common, host_call=call, training_hooks=[saving])
     hook = LoggingHook(
         scalars,
         log,
@@ -199,7 +206,20 @@ def _training_spec(
         total_steps=settings.train_steps,
         examples=settings.train_batch_size,
     )
-    return tf.estimator.tpu.TPUEstimatorSpec(**common, training_hooks=[hook])
+    hook.load(read_log_state(settings.model_dir))
+    # The log comes first: a checkpoint implies that the lines up to its step are written.
+    hooks = [hook, _save_hook(settings, hook)]
+    return tf.estimator.tpu.TPUEstimatorSpec(**common, training_hooks=hooks)
+
+
+def _save_hook(settings: RunSettings, log: LoggingHook | None = None) -> SaveHook:
+    return SaveHook(
+        settings.model_dir,
+        every=settings.save_steps,
+        total_steps=settings.train_steps,
+        minutes=settings.save_minutes,
+        log_state=dict if log is None else log.state,
+    )
 
 
 def _training_scalars(
@@ -325,6 +345,8 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
 
     Raises:
         RunError: the loss became NaN.
+        Interrupted: a stop signal arrived; a checkpoint of the current step was written. Not raised
+            after the last step.
     """
     step = latest_step(settings.model_dir)
     if step >= settings.train_steps:
@@ -332,14 +354,23 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
         return step
     if step:
         logger.info("%s: training continues at step %d", settings.model_dir, step)
+    deferral = DeferStopsHook()
     try:
-        estimator.train(input_fn, max_steps=settings.train_steps)
+        estimator.train(input_fn, hooks=[deferral], max_steps=settings.train_steps)
     except tf.train.NanLossDuringTrainingError:
         raise RunError(
             f"{settings.model_dir}: the loss is NaN after step {latest_step(settings.model_dir)}, "
             "the last checkpoint; try a lower --learning_rate, or --skip_nan_grad"
         ) from None
-    return latest_step(settings.model_dir)
+    finally:
+        deferral.close()
+    step = latest_step(settings.model_dir)
+    if stop_requests.received is not None and step < settings.train_steps:
+        raise Interrupted(
+            f"stopped by {stop_requests.received} after step {step}/{settings.train_steps}, which "
+            f"is saved in {settings.model_dir}; the same command resumes there"
+        )
+    return step
 
 
 def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> dict[str, np.ndarray]:

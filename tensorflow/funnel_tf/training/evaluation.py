@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from funnel.utils.files import atomic_write_json
+from funnel.utils.interruption import stop_requests
 from funnel.utils.json_files import read_json_object
 from funnel.utils.logging import RunLog
 from funnel.utils.run_directory import BEST_RESULT
@@ -79,6 +80,7 @@ def evaluate_all(
     """
     best: BestCheckpoint | None = None
     for saved in checkpoints:
+        stop_requests.check()
         scores = evaluate(saved.prefix)
         for split, metrics in scores.items():
             log.log(saved.step, split, **metrics)

@@ -49,7 +49,7 @@ class LoggingHook(tf.train.SessionRunHook):
         self._every, self._total, self._examples = max(1, every), total_steps, examples
         self._step, self._skips_in_a_row = 0, 0
         self._skipped: float | None = None
-        self._losses: list[float] = []
+        self._loss_sum, self._loss_steps = 0.0, 0
         self._since = (0, 0.0)
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
@@ -57,6 +57,15 @@ class LoggingHook(tf.train.SessionRunHook):
         self._step = int(session.run(tf.train.get_global_step(session.graph)))
         self._since = (self._step, time.perf_counter())
         self._skipped = None
+
+    def state(self) -> dict[str, float]:
+        """Return the state since the last log line, for a checkpoint."""
+        return {"loss_sum": self._loss_sum, "loss_steps": self._loss_steps}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """Restore the result of :meth:`state`."""
+        self._loss_sum = float(state.get("loss_sum", 0.0))
+        self._loss_steps = int(state.get("loss_steps", 0))
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
         """Request the scalars."""
@@ -76,7 +85,8 @@ class LoggingHook(tf.train.SessionRunHook):
         self._skips_in_a_row = self._skips_in_a_row + 1 if is_skipped else 0
         self._skipped = skipped
         if math.isfinite(values["loss"]):
-            self._losses.append(values["loss"])
+            self._loss_sum += values["loss"]
+            self._loss_steps += 1
         if self._skips_in_a_row >= _MAX_SKIPS_IN_A_ROW:
             raise RunError(
                 f"step {self._step}: gradients of {self._skips_in_a_row} steps in a row were not "
@@ -84,13 +94,15 @@ class LoggingHook(tf.train.SessionRunHook):
             )
 
     def _report(self, values: dict[str, float]) -> None:
-        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        self._losses = []
+        loss = self._loss_sum / self._loss_steps if self._loss_steps else math.nan
+        self._loss_sum, self._loss_steps = 0.0, 0
         (step, since), now = self._since, time.perf_counter()
         self._since = (self._step, now)
         seconds = max(now - since, 1e-9) / max(1, self._step - step)
         rate = self._examples / seconds
         scalars = values | {"loss": loss, "examples_per_second": round(rate, 2)}
+        if "skipped" in values:
+            scalars["skipped_in_a_row"] = self._skips_in_a_row
         self._log.log(self._step, "train", **scalars)
         shown = [f"{name} {value:.4g}" for name, value in scalars.items() if name in values]
         left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._total - self._step)))

@@ -6,6 +6,7 @@ model.ckpt-STEP.*    checkpoints with optimizer state, as TensorFlow writes them
 metrics.jsonl, events.out.tfevents.*    loss and scores over steps
 best_result.json     name and scores of the best checkpoint
 progress.json        last step, written at the end of the run
+save_state.json      written with every checkpoint: what else is needed to resume
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from funnel.config.model import NET_CONFIG, ModelConfig
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
 from funnel.utils.errors import CheckpointError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
+from funnel.utils.logging import METRICS_FILE, read_metrics
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
 
+SAVE_STATE = "save_state.json"
 _CHECKPOINT = re.compile(r"(.*-(\d+))\.index")
 
 
@@ -49,6 +52,7 @@ class RunDirectory(BaseRunDirectory):
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
+        SAVE_STATE,
     )
 
     def __init__(
@@ -88,9 +92,36 @@ class RunDirectory(BaseRunDirectory):
         write_side_files(metadata, self.path)
 
     def finish(self, step: int, total_steps: int) -> None:
-        """Record the last step, and whether the run is finished."""
+        """Record the last step, and whether the run is finished.
+
+        Raises:
+            RunError: training diverged: the results are those of a model that is of no use.
+        """
         progress = {"step": step, "total_steps": total_steps, "finished": step >= total_steps}
         atomic_write_json(self.path / PROGRESS, progress)
+        if reason := find_divergence(self.path):
+            raise RunError(f"{self.path} diverged: {reason}; try a lower --learning_rate")
+
+
+def find_divergence(model_dir: str | Path) -> str | None:
+    """Return in words how a run has ended without a usable model, from its metrics; None if not."""
+    path = Path(model_dir) / METRICS_FILE
+    rows = read_metrics(path) if path.is_file() else []
+    training = [row for row in rows if row["split"] == "train"]
+    last = training[-1] if training else {}
+    # Single steps may be skipped, if that was asked for.
+    skips = last.get("skipped_in_a_row", 2)
+    if last.get("grad_norm", 0.0) is None and (skips > 1 or last["skipped"] == last["step"]):
+        return f"the gradients of the last steps, up to {last['step']}, were not finite"
+    evaluated = [row for row in rows if row["split"] != "train"]
+    newest = max((row["step"] for row in evaluated), default=0)
+    losses = [row["loss"] for row in evaluated if row["step"] == newest and "loss" in row]
+    return f"the loss in the evaluation of step {newest} is not finite" if None in losses else None
+
+
+def newest_step(model_dir: str | Path) -> int | None:
+    """Return the step of the newest checkpoint of ``model_dir``, None without one."""
+    return latest_step(model_dir) if (Path(model_dir) / STATE_FILE).is_file() else None
 
 
 def latest_step(model_dir: str | Path) -> int:
@@ -133,6 +164,11 @@ def retain(folder: str | Path, steps: Collection[int]) -> list[int]:
     atomic_write_text(folder / STATE_FILE, "\n".join(lines) + "\n")
     deleted = [saved for saved in every if saved.step not in steps]
     for saved in deleted:
-        for file in folder.glob(f"{saved.prefix.name}.*"):
-            file.unlink()
+        delete_checkpoint(folder, saved.prefix.name)
     return [saved.step for saved in deleted]
+
+
+def delete_checkpoint(folder: Path, name: str) -> None:
+    """Delete the files of a checkpoint, its index first: without it, it is no checkpoint."""
+    for file in sorted(folder.glob(f"{name}.*"), key=lambda file: file.suffix != ".index"):
+        file.unlink(missing_ok=True)

@@ -146,3 +146,14 @@ def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.sha256_file(tmp_path / "a") == expected
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path):
+    value = {"a": [float("nan"), np.float64("inf"), 1.5], "b": {"c": (-float("inf"), 2, "x", None)}}
+    files.atomic_write_json(tmp_path / "a.json", value)
+
+    def refuse(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"a": [None, None, 1.5], "b": {"c": [None, 2, "x", None]}}

@@ -160,3 +160,23 @@ def test_console_levels(capsys, verbose, rank):
 def test_progress_is_silent_without_a_terminal(capsys):
     assert list(reporting.progress(range(3), "count")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_a_repeated_evaluation_replaces_its_lines(tmp_path):
+    first = reporting.MetricsLog(tmp_path)
+    for step in (1, 2):
+        first.log(step, "train", loss=1.0)
+    first.log(1, "dev", accuracy=0.1)
+    first.log(1, "dev2", accuracy=0.2)
+    first.close()
+    second = reporting.MetricsLog(tmp_path, replaces=True)
+    second.log(1, "dev", accuracy=0.3)
+    second.log(2, "dev", accuracy=0.4)
+    second.log(2, "dev", accuracy=0.5)  # within one run, every line is kept
+    second.close()
+    rows = reporting.read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["split"]) for row in rows] == [
+        *((1, "train"), (2, "train"), (1, "dev2")),
+        *((1, "dev"), (2, "dev"), (2, "dev")),
+    ]
+    assert rows[3]["accuracy"] == 0.3

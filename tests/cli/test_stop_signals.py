@@ -1,0 +1,87 @@
+"""SIGTERM and SIGUSR1: the step is finished and saved, and the same command resumes bit for bit."""
+
+import json
+import random
+import signal
+
+import pytest
+
+pytest.importorskip("torch")
+
+import classifier_runs
+import pretrain_runs
+from answering_runs import RACE, SQUAD
+from classifier_runs import Zygote, curve, kill_after, steps_done
+
+pytestmark = pytest.mark.slow
+
+MOMENTS = 2
+STOPPED = 143
+
+
+def _classifier(folder, model_dir):
+    settings = {"epochs": 6, "n_log_epoch": 6, "num_workers": 1, "write_prediction": True}
+    return classifier_runs.arguments(folder, model_dir, **settings)
+
+
+def _pretrain(folder, model_dir):
+    return pretrain_runs.arguments(folder, model_dir, train_steps=30, save_steps=20, eval_steps=5)
+
+
+def _race(folder, model_dir):
+    return RACE.arguments(folder, model_dir=folder / model_dir, epochs=6, n_log_epoch=100)
+
+
+def _squad(folder, model_dir):
+    return SQUAD.arguments(folder, model_dir=folder / model_dir, epochs=6, n_log_epoch=100)
+
+
+# Program: how its files are written, and its command line.
+PROGRAMS = {
+    "classifier": (classifier_runs.write_files, _classifier),
+    "pretrain": (pretrain_runs.write_files, _pretrain),
+    "race": (RACE.write, _race),
+    "squad": (SQUAD.write, _squad),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
+    check_stopped_runs(name, tmp_path, MOMENTS)
+
+
+def check_stopped_runs(name, folder, moments, seed=0):
+    """Stop a run of a program at random moments; it must equal the one that was not stopped."""
+    write, arguments = PROGRAMS[name]
+    write(folder)
+    zygote, log = Zygote(name), folder / "log"
+    try:
+        assert zygote.run(arguments(folder, "complete"), log) == 0, log.read_text()
+        complete = curve(folder / "complete")
+        stopped, run = arguments(folder, "stopped"), folder / "stopped"
+        draw = random.Random(seed)
+        for lines in sorted(draw.sample(range(1, len(complete) - 1), moments)):
+            lines = max(lines, steps_done(run) + 1)  # the first run may have gone on a little
+            signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
+            status = kill_after(zygote, stopped, run, lines, log, signals)
+            assert status == STOPPED, log.read_text()
+            check_one_line(log.read_text(), signals[0])
+            assert not (run / ".run.lock").exists()
+        assert zygote.run(stopped, log) == 0, log.read_text()
+    finally:
+        zygote.close()
+    assert curve(run) == complete
+    files = ["last/model.safetensors", "best/model.safetensors", "best_result.json"]
+    files += ["final_scores.json", "test_results.txt"]
+    for file in files:
+        theirs = folder / "complete" / file
+        assert not theirs.exists() or (run / file).read_bytes() == theirs.read_bytes(), file
+    progress = json.loads((run / "last" / "progress.json").read_text())
+    assert progress["finished"]
+
+
+def check_one_line(text, number):
+    """The last line names the signal and the step; there is no traceback."""
+    last = text.strip().splitlines()[-1]
+    assert last.startswith(f"stopped by {number.name} after step "), text
+    assert "the same command resumes" in last and "Traceback" not in text
