@@ -105,6 +105,8 @@ OURS = {
     "optimizer": "adamw",
     "overwrite": False,
     "regression": False,
+    "distributed_timeout": 60.0,
+    "save_minutes": 15.0,
     "save_steps": None,
     "submit_dir": "",
     "test_file": None,
