@@ -21,7 +21,7 @@ tensorflow = import_tensorflow()
 
 from funnel_tf.training.run_directory import retain
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # four starts of TensorFlow
 
 PROGRAM = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / "pretrain.py")
 CANDIDATES = [
