@@ -36,6 +36,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.received: str | None = None
         self._users, self._deferrals = 0, 0
+        self._has_raised = False
 
     @property
     def is_deferring(self) -> bool:
@@ -53,10 +54,16 @@ class StopRequests:
         self._users += 1
         previous: dict[signal.Signals, Any] = {}
         if is_outermost and threading.current_thread() is threading.main_thread():
-            self.received = None
+            self.received, self._has_raised = None, False
             previous = {number: signal.signal(number, self) for number in STOP_SIGNALS}
         try:
             yield
+        except Exception as error:
+            if not self._has_raised:
+                raise
+            # Raised wherever the signal arrives, Interrupted may come out of native code (imports,
+            # TensorFlow's graph) as another exception.
+            raise Interrupted(self._describe()) from error
         finally:
             self._users -= 1
             for number, handler in previous.items():
@@ -78,7 +85,10 @@ class StopRequests:
             Interrupted: a signal has arrived, perhaps while signals were deferred.
         """
         if self.received is not None:
-            raise Interrupted(f"stopped by {self.received}; the same command resumes")
+            raise Interrupted(self._describe())
+
+    def _describe(self) -> str:
+        return f"stopped by {self.received}; the same command resumes"
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; called by the interpreter."""
@@ -86,6 +96,7 @@ class StopRequests:
         if is_first:
             self.received = signal.Signals(number).name
         if is_first and not self.is_deferring:
+            self._has_raised = True
             self.check()
 
 

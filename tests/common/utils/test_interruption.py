@@ -38,6 +38,20 @@ def test_a_signal_raises_once(requests, number):
     _send(signal.SIGTERM)  # until the process has ended
 
 
+def test_a_signal_that_native_code_turns_into_an_error_is_still_a_stop(requests):
+    with pytest.raises(Interrupted, match="SIGTERM"), requests.handled():
+        try:
+            _send(signal.SIGTERM)
+        except Interrupted:
+            raise TypeError from None
+
+
+def test_errors_after_a_recorded_signal_stay_errors(requests):
+    with pytest.raises(TypeError), requests.handled(), requests.deferred():
+        _send(signal.SIGTERM)
+        raise TypeError
+
+
 def test_a_signal_is_recorded_while_deferred(requests):
     with requests.handled():
         with requests.deferred():
