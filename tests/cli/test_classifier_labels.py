@@ -49,8 +49,7 @@ def evaluate(program, trained, data, model, **changes):
     argv = test_arguments(trained, data, model, model_dir=run, **changes)
     assert invoke(program, argv) == 0
     scores = json.loads((run / "final_scores.json").read_text())
-    lines = (run / "test_results.txt").read_text().splitlines()[1:]
-    return scores, [line.split("\t")[1] for line in lines]
+    return scores, (run / "test_results.txt").read_text().splitlines()
 
 
 def test_arguments(trained, data, model, **changes):

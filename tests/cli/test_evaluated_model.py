@@ -67,7 +67,7 @@ def test_without_training_the_head_must_be_in_the_checkpoint(
     changes |= {"init_ckpt_config": None}
     if flag == "test_only":
         argv = arguments(finished, test_only=True, **changes)
-        refuse(classifier, capsys, argv, str(finished / "core"), "model/cola/logit/kernel")
+        refuse(classifier, capsys, argv, str(finished / "core"), "no classification head")
         fresh = {"init_ckpt": finished / "run" / "best", "new_head": True}
         argv = arguments(finished, test_only=True, **(changes | fresh))
         refuse(classifier, capsys, argv, "--new_head")

@@ -36,7 +36,7 @@ def backend(request):
 
 def command(backend, folder, records, run):
     if backend == "torch":
-        changes = {"record_dir": records, "train_steps": 9, "eval_split": None}
+        changes = {"record_dir": records, "train_steps": 60, "eval_split": None}
         return pretrain_runs.arguments(folder, run, loss_type="mlm", **changes)
     flags = {
         "use_tpu": False,
@@ -49,7 +49,7 @@ def command(backend, folder, records, run):
         "seq_len": SEQ_LEN,
         "num_predict": 4,
         "train_batch_size": 4,
-        "train_steps": 9,
+        "train_steps": 60,
     }
     return [f"--{name}={value}" for name, value in flags.items()]
 

@@ -56,8 +56,7 @@ def evaluation_flags(trained, tmp_path, data, **changes):
 
 def read_results(run):
     best = json.loads((run / "best_result.json").read_text())
-    lines = (run / "test_results.txt").read_text().splitlines()[1:]
-    return best["score"], [line.split("\t")[1] for line in lines]
+    return best["score"], (run / "test_results.txt").read_text().splitlines()
 
 
 def test_the_run_names_its_labels_and_needs_no_training_file(program, trained, tmp_path, capsys):
@@ -97,9 +96,6 @@ def test_other_labels_are_refused(program, trained, tmp_path, capsys):
     flags = own_flags(trained, data, **training)
     refuse(program, capsys, flags, "are yes, no", "0, 1; --cls_scope=NAME starts with a fresh")
     assert not (tmp_path / "new").exists()
-    both = {"model_dir": tmp_path / "new", "eval_model_dir": trained / "run", "do_eval": True}
-    flags = own_flags(trained, trained / "own", labels="no,yes", **both)
-    refuse(program, capsys, flags, "labels in another order than this training")
 
 
 def test_training_goes_on_with_the_labels_of_the_model(program, trained, tmp_path, capsys):
@@ -116,10 +112,10 @@ def test_training_goes_on_with_the_labels_of_the_model(program, trained, tmp_pat
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"labels": "yes"}, "labels: should be a list of names"),
-        ({"labels": [0, 1]}, "labels: should be a list of names"),
+        ({"labels": "yes"}, "should be a list of names"),
+        ({"labels": [0, 1]}, "should be a list of names"),
         ({"labels": ["yes", "no", "maybe"]}, "a head of 2 outputs needs as many"),
-        ({"problem_type": ["x"]}, "problem_type: ['x'] is none of"),
+        ({"problem_type": ["x"]}, "problem_type: ['x'] should be a name"),
         ({"problem_type": "multi_label_classification"}, "several labels hold at a time"),
     ],
 )

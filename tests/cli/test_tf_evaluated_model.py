@@ -71,7 +71,7 @@ def test_a_checkpoint_without_head_and_results_of_another_run(program, trained, 
     for file in (trained / "core").glob("model.ckpt.*"):
         shutil.copy(file, lacking / file.name.replace("ckpt", "ckpt-7"))
     flags = classifier_flags(trained, tmp_path / "new", eval_model_dir=lacking, **evaluation)
-    refuse(program, capsys, flags, str(lacking), "missing", "model/cola/logit/kernel")
+    refuse(program, capsys, flags, str(lacking), "no classification head model/cola/logit")
 
     other = classifier_flags(trained, tmp_path / "new", eval_model_dir=tmp_path, **evaluation)
     tensors = load_checkpoint(trained / "run" / "latest").tensors

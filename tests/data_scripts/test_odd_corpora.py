@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from corpus_cases import tiny_tokenizer
-from funnel.features.feature_extraction import read_text
+from funnel.features.feature_inputs import TextSequences
 from funnel.pretraining.create_records import read_documents
 from funnel.tokenization.train_vocab import read_lines
 from funnel.utils.errors import DataError
@@ -49,13 +49,15 @@ def test_vocabularies_records_and_features(tmp_path, pack, end):
     tokenizer = tiny_tokenizer(tmp_path)
     plain = tmp_path / "plain.txt"
     plain.write_text(TEXT, encoding="utf-8")
-    found, expected = (read_text(p, tokenizer, 16).to_dict() for p in (path, plain))
+    found, expected = (
+        next(TextSequences(p, tokenizer, 16).batches(9)).to_dict() for p in (path, plain)
+    )
     assert len(found["input_ids"]) == 4
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
     plain.write_bytes(b"good\n\xff\n")
     with pytest.raises(DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line"):
-        read_text(plain, tokenizer, 16)
+        TextSequences(plain, tokenizer, 16)
 
 
 def test_numbers_of_thousands_of_digits(tmp_path):

@@ -236,7 +236,8 @@ def test_a_file_that_the_runtime_cannot_read(tmp_path, monkeypatch):
         x, y = (onnx.helper.make_tensor_value_info(n, 1, [1]) for n in "xy")
         node = onnx.helper.make_node("NoSuchOperation", ["x"], ["y"])
         graph = onnx.helper.make_graph([node], "g", [x], [y])
-        onnx.save(onnx.helper.make_model(graph, ir_version=8), path)
+        opsets = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
 
     monkeypatch.setattr(export, "_trace", trace)
     with pytest.raises(ExportError, match=r"m\.onnx: not written: .*cannot load.*NoSuchOperation"):

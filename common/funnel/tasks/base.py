@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from funnel.tasks.example_list import ExampleList
 from funnel.tasks.labels import (
     PLACEHOLDER,
     FoundLabels,
@@ -25,6 +24,9 @@ from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.split_report import SplitReport
 from funnel.utils.text import clean_classification_text, join_names
 from funnel.utils.text_files import find_file
+
+if TYPE_CHECKING:
+    from funnel.tasks.example_list import ExampleList
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +207,8 @@ class Task:
             DataError: missing or empty file, missing column, unknown label, too many broken lines,
                 or labels that have not been resolved.
         """
+        from funnel.tasks.example_list import ExampleList  # NumPy, which --help does without
+
         matcher = LabelMatcher(self.known_labels())
         self._check_header(data_dir, split)
         path = self.path(data_dir, split)

@@ -294,8 +294,10 @@ def read_start(settings: ProgramSettings, run_context: RunContext) -> Checkpoint
     """Read the checkpoint from which a run starts or continues; None for random weights."""
     flags = settings.init
     init = InitConfig(checkpoint=flags.init_ckpt, config_path=flags.init_ckpt_config)
-    if run_context.checkpoint is not None:
-        init = InitConfig(checkpoint=str(run_context.checkpoint))
+    if (own := run_context.checkpoint) is not None:
+        # A file of the original has no config of its own next to it.
+        config_path = init.config_path if own.is_file() else ""
+        init = InitConfig(checkpoint=str(own), config_path=config_path)
     return read_initial_checkpoint(init)
 
 
@@ -369,6 +371,9 @@ def train(
     is_best = progress.best_step == progress.step
     if is_best or directory is None or not progress.best:
         return model, progress.best if is_best else {}
+    if run_context.divergence:
+        # The best checkpoint may hold weights that are not finite, which are never loaded.
+        return model, {}
     return factory.load(directory.best).to(world.device), progress.best
 
 

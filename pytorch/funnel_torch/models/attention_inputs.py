@@ -6,8 +6,7 @@ once per layer. :class:`AttentionContext` holds them, :class:`ContextBuilder` ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +55,7 @@ class Sinusoids:
     key_sine_cosine: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class AttentionContext:
     """Everything that an attention layer needs besides the hidden states.
 
@@ -76,6 +75,7 @@ class AttentionContext:
     positions: RelativePositions | Sinusoids | None = None
     segments: tuple[Tensor, Tensor] | None = None
     key_bias: Tensor | None = None
+    _same_segment: Tensor | None = field(default=None, init=False, repr=False)
 
     def row_mask(self, dtype: torch.dtype) -> Tensor:
         """Return 0 in row 0 and 1 elsewhere [Tq, 1].
@@ -84,13 +84,15 @@ class AttentionContext:
         """
         return (torch.arange(self.query_length, device=self.device) > 0).to(dtype)[:, None]
 
-    @cached_property
+    @property
     def same_segment(self) -> Tensor | None:
         """1 where query and key count as one segment [B, Tq, Tk]; None without segment ids.
 
         Computed for the first layer that asks: the fused kernel compares the ids itself.
         """
-        return None if self.segments is None else _same_segment(*self.segments)
+        if self._same_segment is None and self.segments is not None:
+            self._same_segment = _same_segment(*self.segments)
+        return self._same_segment
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,6 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         task = take_labels(task, head, data_dir)
     elif initial := find_initial_head(settings, directory, scope):
         task = take_labels(task, initial, data_dir, "" if directory.step else _NEW_SCOPE)
-    if directory is not None and settings.eval_model_dir:
-        check_evaluated_run(settings, task, scope)
     companion = find_companion(task, data_dir) if chosen.do_submit else None
     files = load_records(settings, task, tokenizer, companion)
     other = None if companion is None else companion[0]
@@ -116,8 +114,7 @@ def find_trained_head(settings: ClassifierSettings, scope: str) -> tuple[str, Sa
     Raises:
         CheckpointError: there is no checkpoint, or it has no such head.
     """
-    folder = settings.eval_model_dir or settings.run.model_dir or ""
-    prefix = saved_steps(folder)[-1].prefix
+    prefix = runs.trained_checkpoint(settings)
     heads = read_heads(prefix)
     # Unless a scope is asked for, the only head is meant, whatever the task was called in training.
     if scope not in heads and len(heads) == 1 and not settings.classification.cls_scope:
@@ -129,23 +126,6 @@ def find_trained_head(settings: ClassifierSettings, scope: str) -> tuple[str, Sa
             "--cls_scope names the scope it was trained with"
         )
     return scope, heads[scope]
-
-
-def check_evaluated_run(settings: ClassifierSettings, task: Task, scope: str) -> None:
-    """Check that a run which is evaluated during the training of another has the same labels.
-
-    Raises:
-        ConfigError: it has others, or in another order.
-    """
-    folder, own = Path(settings.eval_model_dir), Path(settings.run.model_dir or "")
-    if folder.resolve() == own.resolve():
-        return
-    _, head = find_trained_head(settings, scope)
-    if take_labels(task, head).labels != task.labels:
-        raise ConfigError(
-            f"--eval_model_dir={folder}: has its labels in another order than this training; "
-            "evaluate it without --do_train"
-        )
 
 
 def find_initial_head(

@@ -246,6 +246,19 @@ def saved_checkpoints(
         raise CheckpointError(f"{error}; {hint}") from None
 
 
+def trained_checkpoint(settings: FineTuningSettings) -> Path:
+    """Return a checkpoint of the run to evaluate; with --eval_wait the first one to come.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder, wait = settings.eval_model_dir or settings.run.model_dir or "", settings.sweep.eval_wait
+    if wait > 0 and not settings.run.do_train:
+        last = settings.training.train_steps
+        return next(iter(wait_for_steps(folder, -1, 10**9, last, wait))).prefix
+    return saved_checkpoints(settings, folder)[-1].prefix
+
+
 class _ReopenedLog:
     """Writes to the log of a run that trains in another process, which may replace the files."""
 
