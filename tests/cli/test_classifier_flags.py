@@ -105,6 +105,7 @@ OURS = {
     "optimizer": "adamw",
     "overwrite": False,
     "regression": False,
+    "attention": "auto",
     "distributed_timeout": 60.0,
     "save_minutes": 15.0,
     "save_steps": None,

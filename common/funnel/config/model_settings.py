@@ -11,6 +11,8 @@ from funnel.config.settings import setting
 from funnel.utils.errors import ConfigError
 
 _HEAD_WIDTH = 64  # of the sizes that `model_size` names
+# How attention layers compute their scores on a GPU; the first one is the default.
+ATTENTION_KERNELS = ("auto", "fused", "sdpa")
 
 
 @dataclass(frozen=True)

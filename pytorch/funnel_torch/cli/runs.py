@@ -32,6 +32,7 @@ from funnel.utils.run_lock import acquire, release_all
 from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
+from funnel_torch.models.attention import choose_attention
 from funnel_torch.models.initial_model import (
     InitConfig,
     build_model,
@@ -166,6 +167,8 @@ class ModelFactory(Generic[Model]):
         max_length: longest sequence they will read.
         arguments: keyword arguments of ``head``, e.g. ``num_labels``.
         int8: quantize the linear layers.
+        attention: how attention is computed, see
+            :func:`funnel_torch.models.attention.choose_attention`.
     """
 
     head: type[Model]
@@ -174,6 +177,7 @@ class ModelFactory(Generic[Model]):
     max_length: int
     arguments: Mapping[str, Any]
     int8: bool = False
+    attention: str = "auto"
 
     def read_initial(self, with_optimizer: bool) -> Checkpoint | None:
         """Read the initial checkpoint, to pass it to :meth:`load`; None for random weights."""
@@ -193,6 +197,7 @@ class ModelFactory(Generic[Model]):
         model = build_model(
             self.head, init, self.tokenizer, self.max_length, initial, **self.arguments
         )
+        choose_attention(model, self.attention)
         return quantize_int8(model.eval()) if self.int8 else model
 
     def saver(self, model: Model, sharded: ShardedModel | None = None) -> ModelSaver:
@@ -228,7 +233,7 @@ def make_factory(
         labels=labels,
         complete=not settings.trains,
     )
-    return ModelFactory(head, tokenizer, init, max_length, arguments, device.int8)
+    return ModelFactory(head, tokenizer, init, max_length, arguments, device.int8, device.attention)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from funnel.cli.flags import check_at_least_one
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.model import ModelConfig
-from funnel.config.model_settings import ModelSettings
+from funnel.config.model_settings import ATTENTION_KERNELS, ModelSettings
 from funnel.config.settings import group, result_affecting_config, setting
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.json_files import read_json_object
@@ -74,6 +74,13 @@ class DeviceSettings:
     )
     compile: bool = setting(False, "torch.compile the training step")
     int8: bool = setting(False, "8-bit linear layers; evaluation on a CPU")
+    attention: str = setting(
+        ATTENTION_KERNELS[0],
+        "fused: a GPU kernel without a matrix of scores, in half precision; sdpa: PyTorch's; auto: "
+        "fused where it applies",
+        choices=ATTENTION_KERNELS,
+        affects_result=False,
+    )
 
     @property
     def precision(self) -> str:

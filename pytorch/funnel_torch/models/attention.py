@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from funnel.config.geometry import RelativeRange
 from funnel.config.model import ModelConfig
+from funnel.config.model_settings import ATTENTION_KERNELS
 from funnel.utils.errors import ConfigError
 from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.dropout import Dropout
@@ -38,7 +39,6 @@ from funnel_torch.kernels.fused_attention import (
 from funnel_torch.kernels.linear import Linear, is_autocast_enabled, linear
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
-ATTENTION_KERNELS = ("auto", "fused", "sdpa")
 # Row blocks of the packed query, key and value matrix that are multiplied together.
 _PARTS = {"qkv": slice(0, 3), "q": slice(0, 1), "kv": slice(1, 3)}
 # A shared layer at the start of a block alternates between two sets of relative embeddings.
@@ -112,7 +112,7 @@ class RelativeAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         # "auto", "fused" or "sdpa"; see choose_attention.
-        self.attention_kernel = "auto"
+        self.attention_kernel = ATTENTION_KERNELS[0]
         # Replacements of qkv_weight, by part; see convert_linears.
         self.converted: nn.ModuleDict | None = None
         self._projections: dict[tuple, Tensor] = {}
