@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 from funnel.cli.flags import make_parser, parse_settings
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli import multigpu, runs
+from funnel_torch.cli import multigpu, processes
 from funnel_torch.cli.classifier_settings import ClassifierSettings
 
 # The shared parser of the original classifier.py and multigpu_classifier.py, with its defaults.
@@ -198,18 +198,18 @@ def _parse(*argv):
 
 def test_process_comes_from_the_launcher_or_the_flags():
     settings = _parse()
-    assert runs.distributed_config(settings, {}).world_size == 1
+    assert processes.distributed_config(settings, {}).world_size == 1
     launched = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
-    place = runs.distributed_config(settings, launched)
+    place = processes.distributed_config(settings, launched)
     assert (place.rank, place.world_size, place.device_id) == (5, 8, 1)
-    cpu = runs.distributed_config(_parse("--device_id=-1"), launched)
+    cpu = processes.distributed_config(_parse("--device_id=-1"), launched)
     assert cpu.device_id == -1
     given = _parse("--distributed_world_size=2", "--distributed_rank=1")
-    place = runs.distributed_config(given, {})
+    place = processes.distributed_config(given, {})
     assert (place.rank, place.world_size) == (1, 2)
     assert place.init_method == "tcp://127.0.0.1:11111"
     with pytest.raises(ConfigError, match="RANK"):
-        runs.distributed_config(settings, {"RANK": "x", "WORLD_SIZE": "2"})
+        processes.distributed_config(settings, {"RANK": "x", "WORLD_SIZE": "2"})
 
 
 def test_apex_levels_and_backends_in_any_spelling():

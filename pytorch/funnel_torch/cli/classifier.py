@@ -21,7 +21,7 @@ from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, DataError
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import runs
+from funnel_torch.cli import processes, runs
 from funnel_torch.cli.classifier_settings import ClassifierSettings
 from funnel_torch.data.batching import SequenceSource
 from funnel_torch.models.heads import FunnelForSequenceClassification
@@ -61,8 +61,8 @@ class RunInputs:
 
 def run(settings: ClassifierSettings) -> None:
     """Fine-tune, evaluate and predict in this process, one of several perhaps."""
-    with runs.start_processes(settings) as world:
-        seed = runs.common_seed(settings, world)
+    with processes.start_processes(settings) as world:
+        seed = processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
         scores: Scores = {}

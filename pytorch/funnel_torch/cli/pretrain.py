@@ -14,7 +14,7 @@ from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import finite_json
-from funnel_torch.cli import runs
+from funnel_torch.cli import processes, runs
 from funnel_torch.cli.pretrain_settings import PretrainSettings
 from funnel_torch.data.pretraining_loader import (
     PretrainBatchConfig,
@@ -54,8 +54,8 @@ class RunInputs:
 
 def run(settings: PretrainSettings) -> None:
     """Train or evaluate in this process, one of several perhaps."""
-    with runs.start_processes(settings) as world:
-        seed = runs.common_seed(settings, world)
+    with processes.start_processes(settings) as world:
+        seed = processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         if settings.trains:
             train(settings, inputs, world)

@@ -8,7 +8,7 @@ from pathlib import Path
 from funnel.features.race import RaceFeatures, encode_race
 from funnel.tasks.race import read_race
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import runs
+from funnel_torch.cli import processes, runs
 from funnel_torch.cli.race_settings import RaceSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForMultipleChoice
@@ -30,8 +30,8 @@ class RunInputs:
 
 def run(settings: RaceSettings) -> None:
     """Train and evaluate in this process, one of several perhaps."""
-    with runs.start_processes(settings) as world:
-        task, seed = settings.task, runs.common_seed(settings, world)
+    with processes.start_processes(settings) as world:
+        task, seed = settings.task, processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
         known: Scores = {}

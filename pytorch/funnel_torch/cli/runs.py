@@ -1,16 +1,13 @@
-"""Building blocks of the PyTorch programs: start of the processes, run directory, model, training.
+"""Building blocks of the PyTorch programs: run directory, model, training.
 
 A program adds its task: its settings, the sources of its batches and the scores of its outputs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,11 +21,9 @@ from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError, RunError
-from funnel.utils.interruption import Interrupted, stop_requests
-from funnel.utils.logging import MetricsLog, NullLog, RunLog, configure_logging
-from funnel.utils.main import TERMINATED, USER_ERROR
+from funnel.utils.logging import MetricsLog, NullLog, RunLog
 from funnel.utils.run_directory import refuse_foreign_results
-from funnel.utils.run_lock import acquire, release_all
+from funnel.utils.run_lock import acquire
 from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
@@ -41,10 +36,8 @@ from funnel_torch.models.initial_model import (
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune
 from funnel_torch.training.distributed import (
-    DistributedConfig,
     DistributedContext,
     FirstProcessFailed,
-    start,
 )
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.rng import seed_everything
@@ -56,76 +49,6 @@ from funnel_torch.training.trainer import RunOutput, Scores
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PretrainedModel)
-
-
-@contextlib.contextmanager
-def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
-    """Set up logging, stop signals, and the communication of this process with the others.
-
-    A process exits with the code of a user error if the first one met a user error and reports it.
-    The locks that the run holds are released at the end.
-    """
-    process = distributed_config(settings, os.environ)
-    log_rank = 0 if settings.distributed.log_all_processes else process.rank
-    configure_logging(settings.run.verbose, log_rank)
-    try:
-        with stop_requests.handled(), start(process) as world:
-            log_notices(settings, world.size)
-            yield world
-    except FirstProcessFailed:
-        sys.exit(USER_ERROR)
-    except Interrupted:
-        if process.rank == 0:
-            raise
-        sys.exit(TERMINATED)
-    finally:
-        release_all()
-
-
-def distributed_config(
-    settings: ProgramSettings, environment: Mapping[str, str]
-) -> DistributedConfig:
-    """Return the place of this process: from the launcher's ``environment``, else from the flags.
-
-    Raises:
-        ConfigError: the launcher's variables are not numbers.
-    """
-    flags, device_id = settings.distributed, settings.device.device_id
-    backend = flags.distributed_backend
-    if "RANK" not in environment or "WORLD_SIZE" not in environment:
-        address = flags.distributed_init_method or f"tcp://127.0.0.1:{flags.distributed_port}"
-        size = flags.distributed_world_size or 1
-        return DistributedConfig(
-            flags.distributed_rank, size, device_id, backend, address, flags.distributed_timeout
-        )
-    try:
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local_rank = int(environment.get("LOCAL_RANK", rank))
-    except ValueError as error:
-        raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK: {error}") from None
-    own_device = device_id if device_id < 0 or size == 1 else local_rank
-    return DistributedConfig(
-        rank, size, own_device, backend, timeout_minutes=flags.distributed_timeout
-    )
-
-
-def log_notices(settings: ProgramSettings, processes: int) -> None:
-    """Log which flags of the original have another meaning here."""
-    device = settings.device
-    if device.fp16 and device.amp_opt == "O0":
-        logger.info("--amp_opt=O0: no mixed precision, --fp16 has no effect")
-    elif device.fp16:
-        logger.info("--fp16: native mixed precision; --amp_opt=%s is ignored", device.amp_opt)
-    if processes > 1 and settings.distributed.ddp_backend == "apex":
-        logger.info("--ddp_backend=apex: torch's DistributedDataParallel is used")
-    if settings.run.log_path:
-        logger.info("--log_path is unused: logs are in --model_dir")
-
-
-def common_seed(settings: ProgramSettings, world: DistributedContext) -> int:
-    """Return --seed, else one that all processes draw together."""
-    seed = settings.run.seed
-    return world.broadcast(secrets.randbelow(2**31) if seed is None else seed)
 
 
 def load_tokenizer(

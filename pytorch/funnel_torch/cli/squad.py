@@ -16,7 +16,7 @@ from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import runs
+from funnel_torch.cli import processes, runs
 from funnel_torch.cli.squad_settings import SquadSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import Outputs, predict
@@ -42,7 +42,7 @@ class RunInputs:
 
 def run(settings: SquadSettings) -> None:
     """Fill the cache, let an ensemble answer, or train and predict, in this process."""
-    with runs.start_processes(settings) as world:
+    with processes.start_processes(settings) as world:
         if split := settings.cache.prepro_split:
             world.on_rank_zero(preprocess, settings, split)
         elif settings.ensemble.do_ensemble:
@@ -53,7 +53,7 @@ def run(settings: SquadSettings) -> None:
 
 def train_and_predict(settings: SquadSettings, world: DistributedContext) -> None:
     """Train if asked to, and predict if asked to."""
-    seed = runs.common_seed(settings, world)
+    seed = processes.common_seed(settings, world)
     inputs = world.rank_zero_first(prepare, settings, world, seed)
     model = inputs.model.to(world.device)
     scores: Scores = {}
