@@ -176,7 +176,8 @@ def test_peak_memory_is_that_of_the_case():
         pytest.skip("no /proc here")
     # 64 MiB for a moment, in a call that makes them.
     prepare = functools.partial(functools.partial, operator.mul, b"x", 64 << 20)
-    assert timing.peak_memory(prepare) >> 20 in (64, 65)
+    # Pages that the interpreter frees meanwhile make it some kilobytes less.
+    assert 63 << 20 < timing.peak_memory(prepare) < 66 << 20
 
 
 def test_make_bench_runs_what_there_is():
