@@ -1,11 +1,10 @@
 """convert.py, ckpt_to_pt.py and modify_ckpt.py as a user runs them, from another directory."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import program_server
 from checkpoint_cases import TINY, VARIANTS, assert_same, flip, random_checkpoint, with_slots
 from funnel.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from funnel.formats.tensor_bundle import TFCheckpoint
@@ -15,8 +14,7 @@ FULL = ("mlm", "discriminator", "generator")
 
 
 def _run(program, *flags, cwd):
-    command = [sys.executable, str(ROOT / program), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return program_server.run([ROOT / program, *flags], cwd=cwd)
 
 
 def _run_well(program, *flags, cwd):

@@ -5,11 +5,10 @@ config of the released layout, which describes the encoder only.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+import program_server
 from checkpoint_cases import assert_same, random_checkpoint
 from classifier_runs import write_files
 from funnel.checkpoints import load_checkpoint, save_checkpoint
@@ -39,8 +38,7 @@ def _convert(folder):
 
 
 def _run(program, *flags, cwd):
-    command = [sys.executable, str(ROOT / "pytorch" / program), *flags]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = program_server.run([ROOT / "pytorch" / program, *flags], cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

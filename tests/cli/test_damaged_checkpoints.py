@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+import program_server
 from checkpoint_cases import TINY, random_checkpoint
 from funnel.checkpoints import save_checkpoint
 from repo_layout import ROOT
@@ -43,9 +42,8 @@ def test_one_line_and_status_2(tmp_path, backend, damage):
         pytest.skip(f"{needed} is not installed")
     told = damage(tmp_path / "m", random_checkpoint(TINY, ("mlm",)))
     np.savez(tmp_path / "ids.npz", input_ids=np.ones((2, 9), np.int64))
-    command = [sys.executable, str(ROOT / backend / "extract_features.py"), "--model=m"]
-    command += ["--ids=ids.npz", "--output=out.npz"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    flags = ("--model=m", "--ids=ids.npz", "--output=out.npz")
+    done = program_server.run([ROOT / backend / "extract_features.py", *flags], cwd=tmp_path)
     assert done.returncode == 2, (done.returncode, done.stderr)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and told in errors[0]
@@ -55,7 +53,7 @@ def test_one_line_and_status_2(tmp_path, backend, damage):
 def test_a_path_too_long_for_the_file_system(tmp_path):
     program = ROOT / "pytorch" / "extract_features.py"
     save_checkpoint(random_checkpoint(TINY), tmp_path / "m", "hf")
-    command = [sys.executable, str(program), "--model=m", "--ids=ids.npz", "--output=" + "x" * 300]
+    command = [program, "--model=m", "--ids=ids.npz", "--output=" + "x" * 300]
     np.savez(tmp_path / "ids.npz", input_ids=np.ones((1, 9), np.int64))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    done = program_server.run(command, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr

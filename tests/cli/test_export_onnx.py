@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+import program_server
 import readme_commands
 import repo_layout
 from funnel.config.model import ModelConfig
@@ -34,10 +33,7 @@ CONFIG = ModelConfig(
 def run(command, cwd, status=0):
     roots = [str(repo_layout.ROOT / "common"), str(repo_layout.ROOT / "pytorch")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = program_server.run(command, cwd=cwd, env=environment)
     assert done.returncode == status, done.stderr
     return done
 

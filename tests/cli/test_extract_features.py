@@ -1,12 +1,11 @@
 """``extract_features.py`` end to end, and its errors for bad input."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import program_server
 from funnel.config.model import ModelConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -24,8 +23,7 @@ CONFIG = ModelConfig(
 
 
 def run(*flags, status=0):
-    command = [sys.executable, str(PROGRAM), "--device_id=-1", *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = program_server.run([PROGRAM, "--device_id=-1", *flags])
     assert done.returncode == status, done.stderr
     return done
 

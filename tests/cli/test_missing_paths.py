@@ -1,11 +1,10 @@
 """A checkpoint that does not exist is what every program reports first, with where to get it."""
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 
+import program_server
 from checkpoint_cases import TINY, random_checkpoint
 from funnel.checkpoints import save_checkpoint
 from repo_layout import ROOT
@@ -36,8 +35,7 @@ def _fail(program, flags, cwd):
     needed = "torch" if program.startswith("pytorch/") else "absl"
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
-    command = [sys.executable, str(ROOT / program), *flags]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=180)
+    done = program_server.run([ROOT / program, *flags], cwd=cwd)
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: "), done.stderr

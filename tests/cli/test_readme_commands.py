@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import program_server
 import readme_commands
 import repo_layout
 
@@ -22,8 +23,7 @@ FLAG = re.compile(r"(?<![\w-])--\w[\w-]*")
 @functools.cache
 def _list_flags(program):
     """Return the flags in a program's help; flags hidden from it are not documented ones."""
-    command = [sys.executable, str(repo_layout.ROOT / program), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = program_server.run([repo_layout.ROOT / program, "--help"])
     assert done.returncode == 0, done.stderr
     return set(FLAG.findall(done.stdout))
 
@@ -111,14 +111,7 @@ def released(tmp_path):
 def test_python_example_runs(released):
     (code,) = readme_commands.blocks(repo_layout.ROOT / "README.md", "python")
     code += "print(tuple(output.last_hidden_state.shape), len(ids))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=released.parents[1],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = program_server.run(["-c", code], cwd=released.parents[1], env=_environment())
     assert done.returncode == 0, done.stderr
     shape, length = done.stdout.rsplit(" ", 1)
     assert shape == f"(1, {int(length)}, 16)"
@@ -129,10 +122,8 @@ def test_conversion_example_runs(released):
     lines = readme_commands.shell_lines(repo_layout.ROOT / "README.md")
     (line,) = [line for line in lines if "convert.py" in line and "--to=hf" in line]
     words = line.split()
-    command = [sys.executable, str(repo_layout.ROOT / words[1]), *words[2:]]
-    done = subprocess.run(
-        command, cwd=released.parents[1], capture_output=True, text=True, check=False
-    )
+    command = [repo_layout.ROOT / words[1], *words[2:]]
+    done = program_server.run(command, cwd=released.parents[1])
     assert done.returncode == 0, done.stderr
     assert (released.parents[1] / "funnel-b4" / "model.safetensors").is_file()
 

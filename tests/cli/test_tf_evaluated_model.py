@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
+import program_server
 from classifier_runs import invoke, refuse, write_files
 from funnel.checkpoints import load_checkpoint
 from funnel.formats.tensor_bundle import write_tf_checkpoint
@@ -111,9 +110,7 @@ def test_evaluation_that_waits_for_a_trainer(program, trained, tmp_path, capsys)
     refuse(program, capsys, classifier_flags(trained, run, **evaluation), "no checkpoint", "wait=")
     flags = classifier_flags(trained, run, **evaluation, eval_wait=300)
     log = tmp_path / "evaluator.log"
-    with open(log, "w") as stream:
-        command = [sys.executable, str(TENSORFLOW / "classifier.py"), *flags]
-        evaluator = subprocess.Popen(command, stdout=stream, stderr=stream)
+    evaluator = program_server.start([TENSORFLOW / "classifier.py", *flags], log)
     try:
         assert invoke(program, classifier_flags(trained, run, save_steps=2)) == 0
         assert evaluator.wait(timeout=400) == 0, log.read_text()

@@ -1,11 +1,9 @@
 """`tensorflow/extract_features.py`: the arrays of the PyTorch program, for any checkpoint."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+import program_server
 import repo_layout
 from funnel.checkpoints import load_checkpoint, save_checkpoint
 from funnel.config.model import ModelConfig
@@ -27,8 +25,7 @@ CONFIG = ModelConfig(
 
 def run(*flags, status=0):
     program = repo_layout.ROOT / "tensorflow" / "extract_features.py"
-    command = [sys.executable, str(program), "--device_id=-1", *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = program_server.run([program, "--device_id=-1", *flags])
     assert done.returncode == status, done.stderr
     return done
 
@@ -90,9 +87,9 @@ def test_selected_and_pooled_outputs_are_those_of_pytorch(checkpoints, tmp_path)
     run("--model", checkpoints / "hf", "--text", tmp_path / "lines.txt", *flags,
         "--output", tmp_path / "tf.npz")  # fmt: skip
     program = repo_layout.ROOT / "pytorch" / "extract_features.py"
-    command = [sys.executable, program, "--device_id=-1", "--model", checkpoints / "hf", "--text",
-               tmp_path / "lines.txt", *flags, "--output", tmp_path / "torch.npz"]  # fmt: skip
-    subprocess.run(list(map(str, command)), check=True, timeout=280)
+    source = ("--model", checkpoints / "hf", "--text", tmp_path / "lines.txt")
+    command = [program, "--device_id=-1", *source, *flags, "--output", tmp_path / "torch.npz"]
+    program_server.run(command).check_returncode()
     found, expected = np.load(tmp_path / "tf.npz"), np.load(tmp_path / "torch.npz")
     assert found.files == expected.files == ["hidden_2", "decoder", "summary"]
     for name in found.files:

@@ -1,11 +1,8 @@
 """Two runs that are started together in one directory: one wins, the other says so in one line."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
+import program_server
 from classifier_runs import Zygote, arguments, curve, write_files
 
 pytestmark = pytest.mark.slow
@@ -56,13 +53,10 @@ def test_one_of_two_tensorflow_runs_wins(tmp_path):
 def check_tensorflow(folder, program, flags, times):
     """Start two runs of TensorFlow's classifier together, several times."""
     write_files(folder)
-    environment, logs = {**os.environ, "OMP_NUM_THREADS": "1"}, [folder / "log-0", folder / "log-1"]
+    logs = [folder / "log-0", folder / "log-1"]
     for number in range(times):
-        command = [sys.executable, str(program), *flags(folder, f"run-{number}", do_eval=True)]
-        processes = []
-        for log in logs:
-            with open(log, "wb") as stream:
-                processes.append(subprocess.Popen(command, stderr=stream, env=environment))
+        command = [program, *flags(folder, f"run-{number}", do_eval=True)]
+        processes = [program_server.start(command, log) for log in logs]
         statuses = [process.wait(400) for process in processes]
         _check_loser(statuses, logs)
         rows = [(row["step"], row["split"]) for row in curve(folder / f"run-{number}")]

@@ -1,21 +1,21 @@
 """A tiny task, vocabulary and model for tests of the fine-tuning programs, and ways to run them."""
 
-import importlib
 import importlib.util
 import json
 import os
 import random
-import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+import program_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYTORCH = REPOSITORY / "pytorch"
 _SPECIAL = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
 _WORDS = ("good", "bad", "film", "the", "a", "plot", "very", "not", "##s", "one", "two", "cat")
+_DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _PRETRAINING_CLOCK = ("tokens_per_second", "tflops_per_device", "input_wait_seconds")
 _CONFIG = {
     "vocab_size": len(_SPECIAL) + len(_WORDS),
@@ -123,46 +123,37 @@ def refuse(program, capsys, argv, *words):
 
 
 class Zygote:
-    """A process that has imported a program and forks a child per run: no import time per run.
-
-    Children are real processes of their own, to be killed.
-    """
+    """Runs of one program as processes of their own, to be killed; see ``program_server``."""
 
     def __init__(self, program):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            environment.pop(name, None)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        self._program = PYTORCH / f"{program}.py"
+        self._started = {}
 
     def start(self, argv, log, file_limit=None):
         """Begin a run; its process id. stdout and stderr go to the file `log`.
 
         No file can grow beyond `file_limit` bytes: what a full disk feels like.
         """
-        return self._ask({"argv": argv, "log": str(log), "file_limit": file_limit})
+        environment = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED}
+        environment["OMP_NUM_THREADS"] = "1"
+        process = program_server.start(
+            [self._program, *argv], log, env=environment, file_limit=file_limit
+        )
+        self._started[process.pid] = process
+        return process.pid
 
     def wait(self, pid):
         """The exit status of a run, negative for a signal."""
-        return self._ask({"wait": pid})
+        return self._started.pop(pid).wait()
 
     def run(self, argv, log, file_limit=None):
         """Begin a run and wait for it."""
         return self.wait(self.start(argv, log, file_limit))
 
     def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _ask(self, command):
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        """End the runs that are left."""
+        for process in self._started.values():
+            process.kill()
 
 
 def steps_done(model_dir):
@@ -184,56 +175,3 @@ def kill_after(zygote, argv, model_dir, lines, log, signals=(signal.SIGKILL,)):
     for number in signals:
         os.kill(pid, number)
     return zygote.wait(pid)
-
-
-def _serve(program):
-    module = load_program(program)
-    from funnel.utils.main import run_main
-
-    _import_what_runs_import_late(program)
-
-    for line in sys.stdin:
-        command = json.loads(line)
-        if "wait" in command:
-            answer = os.waitstatus_to_exitcode(os.waitpid(command["wait"], 0)[1])
-        else:
-            answer = os.fork()
-            if answer == 0:
-                _child(module, run_main, command)
-        print(json.dumps(answer), flush=True)
-
-
-def _import_what_runs_import_late(program):
-    importlib.import_module(f"funnel_torch.cli.{program}")
-    import sklearn.metrics
-    import tensorboard.summary.writer.record_writer
-
-    del sklearn, tensorboard
-
-
-def _child(module, run, command):
-    output = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    if command["file_limit"]:
-        limit = command["file_limit"]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.argv = [module.__file__, *command["argv"]]
-    status = 1
-    try:
-        run(module.main)
-        status = 0
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1])

@@ -1,8 +1,6 @@
 """classifier.py on two logical CPU devices: the same losses and weights as on one."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
+import program_server
 import repo_layout
 from classifier_runs import write_files
 from funnel.formats.tensor_bundle import TFCheckpoint
@@ -55,12 +54,9 @@ def test_two_devices_train_to_the_losses_of_one(tmp_path):
     )
     roots = ("common", "tensorflow", "tests/support")
     path = ":".join(str(repo_layout.ROOT / root) for root in roots)
-    done = subprocess.run(
-        [sys.executable, "-c", _ON_DEVICES, *one, "--", *two],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    command = ["-c", _ON_DEVICES, *one, "--", *two]
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = program_server.run(command, env=environment, backend="tensorflow")
     assert done.returncode == 0, done.stderr
     rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in "12"]
     for metric in ("loss", "grad_norm", "lr", "skipped"):

@@ -8,12 +8,10 @@ as a TPU does), that all shapes are static, and that the step compiled by XLA fo
 losses and gradients of the plain graph.
 """
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+import program_server
 from funnel.checkpoints.names import expected_shapes
 from funnel.config.heads import PretrainingConfig
 from funnel.config.model import ModelConfig
@@ -132,7 +130,7 @@ def test_operations_and_shapes(build):
         inside = [op for op in graph.get_operations() if "_tpu_replicate" in op.node_def.attr]
     assert len(inside) > 1000
     # In another process: after a session has run, the list may be incomplete.
-    listed = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True)
+    listed = program_server.run(["-c", REGISTRY], backend="tensorflow")
     known = set(listed.stdout.split())
     assert len(known) > 300, listed.stderr
     assert {op.type for op in inside} - known - FRAME == set()
