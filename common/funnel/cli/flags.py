@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any, NoReturn, TypeVar
 
+from funnel.cli.command import fill_in
 from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 
@@ -31,7 +32,7 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(
             usage="%(prog)s [--flag=value ...]",
-            description=description,
+            description=fill_in(description),
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )

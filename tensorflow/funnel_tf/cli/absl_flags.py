@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from funnel.cli.command import command_name, fill_in
 from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli.programs import ProgramSettings
@@ -88,7 +89,8 @@ def help_text(program: type[ProgramSettings], name: str, description: str | None
     sections: dict[str, list[str]] = {}  # settings classes may share a heading
     for group in flag_groups(program):
         sections.setdefault(group.title, []).extend(_help_line(flag) for flag in group.flags)
-    lines = [f"usage: {name}.py [--flag=value ...]", "", (description or "").strip()]
+    program_name = command_name(f"{name}.py")
+    lines = [f"usage: {program_name} [--flag=value ...]", "", fill_in(description)]
     for title, flags in sections.items():
         lines += ["", f"{title}:", *flags]
     return "\n".join(lines)
