@@ -17,19 +17,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import named_if_missing
 from funnel.utils.interruption import stop_requests
 from funnel.utils.logging import configure_logging
 from funnel.utils.run_lock import release_all
-
-# Distribution by the name it is imported under, and the requirements file that has it.
-_INSTALLED_BY_REQUIREMENTS = {
-    "absl": ("absl-py", "tensorflow"),
-    "tensorflow": ("TensorFlow", "tensorflow"),
-    "tensorflow_estimator": ("tensorflow-estimator", "tensorflow"),
-    "jax": ("jax", "tpu-compile"),
-    "libtpu": ("libtpu", "tpu-compile"),
-}
 
 
 def run_program(
@@ -69,7 +60,7 @@ def parse_command_line(
     """Return the settings of a program for a command line, by default that of this process."""
     absl_flags = importlib.import_module("funnel_tf.cli.absl_flags")
     programs = importlib.import_module("funnel_tf.cli.programs")
-    with _named_if_missing():
+    with named_if_missing():
         return absl_flags.parse_settings(programs.PROGRAMS[name], name, description, argv)
 
 
@@ -79,24 +70,8 @@ def import_installed(module: str) -> ModuleType:
     Raises:
         ConfigError: TensorFlow, or a package that is installed with it, is missing.
     """
-    with _named_if_missing():
+    with named_if_missing():
         return importlib.import_module(module)
-
-
-@contextmanager
-def _named_if_missing() -> Iterator[None]:
-    """Turn a missing package of the TensorFlow half into an error that says what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing not in _INSTALLED_BY_REQUIREMENTS:
-            raise
-        package, file = _INSTALLED_BY_REQUIREMENTS[missing]
-        raise ConfigError(
-            f"{package} is not installed; `pip install -r requirements/{file}.txt` installs it "
-            "(Python 3.11 to 3.13)"
-        ) from None
 
 
 def prepare_tpu_compiler() -> None:
