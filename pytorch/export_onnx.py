@@ -1,59 +1,13 @@
 """Export a model with its head to ONNX, checked against onnxruntime before it is kept.
 
-    python pytorch/export_onnx.py --model runs/mnli/best --output mnli.onnx
-    python pytorch/export_onnx.py --model B4-4-4H768-ELEC-TF --task encoder --output encoder.onnx
-
-The graph takes int64 `input_ids`, `attention_mask` (1 = real token) and `token_type_ids`
-(0, 1, 2 = [CLS]), [batch, length] of any batch size and any length from the printed minimum on, odd
-ones too; [batch, choices, length] for multiple choice. Question answering takes `p_mask` as well
-(1 = no answer here), expects [CLS] first and returns its beams. The file's metadata holds task,
-labels, model config, minimum length, and name and SHA-256 of the vocabulary.
+``python pytorch/export_onnx.py --help`` shows examples and all flags.
 """
-
-from __future__ import annotations
-
-from dataclasses import MISSING, dataclass
 
 import _paths  # noqa: F401
 
-from funnel.cli.flags import parse_settings
-from funnel.config.settings import group, setting
-from funnel.utils.main import run_main
-from funnel_torch.export.config import TASK_NAMES, ExportConfig
+from funnel_torch.cli.commands.export_onnx import command, main
 
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Model, output and graph."""
-
-    model: str = setting(MISSING, "checkpoint of any supported kind")
-    output: str = setting(MISSING, ".onnx file to write")
-    task: str | None = setting(
-        None, "head to export; default: that of the checkpoint", choices=TASK_NAMES
-    )
-    model_config: str | None = setting(None, "config file, if not in the directory of the weights")
-    graph: ExportConfig = group("graph", ExportConfig)
-
-
-def main() -> None:
-    settings = parse_settings(ExportSettings, __doc__)
-    # These import PyTorch, which --help does not need.
-    from funnel.checkpoints import load_checkpoint
-    from funnel.checkpoints.locate import require_checkpoint
-    from funnel_torch.export.onnx import export_onnx, find_task, load_model
-    from funnel_torch.export.onnx_check import import_onnx
-
-    require_checkpoint(settings.model, settings.model_config)
-    import_onnx()  # report a missing package before a large model is loaded
-    checkpoint = load_checkpoint(settings.model, config_path=settings.model_config)
-    model = load_model(checkpoint, settings.task or find_task(checkpoint))
-    report = export_onnx(model, settings.output, settings.graph, checkpoint.metadata)
-    print(
-        f"{settings.output}: {report.task}, opset {settings.graph.opset}, "
-        f"{report.size / 1e6:.1f} MB, length {report.minimum_length} or more; "
-        f"onnxruntime differs from PyTorch by at most {report.difference:.1e}"
-    )
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run_main(main)
+    command()

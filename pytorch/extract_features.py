@@ -1,37 +1,13 @@
-r"""Write hidden states, summary and logits of a model for texts or token ids.
+"""Write hidden states, summary and logits of a model for texts or token ids.
 
-    python pytorch/extract_features.py --model CKPT --text lines.txt --output features.npz
-    python pytorch/extract_features.py --model CKPT --ids batch.npz --output features.npz
-    python pytorch/extract_features.py --model CKPT --text lines.txt --output vectors.npz \
-        --layers=-1 --pooling=mean    # one vector per line, of the last encoder layer
-
-The output holds float32 arrays `embedding` [B,T,E], `hidden_0` ... (one [B,T',D] per executed
-encoder layer), `decoder` [B,T,D] if the model has one, `summary` [B,D] and
-`discriminator_logits` [B,T] (positive = original token) if the checkpoint has those weights; with
---text also the token ids they belong to. --ids reads `input_ids` and, if there, `token_type_ids`
-(0, 1, 2 = [CLS]) and `attention_mask` (1 = real token), each [B,T].
-
-T is the length of the longest line, and all layers are large: --layers chooses some of these
-arrays, by name or number, and --pooling=cls|mean|max writes one vector [B,D] per sequence instead,
-[CLS] and [SEP] included, padding left out; token ids and logits are then omitted. Output is written
-batch by batch, so memory does not depend on the number of sequences.
+``python pytorch/extract_features.py --help`` shows examples and all flags.
 """
-
-from __future__ import annotations
 
 import _paths  # noqa: F401
 
-from funnel.cli.flags import parse_settings
-from funnel.utils.main import run_main
-from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.cli.commands.extract_features import command, main
 
-
-def main() -> None:
-    settings = parse_settings(TorchExtractionSettings, __doc__)
-    from funnel_torch.cli.extract_features import run  # imports PyTorch, unlike --help
-
-    run(settings)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run_main(main)
+    command()

@@ -1,30 +1,13 @@
 """Fine-tune and evaluate a Funnel-Transformer on RACE: four options a question, one of them right.
 
-    python pytorch/race.py --do_train --do_eval --data_dir=RACE --model_dir=EXP \\
-        --init_ckpt=CKPT --tokenizer_path=CKPT/vocab.uncased.txt \\
-        --train_bsz=16 --lr=2e-5 --train_steps=24000 --warmup_steps=2400
-    torchrun --nproc_per_node=8 pytorch/race.py ...              # --train_bsz counts per process
-
---data_dir holds {train,dev,test}/{middle,high}/*.txt. A killed run continues when the same command
-is given again; --do_eval alone evaluates model_dir/best, --eval_model_dir/best or
---init_ckpt. The scores go to final_scores.json in model_dir.
+``python pytorch/race.py --help`` shows examples and all flags.
 """
-
-from __future__ import annotations
 
 import _paths  # noqa: F401
 
-from funnel.cli.flags import parse_settings
-from funnel.utils.main import run_main
-from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.cli.commands.race import command, main
 
-
-def main() -> None:
-    settings = parse_settings(RaceSettings, __doc__)
-    from funnel_torch.cli.race import run  # imports PyTorch, which --help does not need
-
-    run(settings)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run_main(main, preemptible=True)
+    command()

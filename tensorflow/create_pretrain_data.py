@@ -6,9 +6,9 @@ text differently. Equal flags and text give equal bytes, here and in
 pytorch/create_pretrain_data.py, the same program for those who have no TensorFlow; neither needs
 it.
 
-    python tensorflow/create_pretrain_data.py --input_glob='corpus/*.txt' --save_dir=records \
+    {program} --input_glob='corpus/*.txt' --save_dir=records \
         --seq_len=512 --tokenizer_path=vocab.txt --num_task=8 --num_proc=4
-    python tensorflow/create_pretrain_data.py --input_glob='corpus/*.txt' --save_dir=records \
+    {program} --input_glob='corpus/*.txt' --save_dir=records \
         --seq_len=512 --tokenizer_path=vocab.txt --num_task=8 --task=0    # one task of eight
 """
 

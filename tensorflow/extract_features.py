@@ -1,30 +1,13 @@
-r"""Write hidden states, summary and logits of a model for texts or token ids.
+"""Write hidden states, summary and logits of a model for texts or token ids.
 
-    python tensorflow/extract_features.py --model CKPT --text lines.txt --output features.npz
-    python tensorflow/extract_features.py --model CKPT --ids batch.npz --output features.npz
-    python tensorflow/extract_features.py --model CKPT --text lines.txt --output vectors.npz \
-        --layers=-1 --pooling=mean    # one vector per line, of the last encoder layer
-
-Flags, input and output are those of `pytorch/extract_features.py`: float32 arrays `embedding`,
-`hidden_0` ... (one per executed encoder layer), `decoder` if the model has one, `summary` and
-`discriminator_logits` (positive = original token) if the checkpoint has those weights. CKPT is a
-checkpoint of any supported kind, also of PyTorch. `--verbose` shows TensorFlow's own messages.
+``python tensorflow/extract_features.py --help`` shows examples and all flags.
 """
 
 import _paths  # noqa: F401
 
-from funnel.cli.flags import parse_settings
-from funnel.utils.main import run_main
-from funnel_tf.cli.programs import ExtractSettings
-from funnel_tf.cli.start import import_installed, silence_tensorflow
+from funnel_tf.cli.commands.extract_features import command, main
 
-
-def main() -> None:
-    """Run the program with the command line of this process."""
-    settings = parse_settings(ExtractSettings, __doc__)
-    silence_tensorflow(settings.log.verbose)
-    import_installed("funnel_tf.cli.extract_features").run(settings)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run_main(main)
+    command()

@@ -1,26 +1,13 @@
-r"""Fine-tune and evaluate on RACE: four options per question, one of them correct.
+"""Fine-tune and evaluate on RACE: four options per question, one of them correct.
 
-    python tensorflow/race.py --use_tpu=False --do_train=True --do_eval=True --data_dir=RACE \
-        --output_dir=PROC --model_dir=EXP --init_checkpoint=CKPT/model.ckpt \
-        --model_config=CKPT/net_config.json --tokenizer_path=CKPT/vocab.uncased.txt \
-        --train_batch_size=16 --learning_rate=2e-5 --train_steps=24000 --warmup_steps=2400 \
-        --save_steps=2400
-    python tensorflow/race.py --do_eval=True --eval_split=test --model_dir=EXP ...
-
---data_dir holds {train,dev,test}/{middle,high}/*.txt. All checkpoints are evaluated, the best and
-the last are kept. A killed run is resumed by the same command.
+``python tensorflow/race.py --help`` shows examples and all flags.
 """
 
 import _paths  # noqa: F401
 
-from funnel.utils.main import run_main
-from funnel_tf.cli.start import run_program
+from funnel_tf.cli.commands.race import command, main
 
-
-def main() -> None:
-    """Run the program with the command line of this process."""
-    run_program("race", __doc__)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run_main(main, preemptible=True)
+    command()

@@ -20,7 +20,7 @@ executed layer costs D squared times the fraction of positions that its block ke
 longer keys of pooling layers are not counted.
 
 Run it: ``python -m funnel.flops --seq_len 128 512 --batch_size 64 [net_config.json ...]``
-(from ``common/`` in a clone that is not installed).
+(from ``common/`` in a clone that is not installed; an installation has it as ``funnel-flops``).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from funnel.checkpoints.names import expected_shapes
+from funnel.cli.command import entry_point
 from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
 from funnel.config.model import BlockSpec, ModelConfig
 from funnel.utils.errors import ConfigError
-from funnel.utils.main import run_main
 
 # A wheel holds the configs as package data; in a clone they are two levels up, at the top.
 _CONFIG_DIRECTORIES = (
@@ -259,15 +259,15 @@ paper's count: (D/768)^2 * sum over blocks of layers * 2^-block / 12, without at
 """
 
 
-def main() -> None:
-    """Parse the command line and print the table."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse a command line, by default that of this process, and print the table."""
     parser = argparse.ArgumentParser(
         description="Parameters and FLOPs of the paper's sizes, or of the given configs.",
     )
     parser.add_argument("configs", nargs="*", help="config files or directories holding one")
     parser.add_argument("--seq_len", type=int, nargs="+", default=[128, 512], metavar="T")
     parser.add_argument("--batch_size", type=int, default=64)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if min(*args.seq_len, args.batch_size) < 1:
         parser.error("--seq_len and --batch_size must be at least 1")
     sizes = load_sizes(args.configs)
@@ -277,5 +277,7 @@ def main() -> None:
     print(EXPLANATION.format(batch_size=args.batch_size), end="")
 
 
+command = entry_point(main)
+
 if __name__ == "__main__":
-    run_main(main)
+    command()

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from classifier_runs import load_program
+from funnel.cli.ckpt_to_pt import CheckpointPaths
 from funnel.cli.create_pretrain_data import CreateDataSettings
 from funnel.cli.flags import parse_settings
 from funnel.utils.errors import ConfigError
@@ -25,7 +25,7 @@ def _check(parse):
 
 
 def test_programs_of_argparse():
-    classes = [load_program("ckpt_to_pt").CheckpointPaths, CreateDataSettings]
+    classes = [CheckpointPaths, CreateDataSettings]
     pytest.importorskip("absl")
     from funnel_tf.cli.programs import ModifySettings
 

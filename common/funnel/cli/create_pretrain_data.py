@@ -1,14 +1,26 @@
-"""``create_pretrain_data.py`` of both backends: text files to pretraining records."""
+r"""Cut text into pretraining records: TFRecord files that PyTorch and TensorFlow programs read.
+
+Text files hold one sentence per line and an empty line between documents. One task takes every
+num_task-th file and writes one record file and its description. Another --pass_id pairs the same
+text differently. Equal flags and text give equal bytes.
+
+    {program} --input_glob='corpus/*.txt' --save_dir=records \
+        --tokenizer_path=vocab.txt --seq_len=512 --num_task=8 --num_proc=4
+    {program} --input_glob='corpus/*.txt' --save_dir=records \
+        --tokenizer_path=vocab.txt --seq_len=512 --num_task=8 --task=0    # one task of eight
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from funnel.cli.absl_logging import AbslLogging
+from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.pretraining import CorpusConfig
@@ -79,12 +91,12 @@ class CreateDataSettings:
     absl: AbslLogging = group("messages", AbslLogging)
 
 
-def main(description: str | None) -> None:
-    """Write the records that the command line asks for.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the records that a command line (default: this process's) asks for.
 
     Booleans are given as absl takes them, so that the command lines of both backends are the same.
     """
-    settings = parse_settings(CreateDataSettings, description, absl_booleans=True)
+    settings = parse_settings(CreateDataSettings, __doc__, argv, absl_booleans=True)
     configure_logging(settings.absl.verbose, quiet=settings.absl.quiet)
     run(settings)
 
@@ -201,3 +213,6 @@ class _Totals:
             f"{100 * self.used_share:.1f} % of the text is in examples, "
             f"{100 * self.unknown_share:.2f} % of its tokens are unknown"
         )
+
+
+command = entry_point(main)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any, NoReturn, TypeVar
 
+from funnel.cli import arguments as command_line
+from funnel.cli.command import fill_in
 from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 
@@ -31,8 +34,9 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(
             usage="%(prog)s [--flag=value ...]",
-            description=description,
+            description=fill_in(description),
             formatter_class=_HelpFormatter,
+            epilog=command_line.HELP,
             allow_abbrev=False,
         )
 
@@ -117,7 +121,7 @@ def parse_settings(
     A settings class with a field ``given`` gets the names of the flags on the command line in it.
 
     Raises:
-        ConfigError: an unknown flag, or a value that does not fit its flag.
+        ConfigError: an unknown flag, a value that does not fit its flag, or a bad file of settings.
     """
     parser = make_parser(program, description, absl_booleans=absl_booleans)
     # A default only fills an attribute that is missing, so what is still unset was not given.
@@ -127,7 +131,9 @@ def parse_settings(
         if action.default is not argparse.SUPPRESS
     }
     unset = argparse.Namespace(**dict.fromkeys(defaults, _UNSET))
-    parsed = vars(parser.parse_args(arguments, unset))
+    typed = sys.argv[1:] if arguments is None else arguments
+    prepared = command_line.prepare(typed, command_line.KnownFlags.of_parser(parser))
+    parsed = vars(parser.parse_args(prepared, unset))
     given = frozenset(name for name, value in parsed.items() if value is not _UNSET)
     settings: Any = build_settings(program, defaults | {name: parsed[name] for name in given})
     if any(part.name == "given" for part in dataclasses.fields(settings)):

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from funnel.utils.errors import FunnelError
+from funnel.utils.errors import FunnelError, named_if_missing
 from funnel.utils.interruption import Interrupted, stop_requests
 
 USER_ERROR = 2
@@ -20,8 +20,8 @@ def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
     """Call ``main`` and exit the process with the appropriate code.
 
     Returns on success. A :class:`~funnel.utils.errors.FunnelError` prints ``error: …`` and exits
-    with 2, as does a path too long for the file system. Ctrl-C exits with 130, a closed output pipe
-    (``program | head``) with 0.
+    with 2, as do a path too long for the file system and a backend that is not installed. Ctrl-C
+    exits with 130, a closed output pipe (``program | head``) with 0.
 
     Args:
         main: the program.
@@ -29,7 +29,8 @@ def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
             with 143; see :mod:`funnel.utils.interruption`.
     """
     try:
-        with stop_requests.handled() if preemptible else contextlib.nullcontext():
+        handled = stop_requests.handled() if preemptible else contextlib.nullcontext()
+        with handled, named_if_missing():
             main()
         sys.stdout.flush()
     except Interrupted as stop:

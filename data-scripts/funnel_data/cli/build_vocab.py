@@ -1,10 +1,20 @@
-"""Command line of ``build_vocab.py``."""
+r"""Build a vocabulary from text files: WordPiece (a text file) or SentencePiece (a model).
+
+The same input and settings give the same bytes on every machine. WordPiece keeps counts of words;
+SentencePiece holds all lines in memory, so give it a sample of a large corpus.
+
+    {program} --input 'corpus/*.txt' --output vocab.uncased.txt
+    {program} --input corpus/a.txt corpus/b.txt --output spiece.model \
+        --type sent_piece --vocab_size 32000 --cased
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
+from funnel.cli.command import entry_point, fill_in
 from funnel.tokenization import TOKENIZER_KINDS
 from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary, read_lines
 from funnel.utils.errors import TokenizerError
@@ -95,11 +105,14 @@ def make_config(flags: argparse.Namespace) -> VocabularyConfig:
     )
 
 
-def main(description: str | None) -> None:
-    """Run the program; ``description`` is the text of ``--help``."""
-    flags = make_parser(description).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program with a command line, by default that of this process."""
+    flags = make_parser(fill_in(__doc__)).parse_args(argv)
     configure_logging()
     config, files = make_config(flags), find_files(flags.input)
     lines = progress(read_lines(files), desc="reading")
     size = build_vocabulary(lines, flags.output, config)
     logger.info("%s: %d entries from %d files", flags.output, size, len(files))
+
+
+command = entry_point(main)

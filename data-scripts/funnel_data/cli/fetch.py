@@ -1,4 +1,16 @@
-"""Command line of ``fetch.py``."""
+"""Download data sets and released checkpoints, with resuming and checks, and unpack them.
+
+    {program} glue --only RTE MRPC       # what download_glue.sh calls
+    {program} squad --list               # addresses, without downloading
+    FUNNEL_MIRROR=/copies {program} race # from a directory, or another server
+
+Needs Python 3.11 and no packages. Proxies are taken from the environment (http_proxy, https_proxy,
+no_proxy), certificates from SSL_CERT_FILE if set. A mirror has each file under the host and path of
+its address, as `wget -x` writes it; a directory may also have it under its name alone. An
+interrupted download continues when the command is given again. Checksums are not published: the
+first download that passes every check writes download-manifest.json, and later ones must match it.
+The exit status is 1 if a set failed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from funnel.cli.command import entry_point, fill_in
 from funnel.utils.errors import ConfigError
 from funnel_data.downloads.catalog import (
     CHECKPOINT_FORMATS,
@@ -181,12 +194,15 @@ def report(outcomes: Sequence[Outcome], config: SessionConfig) -> None:
         sys.exit(FAILED)
 
 
-def main(description: str | None) -> None:
-    """Run the program; ``description`` is the text of ``--help``."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program with a command line, by default that of this process."""
     logging.basicConfig(format="%(message)s")
-    flags = make_parser(description).parse_args()
+    flags = make_parser(fill_in(__doc__)).parse_args(argv)
     sets, config = choose_sets(flags), make_config(flags)
     if flags.list or flags.dry_run:
         print_list(sets, config, is_plan=flags.dry_run)
         return
     report(download_sets(sets, config, ConsoleProgress()), config)
+
+
+command = entry_point(main)

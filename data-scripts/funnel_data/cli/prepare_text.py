@@ -1,11 +1,37 @@
-"""Command line of ``prepare_text.py``."""
+r"""Turn a folder of text into a corpus: one sentence per line, an empty line after each document.
+
+    {program} --input books/ --output_dir corpus/books \
+        --documents=file --lines=wrapped
+    {program} --input 'crawl/*.jsonl.gz' --output_dir corpus/crawl \
+        --text_key=text --unique_lines
+
+Reads .txt, .jsonl, Common Crawl's .warc.wet and Gigaword's SGML (--format=gigaword), plain or
+compressed with gzip, bzip2 or xz. Run again, the same command writes only the missing files.
+
+Except for Wikipedia, the paper's corpora cannot be downloaded freely. With a copy of your own:
+
+  BookCorpus     11,000 novels (5 GB). The authors no longer give it out; ask them, at
+                 https://yknzhu.wixsite.com/mbweb, or collect free books yourself.
+                 --documents=file --lines=wrapped
+  Gigaword 5     English newswire (16 GB): LDC2011T07 of the Linguistic Data Consortium, for a
+                 fee, at https://catalog.ldc.upenn.edu.  --format=gigaword
+  ClueWeb12-B    50 million web pages, on disks from Carnegie Mellon University, under a signed
+                 licence: https://lemurproject.org/clueweb12. It is HTML: take the text out first
+                 with a tool such as trafilatura or resiliparse and write JSON lines.
+                 --text_key=text --unique_lines
+  Common Crawl   free at https://commoncrawl.org, terms of use apply. The WET files hold the text
+                 of pages in all languages, menus included: filter them first, or use a filtered
+                 set (C4, FineWeb).  .warc.wet.gz as it is, or JSON lines
+"""
 
 from __future__ import annotations
 
 import argparse
 import codecs
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+from funnel.cli.command import entry_point, fill_in
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import configure_logging
 from funnel_data.cli.sharding import add_sharding_flags, run_shards, shard_bytes
@@ -72,12 +98,15 @@ def make_options(flags: argparse.Namespace) -> TextOptions:
     return TextOptions(**{field.name: getattr(flags, field.name) for field in fields(TextOptions)})
 
 
-def main(description: str | None) -> None:
-    """Run the program; ``description`` is the text of ``--help``."""
-    flags = make_parser(description).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program with a command line, by default that of this process."""
+    flags = make_parser(fill_in(__doc__)).parse_args(argv)
     configure_logging()
     size, options = shard_bytes(flags), make_options(flags)
     files = find_text_files(flags.input, options)
     shards = plan_shards(files, "text", size, options.is_splittable)
     settings = {"program": "prepare_text.py", **asdict(options)}
     run_shards(shards, TextReader(options), settings, flags)
+
+
+command = entry_point(main)

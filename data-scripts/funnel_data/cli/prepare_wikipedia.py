@@ -1,10 +1,27 @@
-"""Command line of ``prepare_wikipedia.py``."""
+r"""Turn a Wikipedia dump into text: one sentence per line, an empty line after each article.
+
+    python data-scripts/fetch.py wikipedia
+    {program} \
+        --input data/wikipedia/enwiki-latest-pages-articles.xml.bz2 \
+        --output_dir corpus/wikipedia
+    {program} --input 'enwiki-*-pages-articles*.xml-p*.bz2' \
+        --output_dir corpus/wikipedia --num_task=8 --task=0        # one machine of eight
+
+Dumps come from dumps.wikimedia.org, in any language, as .xml or .xml.bz2, "multistream" or not.
+Every process reads its own part of the file, and a compressed dump is never decompressed on disk.
+Running text is kept; templates, tables, references, formulas, pictures, headings, lists, redirects
+and pages that are not articles are left out. Run again, the same command writes only the missing
+files. The English dump (25 GB, 100 GB decompressed) takes about 5 hours of one core, divided by the
+number of processes, and gives an estimated 16 GB of text.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from funnel.cli.command import entry_point, fill_in
 from funnel.utils.logging import configure_logging
 from funnel_data.cli.sharding import add_sharding_flags, run_shards, shard_bytes
 from funnel_data.corpora.sharding import plan_shards
@@ -34,9 +51,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def main(description: str | None) -> None:
-    """Run the program; ``description`` is the text of ``--help``."""
-    flags = make_parser(description).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program with a command line, by default that of this process."""
+    flags = make_parser(fill_in(__doc__)).parse_args(argv)
     configure_logging()
     size = shard_bytes(flags)
     dumps = find_files(flags.input)
@@ -46,3 +63,6 @@ def main(description: str | None) -> None:
     shards = plan_shards(dumps, "wikipedia", size, is_splittable=lambda _: True)
     settings = {"program": "prepare_wikipedia.py", "keep_lists": flags.keep_lists}
     run_shards(shards, reader, settings, flags)
+
+
+command = entry_point(main)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from funnel.cli.arguments import HELP, KnownFlags, prepare
+from funnel.cli.command import command_name, fill_in
 from funnel.config.settings import FlagSpec, build_settings, flag_groups
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli.programs import ProgramSettings
@@ -73,7 +75,7 @@ def parse_settings(
 
     flags = define_flags(program)
     try:
-        rest = flags([name, *arguments])[1:]
+        rest = flags([name, *prepare(arguments, _known_flags(flags))])[1:]
     except Error as error:
         raise ConfigError(f"{str(error).strip()} (--help lists all flags)") from None
     if rest:
@@ -88,10 +90,16 @@ def help_text(program: type[ProgramSettings], name: str, description: str | None
     sections: dict[str, list[str]] = {}  # settings classes may share a heading
     for group in flag_groups(program):
         sections.setdefault(group.title, []).extend(_help_line(flag) for flag in group.flags)
-    lines = [f"usage: {name}.py [--flag=value ...]", "", (description or "").strip()]
+    program_name = command_name(f"{name}.py")
+    lines = [f"usage: {program_name} [--flag=value ...]", "", fill_in(description)]
     for title, flags in sections.items():
         lines += ["", f"{title}:", *flags]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", HELP])
+
+
+def _known_flags(flags: FlagValues) -> KnownFlags:
+    names = set(flags)
+    return KnownFlags(frozenset(names | {f"no{name}" for name in names if flags[name].boolean}))
 
 
 def _help_line(flag: FlagSpec) -> str:

@@ -12,38 +12,36 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import named_if_missing
 from funnel.utils.interruption import stop_requests
 from funnel.utils.logging import configure_logging
 from funnel.utils.run_lock import release_all
 
-# Distribution by the name it is imported under, and the requirements file that has it.
-_INSTALLED_BY_REQUIREMENTS = {
-    "absl": ("absl-py", "tensorflow"),
-    "tensorflow": ("TensorFlow", "tensorflow"),
-    "tensorflow_estimator": ("tensorflow-estimator", "tensorflow"),
-    "jax": ("jax", "tpu-compile"),
-    "libtpu": ("libtpu", "tpu-compile"),
-}
 
-
-def run_program(name: str, description: str | None, needs_tensorflow: bool = True) -> None:
-    """Parse this process's command line, then call ``run`` of ``funnel_tf.cli.<name>``.
+def run_program(
+    name: str,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    *,
+    needs_tensorflow: bool = True,
+) -> None:
+    """Parse a command line, then call ``run`` of ``funnel_tf.cli.<name>``.
 
     Args:
         name: file name of the program without ``.py``.
         description: text of the help above the flags.
+        argv: command line without the program; default: that of this process.
         needs_tensorflow: the program uses TensorFlow; False for one that runs without it.
 
     Raises:
         ConfigError: wrong flags, or a package that is not installed.
     """
-    settings = parse_command_line(name, description)
+    settings = parse_command_line(name, description, argv)
     import_installed("funnel_tf.cli.configs").check_paths(settings)
     if needs_tensorflow:
         silence_tensorflow(settings.verbose, settings.absl.quiet)
@@ -56,12 +54,14 @@ def run_program(name: str, description: str | None, needs_tensorflow: bool = Tru
         release_all()
 
 
-def parse_command_line(name: str, description: str | None) -> Any:
-    """Return the settings of a program for this process's command line."""
+def parse_command_line(
+    name: str, description: str | None, argv: Sequence[str] | None = None
+) -> Any:
+    """Return the settings of a program for a command line, by default that of this process."""
     absl_flags = importlib.import_module("funnel_tf.cli.absl_flags")
     programs = importlib.import_module("funnel_tf.cli.programs")
-    with _named_if_missing():
-        return absl_flags.parse_settings(programs.PROGRAMS[name], name, description)
+    with named_if_missing():
+        return absl_flags.parse_settings(programs.PROGRAMS[name], name, description, argv)
 
 
 def import_installed(module: str) -> ModuleType:
@@ -70,24 +70,14 @@ def import_installed(module: str) -> ModuleType:
     Raises:
         ConfigError: TensorFlow, or a package that is installed with it, is missing.
     """
-    with _named_if_missing():
+    with named_if_missing():
         return importlib.import_module(module)
 
 
-@contextmanager
-def _named_if_missing() -> Iterator[None]:
-    """Turn a missing package of the TensorFlow half into an error that says what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing not in _INSTALLED_BY_REQUIREMENTS:
-            raise
-        package, file = _INSTALLED_BY_REQUIREMENTS[missing]
-        raise ConfigError(
-            f"{package} is not installed; `pip install -r requirements/{file}.txt` installs it "
-            "(Python 3.11 to 3.13)"
-        ) from None
+def prepare_tpu_compiler() -> None:
+    """Keep libtpu and JAX from looking for a TPU; before either is imported."""
+    # libtpu asks a metadata server what machine this is, and JAX would look for a TPU here.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
 
 
 def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:
