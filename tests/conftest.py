@@ -12,6 +12,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 # Without a GPU, Triton interprets its kernels on the CPU. It decides when it is imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -22,3 +24,13 @@ with suppress(ImportError):
 ROOT = Path(__file__).resolve().parents[1]
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+@pytest.fixture(autouse=True)
+def _same_kernels_everywhere():
+    """Large products come from oneDNN in every process; what noise decides is not tested."""
+    kernels = sys.modules.get("funnel_torch.kernels.choices")
+    if kernels is not None:
+        settings = sys.modules["funnel_torch.kernels.config"].KernelSettings
+        kernels.choices.clear()
+        kernels.choices.configure(settings(linear_backend="onednn"))

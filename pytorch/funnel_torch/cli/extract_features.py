@@ -14,6 +14,7 @@ from funnel.features.feature_extraction import (
     select_outputs,
 )
 from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.models.feature_extractor import FeatureExtractor
 
@@ -21,6 +22,7 @@ from funnel_torch.models.feature_extractor import FeatureExtractor
 def run(settings: TorchExtractionSettings) -> None:
     """Compute the features of all sequences and write them."""
     files, switches, compute = settings.files, settings.switches, settings.compute
+    choices.configure(settings.kernels)
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     output, parts = settings.output, detect_parts(checkpoint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from funnel.cli.feature_extraction import ExtractionSettings
 from funnel.config.settings import group, setting
+from funnel_torch.kernels.config import KernelSettings
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,4 @@ class TorchExtractionSettings(ExtractionSettings):
     """The settings of both backends, and those of this one."""
 
     quantization: QuantizationSettings = group("run", QuantizationSettings)
+    kernels: KernelSettings = group("run", KernelSettings)

@@ -15,6 +15,7 @@ from funnel.utils.logging import configure_logging
 from funnel.utils.main import TERMINATED, USER_ERROR
 from funnel.utils.run_lock import release_all
 from funnel_torch.cli.settings import ProgramSettings
+from funnel_torch.kernels.choices import choices
 from funnel_torch.training.distributed import (
     DistributedConfig,
     DistributedContext,
@@ -35,6 +36,7 @@ def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
     process = distributed_config(settings, os.environ)
     log_rank = 0 if settings.distributed.log_all_processes else process.rank
     configure_logging(settings.run.verbose, log_rank)
+    choices.configure(settings.device.kernels)
     try:
         with stop_requests.handled(), start(process) as world:
             log_notices(settings, world.size)

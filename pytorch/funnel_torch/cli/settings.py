@@ -14,6 +14,7 @@ from funnel.config.settings import group, result_affecting_config, setting
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import PROGRESS, RUN_CONFIG
+from funnel_torch.kernels.config import KernelSettings
 from funnel_torch.tasks.config import FineTuneConfig
 
 _ORIGINAL_MODEL = "model.pt"
@@ -81,6 +82,7 @@ class DeviceSettings:
         choices=ATTENTION_KERNELS,
         affects_result=False,
     )
+    kernels: KernelSettings = group("", KernelSettings)
 
     @property
     def precision(self) -> str:

@@ -1,14 +1,16 @@
 """Linear layers that use the faster of PyTorch's two CPU matrix libraries.
 
 In float32 on a CPU PyTorch multiplies with MKL and runs GELU as a separate pass. oneDNN, which
-PyTorch ships too and uses for bfloat16, takes 10 to 30 % less time for the shapes of a Transformer
-and applies GELU while a tile is in the cache (``benchmarks/log.md``). Everywhere else (GPU,
-autocast, other dtypes, a graph being traced) these functions are PyTorch's own.
+PyTorch ships too and uses for bfloat16, can apply GELU while a tile is in the cache. Which of the
+two is faster depends on the processor and differs between a product and its gradients
+(``benchmarks/log.md``), so it is measured, see :mod:`funnel_torch.kernels.choices`. Everywhere else
+(GPU, autocast, other dtypes, a graph being traced) these functions are PyTorch's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from funnel_torch.kernels.choices import Run, choices
+from funnel_torch.kernels.config import AUTO, MKL, ONEDNN
+
 _IS_BUILT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Multiply-adds below which oneDNN's set-up time (16 us) exceeds the time it saves.
 _MIN_MULTIPLY_ADDS = 2**25
+# oneDNN's product with GELU as a pass of its own.
+_ONEDNN_APART = "onednn, then GELU"
+# Size of a measured product: one or two milliseconds. Its free dimension (the number of tokens)
+# does not belong to the class of shapes, so a run meets all its classes in its first step.
+_SAMPLE_MULTIPLY_ADDS, _MIN_SAMPLE, _MAX_SAMPLE = 2**26, 64, 4096
 
 
 class Linear(nn.Linear):
@@ -38,18 +48,18 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``x @ weight.T + bias`` from [..., in] and [out, in] to [..., out]."""
-    if not _is_for_onednn(x, weight):
+    if not _is_for_onednn(x, weight) or choices.settings.linear_backend == MKL:
         return F.linear(x, weight, bias)
     if _needs_grad(x, weight, bias):
         return _Linear.apply(x, weight, bias)
-    return _onednn_linear(x, weight, bias)
+    return _product(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute GELU (tanh approximation) of :func:`linear`, fused where no gradient is needed."""
-    if _is_for_onednn(x, weight) and not _needs_grad(x, weight, bias):
-        return _onednn_linear(x, weight, bias, "gelu", "tanh")
-    return F.gelu(linear(x, weight, bias), approximate="tanh")
+    if not _is_for_onednn(x, weight) or _needs_grad(x, weight, bias):
+        return F.gelu(linear(x, weight, bias), approximate="tanh")
+    return _LINEAR_GELU[_choose(x, weight, gelu=True)](x, weight, bias)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,6 +72,11 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if is_traced or is_autocast_enabled(x.device):
         return linear(F.gelu(x, approximate="tanh"), weight, bias)
     return _GeluLinear.apply(x, weight, bias)
+
+
+def has_choice() -> bool:
+    """Return whether PyTorch brings both libraries."""
+    return _IS_BUILT and bool(torch.backends.mkldnn.enabled)
 
 
 def is_autocast_enabled(device: torch.device) -> bool:
@@ -92,8 +107,76 @@ def _onednn_linear(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], variant)
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute a product, without gradient, in the library chosen for its shape."""
+    return _LINEAR[_choose(x, weight)](x, weight, bias)
+
+
+_Function = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_LINEAR: dict[str, _Function] = {
+    ONEDNN: lambda x, weight, bias: _onednn_linear(x, weight, bias),
+    MKL: F.linear,
+}
+_LINEAR_GELU: dict[str, _Function] = {
+    ONEDNN: lambda x, weight, bias: _onednn_linear(x, weight, bias, "gelu", "tanh"),
+    MKL: lambda x, weight, bias: F.gelu(F.linear(x, weight, bias), approximate="tanh"),
+    _ONEDNN_APART: lambda x, weight, bias: F.gelu(
+        _onednn_linear(x, weight, bias), approximate="tanh"
+    ),
+}
+
+
+def _choose(x: Tensor, weight: Tensor, gelu: bool = False) -> str:
+    """Return MKL, ONEDNN or, with GELU, _ONEDNN_APART."""
+    backend = choices.settings.linear_backend
+    if backend != AUTO:
+        return backend
+    is_flipped = x.dim() == 2 and x.stride(0) == 1 != x.stride(1)
+    return choose_linear(
+        # The operand whose size is that of the batch is the free one.
+        (x.shape[0] if is_flipped else x.shape[-1], len(weight)),
+        (is_flipped, weight.stride(0) == 1 != weight.stride(1)),
+        gelu,
+    )
+
+
+def choose_linear(sizes: tuple[int, int], is_flipped: tuple[bool, bool], gelu: bool = False) -> str:
+    """Return the library for a class of products, measured if it has not been yet.
+
+    Args:
+        sizes: inputs and outputs of ``x @ weight.T``; rows of ``x`` and outputs if ``x`` is
+            flipped.
+        is_flipped: whether ``x`` and whether ``weight`` are the transposed views of tensors.
+        gelu: whether GELU follows.
+    """
+    threads = torch.get_num_threads()
+    views = "".join(
+        f", {name} flipped" for name, is_one in zip("xw", is_flipped, strict=True) if is_one
+    )
+    name = f"linear {sizes[0]} x {sizes[1]}{views}{', GELU' * gelu}, {threads} thread(s)"
+    options = (ONEDNN, MKL, _ONEDNN_APART) if gelu else (ONEDNN, MKL)
+    return choices.choose(name, options, lambda: _samples(sizes, is_flipped, gelu, options))
+
+
+def _samples(
+    sizes: tuple[int, int], is_flipped: tuple[bool, bool], gelu: bool, options: Sequence[str]
+) -> list[Run]:
+    """Return products to time, one per option."""
+    first, columns = (min(size, _MAX_SAMPLE) for size in sizes)
+    free = max(_MIN_SAMPLE, _SAMPLE_MULTIPLY_ADDS // (first * columns)) * torch.get_num_threads()
+    rows, inner = (first, free) if is_flipped[0] else (free, first)
+
+    def ones(*shape: int, is_flipped: bool) -> Tensor:
+        return torch.ones(shape[::-1]).t() if is_flipped else torch.ones(shape)
+
+    x = ones(rows, inner, is_flipped=is_flipped[0])
+    weight = ones(columns, inner, is_flipped=is_flipped[1])
+    functions = _LINEAR_GELU if gelu else _LINEAR
+    return [partial(functions[option], x, weight, None) for option in options]
+
+
 class _Linear(torch.autograd.Function):
-    """oneDNN's linear layer, whose operator has no gradient of its own.
+    """A linear layer of chosen libraries; oneDNN's operator has no gradient of its own.
 
     The backward pass is made of differentiable operations, so it can be differentiated again.
     """
@@ -101,7 +184,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn_linear(x, weight, bias)
+        return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

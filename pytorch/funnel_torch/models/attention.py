@@ -37,6 +37,7 @@ from funnel_torch.kernels.fused_attention import (
     why_not_fused,
 )
 from funnel_torch.kernels.linear import Linear, is_autocast_enabled, linear
+from funnel_torch.kernels.query_chunks import query_chunk
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 
 # Row blocks of the packed query, key and value matrix that are multiplied together.
@@ -356,7 +357,7 @@ def _query_chunks(length: int, q: Tensor) -> list[slice]:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return [slice(0, length)]
-    size = _QUERY_CHUNK_CUDA if q.is_cuda else _QUERY_CHUNK
+    size = query_chunk(q, _QUERY_CHUNK_CUDA if q.is_cuda else _QUERY_CHUNK)
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 

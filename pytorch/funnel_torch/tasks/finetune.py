@@ -24,6 +24,7 @@ from funnel_torch.data.batching import (
     evaluation_plan,
     to_device,
 )
+from funnel_torch.kernels.sharing import share_choices
 from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import build_optimizer
@@ -81,6 +82,7 @@ def fine_tune(
     batches = TrainBatches(train, config.batches, world.rank, world.size)
     # Every process has its own dropout masks.
     seed_everything(config.batches.seed + world.rank)
+    share_choices(model, world)
     trainer = Trainer(
         model,
         build_optimizer(model, config.optimizer),

@@ -13,6 +13,7 @@ from funnel.flops import pretraining_cost
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import MicroBatch, to_device
 from funnel_torch.data.pretraining_loader import PretrainBatches
+from funnel_torch.kernels.sharing import share_choices
 from funnel_torch.models.electra import (
     ElectraPretraining,
     MLMPretraining,
@@ -249,6 +250,7 @@ def make_trainer(
     """
     # Every process has its own dropout masks.
     seed_everything(config.seed + world.rank)
+    share_choices(model, world)
     optimizer = build_optimizer(model, config.optimizer)
     trainer = Trainer(
         model,

@@ -35,6 +35,7 @@ _STATE_PARTS: dict[str, type] = {
     "optimizer": dict,
     "scaler": dict,
     "random": list,
+    "kernels": dict,
 }
 _MAX_NESTING = 6  # of the training state: optimizer.state.INDEX.exp_avg
 _RESULTS_PENDING = ".results_pending"

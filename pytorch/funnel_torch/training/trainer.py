@@ -18,6 +18,7 @@ from funnel.utils.errors import RunError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, to_device
+from funnel_torch.kernels.choices import choices
 from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import full_optimizer_state, load_full_optimizer_state
@@ -345,6 +346,7 @@ class Trainer:
             "meter": self.output.meter.state(),
             "scaler": self.scaler.state_dict(),
             "random": self.world.gather(get_rng_state(self.world.device)),
+            "kernels": choices.state(),
         }
         is_finished = progress.step >= total and not progress.evaluation_pending
         summary = {"step": progress.step, "total_steps": total, "finished": is_finished}
@@ -364,6 +366,7 @@ class Trainer:
                 f"the checkpoint was written by {len(random_states)} processes, "
                 f"this run has {self.world.size}: resume with the same number"
             )
+        choices.restore(state.get("kernels", {}))
         self.progress = Progress(**state["progress"])
         load_full_optimizer_state(self.optimizer, state["optimizer"])
         self.output.meter.load(state.get("meter", []))

@@ -1,0 +1,248 @@
+"""Implementations of one computation: each can be forced, gives the same values, and is pinned."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from funnel import ModelConfig
+from funnel.utils.errors import ConfigError
+from funnel_torch import FunnelModel
+from funnel_torch.kernels import choices as module
+from funnel_torch.kernels import linear as linears
+from funnel_torch.kernels import query_chunks
+from funnel_torch.kernels.choices import KernelChoices, choices
+from funnel_torch.kernels.config import KernelSettings
+from funnel_torch.kernels.linear import linear, linear_gelu
+from funnel_torch.kernels.sharing import share_choices
+from funnel_torch.training.distributed import DistributedContext
+from trainer_cases import directory_output, make
+
+OPTIONS = ("default", "other")
+
+
+@pytest.fixture(autouse=True)
+def _small_samples(monkeypatch):
+    """Measure everything, however small, on small samples."""
+    monkeypatch.setattr(linears, "_MIN_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(linears, "_SAMPLE_MULTIPLY_ADDS", 2**10)
+    monkeypatch.setattr(query_chunks, "_MIN_MULTIPLY_ADDS", 1)
+
+
+def set_times(monkeypatch, *seconds):
+    """Let every comparison end with these times, of the options in order."""
+    monkeypatch.setattr(module, "_time", lambda runs: list(seconds[: len(runs)]))
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_model():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        block_size="2_1", decoder_size="1", d_model=16, d_embed=16, n_head=2, d_head=8,
+        d_inner=32, vocab_size=50, dropout=0.0, dropatt=0.0, init_std=0.3,
+    )  # fmt: skip
+    return FunnelModel(config)
+
+
+@pytest.mark.parametrize("backend", ["mkl", "onednn", "auto"])
+def test_each_library_gives_the_same_values_and_gradients(backend):
+    choices.configure(KernelSettings(linear_backend=backend))
+    inputs = [random(3, 5, 24), random(10, 24, seed=1), random(10, seed=2)]
+    results = []
+    for function in (linear, F.linear):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    # A product and its two gradients are three classes of shapes.
+    assert len(choices.made()) == (3 if backend == "auto" and linears.has_choice() else 0)
+
+
+def test_the_forced_library_is_the_one_that_runs(monkeypatch):
+    if not linears.has_choice():
+        pytest.skip("PyTorch without oneDNN")
+    called = []
+    original = linears._onednn_linear
+    monkeypatch.setattr(linears, "_onednn_linear", lambda *a: called.append(len(a)) or original(*a))
+    x, weight = random(3, 8), random(4, 8)
+    for backend, count in (("mkl", 0), ("onednn", 2)):
+        choices.configure(KernelSettings(linear_backend=backend))
+        linear(x, weight)
+        linear_gelu(x, weight)
+        assert len(called) == count
+
+
+@pytest.mark.parametrize("fastest", range(3))
+def test_gelu_within_the_product_or_after_it(fastest, monkeypatch):
+    if not linears.has_choice():
+        pytest.skip("PyTorch without oneDNN")
+    choices.configure(KernelSettings())
+    set_times(monkeypatch, *(1.0 if index == fastest else 2.0 for index in range(3)))
+    x, weight, bias = random(6, 8), random(12, 8, seed=1), random(12, seed=2)
+    expected = F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-6)
+    assert list(choices.made().values()) == [("onednn", "mkl", "onednn, then GELU")[fastest]]
+
+
+def test_samples_are_laid_out_as_the_operands():
+    names = ("onednn", "mkl")
+    for is_flipped in ((False, False), (False, True), (True, True)):
+        runs = linears._samples((6, 10), is_flipped, False, names)
+        x, weight, _ = runs[0].args
+        # The first size is that of the rows where x is flipped, else of the inputs.
+        assert (x.shape[0] if is_flipped[0] else x.shape[1], len(weight)) == (6, 10)
+        assert (x.stride(0) == 1, weight.stride(0) == 1) == is_flipped
+        if linears.has_choice():
+            torch.testing.assert_close(*(run() for run in runs))
+
+
+@pytest.mark.parametrize("chunk", ["1", "5", "64", "auto"])
+def test_every_chunk_gives_the_same_values(chunk):
+    model, ids = small_model().eval(), torch.arange(21)[None] % 50
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        choices.configure(KernelSettings("mkl", chunk))
+        torch.testing.assert_close(model(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_are_measured_in_inference_only(monkeypatch):
+    choices.configure(KernelSettings())
+    monkeypatch.setattr(query_chunks, "_MAX_SAMPLE", 32)
+    set_times(monkeypatch, 3.0, 2.0, 1.0)
+    q = random(2, 1, 300, 4)
+    assert query_chunks.query_chunk(q, 128) == 256
+    assert query_chunks.query_chunk(q[:, :, :128], 128) == 128
+    assert query_chunks.query_chunk(q.double(), 128) == 128
+    assert query_chunks.query_chunk(q.clone().requires_grad_(), 128) == 128
+    assert list(choices.made().values()) == ["256"]
+    # The sample is what the model computes, in any chunks.
+    sample = query_chunks._sample(32, 4, 1)
+    parts = [torch.cat(query_chunks._attend(sample, size), 2) for size in (7, 32)]
+    torch.testing.assert_close(*parts)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [((1.0, 0.96), 0), ((1.0, 0.9), 1), ((1.0, 2.0), 0)]
+)
+def test_the_default_stays_unless_another_is_clearly_faster(seconds, expected, monkeypatch, caplog):
+    own = KernelChoices()
+    set_times(monkeypatch, *seconds)
+    with caplog.at_level(logging.DEBUG, logger="funnel_torch"):
+        for _ in range(2):
+            assert own.choose("shape", OPTIONS, lambda: [bool, bool]) == OPTIONS[expected]
+    # Measured and logged once.
+    (message,) = caplog.messages
+    assert message.startswith(f"shape: {OPTIONS[expected]} (default 1000.00 ms, other ")
+
+
+def test_the_slower_one_loses():
+    own = KernelChoices()
+    matrix = torch.ones(200, 200)
+    slow, fast = (lambda: [matrix @ matrix for _ in range(20)]), (lambda: matrix[:9] @ matrix)
+    assert own.choose("shape", OPTIONS, lambda: [slow, fast]) == "other"
+    assert own.choose("turned", OPTIONS, lambda: [fast, slow]) == "default"
+
+
+def test_measuring_leaves_no_trace():
+    choices.configure(KernelSettings())
+    x, weight = random(16, 24), random(10, 24).requires_grad_()
+    torch.manual_seed(7)
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 16 * 24 * 10
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_small_products_are_not_measured(monkeypatch):
+    choices.configure(KernelSettings())
+    monkeypatch.setattr(linears, "_MIN_MULTIPLY_ADDS", 2**25)
+    monkeypatch.setattr(query_chunks, "_MIN_MULTIPLY_ADDS", 2**25)
+    out = small_model()(torch.zeros(2, 200, dtype=torch.long)).last_hidden_state
+    out.sum().backward()
+    assert not choices.made()
+
+
+def test_a_resumed_run_takes_the_choices_of_its_checkpoint(tmp_path, monkeypatch):
+    choices.configure(KernelSettings(attention_chunk="32"))
+    set_times(monkeypatch, 2.0, 1.0)
+    choices.choose("shape", OPTIONS, lambda: [bool, bool])
+    trainer = make()
+    trainer.output = directory_output(tmp_path / "run", trainer.model)
+    trainer.save()
+    saved = trainer.output.directory.load_state()
+
+    choices.clear()
+    choices.configure(KernelSettings())
+    set_times(monkeypatch, 1.0, 2.0)
+    make().restore(saved)
+    assert choices.choose("shape", OPTIONS, lambda: [bool, bool]) == "other"
+    assert choices.settings == KernelSettings("auto", "32")
+    # A checkpoint of an earlier version has none.
+    del saved["kernels"]
+    make().restore(saved)
+
+
+def test_settings_precede_the_checkpoint_and_unknown_values_are_left_out(caplog):
+    own = KernelChoices()
+    own.configure(KernelSettings(linear_backend="mkl"))
+    own.restore({"linear_backend": "onednn", "attention_chunk": "64", "made": {"shape": "gone"}})
+    assert own.settings == KernelSettings("mkl", "64")
+    # An implementation that is not there (another PyTorch) is chosen again.
+    assert own.choose("shape", OPTIONS, lambda: [bool, bool]) in OPTIONS
+    own.restore({"attention_chunk": "many", "made": 3})
+    own.configure(KernelSettings())
+    own.restore({"attention_chunk": "many", "linear_backend": 7, "made": {"shape": 3}})
+    assert own.settings == KernelSettings() and "not used" in caplog.text
+
+
+class TwoProcesses(DistributedContext):
+    """One of two processes; the others receive what rank 0 sent."""
+
+    sent: list = []  # noqa: RUF012
+
+    def broadcast(self, value):
+        if self.is_rank_zero:
+            self.sent[:] = [value]
+        return self.sent[0]
+
+
+def test_rank_zero_chooses_for_all(monkeypatch):
+    monkeypatch.setattr("funnel_torch.kernels.sharing._MIN_ENTRIES", 512)
+    model, cpu = small_model(), torch.device("cpu")
+    choices.configure(KernelSettings())
+    set_times(monkeypatch, 2.0, 1.0, 3.0)
+    share_choices(model, TwoProcesses(0, 2, cpu))
+    made = choices.made()
+    if linears.has_choice():
+        assert set(made.values()) == {"mkl"} and len(made) > 8
+    choices.clear()
+    choices.configure(KernelSettings())
+    set_times(monkeypatch, 1.0, 2.0, 3.0)
+    share_choices(model, TwoProcesses(1, 2, cpu))
+    model(torch.zeros(2, 64, dtype=torch.long)).last_hidden_state.sum().backward()
+    # Everything large was decided; the rest takes the default and is not measured.
+    assert choices.made() == made
+    choices.clear()
+    share_choices(model, DistributedContext(0, 1, cpu))
+    assert not choices.made()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"linear_backend": "blas"}, {"attention_chunk": "0"}, {"attention_chunk": "many"}]
+)
+def test_wrong_settings(wrong):
+    (name, value) = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=f"{name}={value}: "):
+        KernelSettings(**wrong)
