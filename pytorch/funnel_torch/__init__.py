@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     )
     from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
     from funnel_torch.models.question_answering import AnswerTargets, FunnelForQuestionAnswering
+    from funnel_torch.tasks.api import FinetunedModel, finetune
 
 __all__ = [
     "AnswerConfig",
     "AnswerTargets",
     "ElectraPretraining",
+    "FinetunedModel",
     "FunnelEncoder",
     "FunnelForMaskedLM",
     "FunnelForMultipleChoice",
@@ -40,12 +42,14 @@ __all__ = [
     "PretrainingBatch",
     "PretrainingConfig",
     "__version__",
+    "finetune",
 ]
 
 _MODULES = {
     "AnswerConfig": "funnel.config.heads",
     "AnswerTargets": "funnel_torch.models.question_answering",
     "ElectraPretraining": "funnel_torch.models.electra",
+    "FinetunedModel": "funnel_torch.tasks.api",
     "FunnelEncoder": "funnel_torch.models.modeling",
     "FunnelForMaskedLM": "funnel_torch.models.heads",
     "FunnelForMultipleChoice": "funnel_torch.models.heads",
@@ -57,6 +61,7 @@ _MODULES = {
     "MLMPretraining": "funnel_torch.models.electra",
     "PretrainingBatch": "funnel_torch.models.electra",
     "PretrainingConfig": "funnel.config.heads",
+    "finetune": "funnel_torch.tasks.api",
 }
 
 

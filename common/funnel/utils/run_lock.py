@@ -110,6 +110,8 @@ class RunLock:
         if self._ended.is_set() or os.getpid() != self.owner.pid:
             return
         self._ended.set()
+        with contextlib.suppress(ValueError):  # release_all has taken it out
+            _held.remove(self)
         path = self.folder / LOCK_FILE
         found = _read_owner(path)
         if found is not None and found.token == self.owner.token:

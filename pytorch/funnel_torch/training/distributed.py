@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from funnel.utils.errors import RunError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.main import TERMINATED, USER_ERROR
+from funnel_torch.training.devices import choose_device
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class DistributedConfig:
         rank: rank of this process.
         world_size: number of processes.
         device_id: CUDA device, -1 for the CPU.
+        device: kind of device, see :func:`~funnel_torch.training.devices.choose_device`.
         backend: backend of ``torch.distributed`` on GPUs; CPUs use gloo.
         init_method: rendezvous URL of ``torch.distributed``: ``env://`` under a launcher, or
             ``tcp://host:port``.
@@ -58,6 +60,7 @@ class DistributedConfig:
     backend: str = "nccl"
     init_method: str = "env://"
     timeout_minutes: float = 60.0
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -181,23 +184,6 @@ def no_sync(model: nn.Module) -> Iterator[None]:
     set_sync(True)
 
 
-def choose_device(device_id: int) -> torch.device:
-    """Return CUDA device ``device_id``, or the CPU for -1 and on machines without a GPU.
-
-    Raises:
-        RunError: there are GPUs, but no device ``device_id``.
-    """
-    if device_id < 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        logger.info("no GPU found: running on the CPU (--device_id=-1 selects it explicitly)")
-        return torch.device("cpu")
-    if device_id >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise RunError(f"device_id={device_id}: this machine has GPUs 0 to {count - 1}")
-    return torch.device("cuda", device_id)
-
-
 @contextlib.contextmanager
 def start(config: DistributedConfig) -> Iterator[DistributedContext]:
     """Join the process group, if there are several processes, and leave it at the end.
@@ -211,7 +197,7 @@ def start(config: DistributedConfig) -> Iterator[DistributedContext]:
         raise RunError(f"rank {config.rank} of {config.world_size} processes does not exist")
     if config.timeout_minutes <= 0:
         raise RunError(f"--distributed_timeout={config.timeout_minutes:g}: must be above 0")
-    device = choose_device(config.device_id)
+    device = choose_device(config.device_id, config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = DistributedContext(config.rank, config.world_size, device)

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from funnel.tokenization import Tokenizer
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.training.fsdp import ShardedModel
+
+SaveModel = Callable[[Path], None]
+
+
+class CheckpointStore(Protocol):
+    """Where a run keeps its best and its newest model: a directory, or memory.
+
+    Attributes:
+        overwrites: whether a run that was there is deleted.
+        overwrite_flag: what the user sets for that.
+    """
+
+    overwrites: bool
+    overwrite_flag: ClassVar[str]
+
+    @property
+    def last(self) -> Path:
+        """Directory of the newest checkpoint."""
+        ...
+
+    def save_best(self, save_model: SaveModel, result: Mapping[str, Any]) -> None:
+        """Replace the best model and its scores."""
+        ...
+
+    def save_last(
+        self, save_model: SaveModel, state: Mapping[str, Any], progress: Mapping[str, Any]
+    ) -> None:
+        """Replace the newest checkpoint."""
+        ...
+
+    def load_state(self) -> dict[str, Any]:
+        """Return the training state of the newest checkpoint."""
+        ...
 
 
 @dataclass(frozen=True)

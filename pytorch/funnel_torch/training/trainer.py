@@ -30,8 +30,7 @@ from funnel_torch.training.optimizer import (
 )
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import get_rng_state, set_rng_state
-from funnel_torch.training.run_directory import RunDirectory
-from funnel_torch.training.saving import ModelSaver
+from funnel_torch.training.saving import CheckpointStore, ModelSaver
 from funnel_torch.training.stopping import EvaluationStopped, StepRequests
 
 logger = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ class RunOutput:
     Without ``directory`` or ``saver`` nothing is saved.
     """
 
-    directory: RunDirectory | None = None
+    directory: CheckpointStore | None = None
     log: RunLog = field(default_factory=NullLog)
     saver: ModelSaver | None = None
     meter: Meter = field(default_factory=Meter)
