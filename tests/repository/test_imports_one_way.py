@@ -43,7 +43,8 @@ LOWER = {
         "tasks": TASKS,
         "features": FEATURES,
         "pretraining": PRETRAINING,
-        "cli": PRETRAINING | {"cli"},
+        "runs": CONFIG | {"runs"},
+        "cli": PRETRAINING | {"cli", "runs"},
     },
     "funnel_data": {"downloads": set(), "corpora": set(), "cli": {"downloads", "corpora"}},
     "funnel_torch": {

@@ -39,8 +39,9 @@ def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
     except FunnelError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        # A training program says how to resume.
+        print(str(stop) or "interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The interpreter flushes stdout again at exit, which must not fail.

@@ -38,6 +38,8 @@ from funnel_torch.training.trainer import RunOutput, Scores
 
 logger = logging.getLogger("funnel_torch.pretrain")
 
+_NEXT = {"score this model on other records": ("--eval_only", "--eval_split=test")}
+
 HEADS: dict[str, type[PretrainingModel]] = {"mlm": MLMPretraining, "electra": ElectraPretraining}
 
 
@@ -59,7 +61,7 @@ def run(settings: PretrainSettings) -> None:
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         if settings.trains:
             train(settings, inputs, world)
-            runs.close_run(inputs.run, world)
+            runs.close_run(inputs.run, world, _NEXT)
             return
         evaluator = Evaluator(settings, inputs, world)
         scores = evaluator(inputs.model.to(world.device))
@@ -186,7 +188,7 @@ def make_output(
     lengths = (settings.records.seq_len, settings.num_predict)
     return runs.open_output(
         inputs.run,
-        model.config,
+        factory,
         factory.saver(model, sharded),
         world,
         meter=make_meter(model, batches, world, lengths, peak),
@@ -230,6 +232,7 @@ def train(settings: PretrainSettings, inputs: RunInputs, world: DistributedConte
         *(world.size, world.device, precision),
     )
     training.schedule().warn_of_warmup()
-    progress = trainer.train(None if evaluator is None else partial(evaluator, model))
+    with runs.explained_interruption(run_context, world):
+        progress = trainer.train(None if evaluator is None else partial(evaluator, model))
     output.log.close()
-    run_context.divergence[:] = progress.divergence(precision)
+    runs.record_ending(run_context, progress, precision)

@@ -17,6 +17,8 @@ from funnel_torch.tasks.race import build_evaluation
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
+_NEXT = {"evaluate this model on the test data": ("--do_eval", "--eval_split=test")}
+
 
 @dataclass(frozen=True)
 class RunInputs:
@@ -41,12 +43,12 @@ def run(settings: RaceSettings) -> None:
         if task.do_eval and task.eval_split not in scores:
             evaluation = make_evaluation(settings, inputs, task.eval_split)
             scores[task.eval_split] = evaluate(model, evaluation, world, settings.device.precision)
-        for split, values in scores.items():
-            runs.log_scores(split, values)
+        for split in scores.keys() - known.keys():
+            runs.log_scores(split, scores[split])
         if settings.run.model_dir and not settings.run.debug:
             path = Path(settings.run.model_dir) / "final_scores.json"
             world.on_rank_zero(atomic_write_json, path, scores)
-        runs.close_run(inputs.run, world)
+        runs.close_run(inputs.run, world, _NEXT)
 
 
 def train(

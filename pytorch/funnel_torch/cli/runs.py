@@ -5,9 +5,10 @@ A program adds its task: its settings, the sources of its batches and the scores
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,9 @@ from funnel.checkpoints import Checkpoint
 from funnel.cli.flags import split_list
 from funnel.config.inputs import SegmentIds
 from funnel.config.model import ModelConfig
+from funnel.runs.endings import Ending, describe_interruption, log_ending, next_command
+from funnel.runs.provenance import describe_run
+from funnel.runs.scores import format_scores
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError, RunError
@@ -40,6 +44,7 @@ from funnel_torch.training.distributed import (
     FirstProcessFailed,
 )
 from funnel_torch.training.fsdp import ShardedModel
+from funnel_torch.training.progress import Progress
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.run_directory import RunDirectory
 from funnel_torch.training.saving import ModelSaver
@@ -49,6 +54,10 @@ from funnel_torch.training.trainer import RunOutput, Scores
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PretrainedModel)
+
+# Flags that a command to continue with leaves out: they begin a run, or belong to one that trains.
+_BEGINNING = ("overwrite", "resume")
+_TRAINING = (*_BEGINNING, "new_head", "init_ckpt", "do_train")
 
 
 def load_tokenizer(
@@ -169,12 +178,14 @@ class RunContext:
         checkpoint: the run's own model to continue from or, without training, to evaluate; None:
             the initial model.
         divergence: how training diverged, in words; empty if it has not.
+        endings: how training ended; empty before.
     """
 
     directory: RunDirectory | None
     seed: int
     checkpoint: Path | None
     divergence: list[str] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
 
     @property
     def resumes(self) -> bool:
@@ -252,7 +263,7 @@ def check_results(settings: ProgramSettings, run_context: RunContext, **folders:
 
 def open_output(
     run_context: RunContext,
-    config: ModelConfig,
+    factory: ModelFactory[Model],
     saver: ModelSaver,
     world: DistributedContext,
     **more: Any,
@@ -261,15 +272,41 @@ def open_output(
     directory = run_context.directory
     if directory is None:
         return RunOutput(**more)
+    model = saver.model
+    weights = list(model.parameters())
+    counts = {
+        "total": sum(weight.numel() for weight in weights),
+        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
     information = {"seed": run_context.seed, "command": sys.argv}
+    versions = {"torch": torch.__version__}
     # A process that is still checking the directory must not find what this run writes.
     world.barrier()
-    world.on_rank_zero(directory.create, config, information)
+    if world.is_rank_zero:
+        tokenizer, length = factory.tokenizer, factory.max_length
+        information |= describe_run(model.config, counts, tokenizer, length, versions)
+    world.on_rank_zero(directory.create, model.config, information)
     step = directory.resume_step
     log: RunLog = NullLog()
     if world.is_rank_zero:
         log = MetricsLog(directory.path, resume_step=step, replaces=True)
     return RunOutput(directory, log, saver, **more)
+
+
+@contextlib.contextmanager
+def explained_interruption(run_context: RunContext, world: DistributedContext) -> Iterator[None]:
+    """Let Ctrl-C during training say how to resume, and from which step."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        directory = run_context.directory
+        if directory is None:
+            raise KeyboardInterrupt(describe_interruption(None)) from None
+        # Several processes have a launcher, whose command line is not known here.
+        command = "" if world.size > 1 else next_command(sys.argv, without=_BEGINNING)
+        progress = directory.read_progress()
+        text = describe_interruption(directory.path, *progress, command)
+        raise KeyboardInterrupt(text) from None
 
 
 def train(
@@ -283,7 +320,7 @@ def train(
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; return the best model (with --debug: the last one) and its scores."""
     directory, device = run_context.directory, settings.device
-    output = open_output(run_context, model.config, factory.saver(model), world)
+    output = open_output(run_context, factory, factory.saver(model), world)
     config = replace(
         settings.training,
         batches=replace(settings.training.batches, seed=run_context.seed),
@@ -292,9 +329,10 @@ def train(
     )
     if directory is not None:
         world.on_rank_zero(directory.expect_results)
-    progress = fine_tune(model, source, evaluations, config, world, output, run_context.resumes)
+    with explained_interruption(run_context, world):
+        progress = fine_tune(model, source, evaluations, config, world, output, run_context.resumes)
     output.log.close()
-    run_context.divergence[:] = progress.divergence(device.precision)
+    record_ending(run_context, progress, device.precision)
     raise_if_stopped(world)
     is_best = progress.best_step == progress.step
     if is_best or directory is None or not progress.best:
@@ -305,8 +343,32 @@ def train(
     return factory.load(directory.best).to(world.device), progress.best
 
 
-def close_run(run_context: RunContext, world: DistributedContext) -> None:
-    """Record the end of a run whose results are all written.
+def record_ending(run_context: RunContext, progress: Progress, precision: str) -> None:
+    """Remember how training ended, for :func:`close_run`."""
+    directory = run_context.directory
+    # Without a directory the best model was not kept.
+    is_best = bool(progress.best) and (directory is not None or progress.best_step == progress.step)
+    place, total_steps = None, None
+    if directory is not None:
+        place = directory.best if is_best else directory.last
+        total_steps = directory.read_progress()[1]
+    step, scores = (progress.best_step, progress.best) if is_best else (progress.step, {})
+    run_context.divergence[:] = progress.divergence(precision)
+    ending = Ending(
+        place, scores, step, total_steps or progress.step, is_best, progress.stopped_early
+    )
+    run_context.endings[:] = [ending]
+
+
+def close_run(
+    run_context: RunContext, world: DistributedContext, evaluation: Mapping[str, Sequence[str]]
+) -> None:
+    """Record the end of a run whose results are all written, and log its last lines.
+
+    Args:
+        run_context: the run.
+        world: the processes.
+        evaluation: flags with which the program uses the model again, by purpose.
 
     Raises:
         RunError: training diverged: the results are those of a model that is of no use.
@@ -319,9 +381,15 @@ def close_run(run_context: RunContext, world: DistributedContext) -> None:
             raise FirstProcessFailed
         where = "the run" if directory is None else str(directory.path)
         raise RunError(f"{where} diverged: {reason}; try a lower --lr, or a longer warm-up")
+    for ending in run_context.endings:
+        commands = {
+            purpose: next_command(sys.argv, without=_TRAINING, more=flags)
+            for purpose, flags in evaluation.items()
+        }
+        folder = None if directory is None else directory.path
+        log_ending(ending, folder, RunDirectory.result_files, commands)
 
 
 def log_scores(split: str, scores: Mapping[str, float]) -> None:
     """Log the scores of the final model."""
-    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    logger.info("final model, %s: %s", split, text)
+    logger.info("final model, %s: %s", split, format_scores(scores))

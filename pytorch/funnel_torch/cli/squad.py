@@ -26,6 +26,8 @@ from funnel_torch.training.trainer import Scores
 
 logger = logging.getLogger(__name__)
 
+_NEXT = {"answer the questions of a file with this model": ("--do_predict", "--predict_file=FILE")}
+
 Factory = runs.ModelFactory[TrainableQuestionAnswering]
 
 
@@ -60,7 +62,7 @@ def train_and_predict(settings: SquadSettings, world: DistributedContext) -> Non
     if inputs.train is not None:
         model, scores = train(settings, inputs, inputs.train, world)
     finish(settings, inputs, model, scores, world)
-    runs.close_run(inputs.run, world)
+    runs.close_run(inputs.run, world, _NEXT)
 
 
 def make_factory(settings: SquadSettings) -> Factory:
@@ -191,7 +193,10 @@ def finish(
         else:
             logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     for split, values in scores.items():
-        runs.log_scores(split, values)
+        if values != known.get(split):
+            runs.log_scores(split, values)
+    if folder and folder != model_dir:
+        logger.info("answers and scores are in %s", folder)
     if folder:
         world.on_rank_zero(write_results, folder, answers, scores)
 

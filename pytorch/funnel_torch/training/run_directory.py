@@ -65,6 +65,11 @@ class RunDirectory(BaseRunDirectory):
         *("predictions.json", "nbest_predictions.json", "null_odds.json", "logits.json"),
         _RESULTS_PENDING,
     )
+    # Those to name at the end of a run.
+    result_files = (
+        *("best", "last", BEST_RESULT, "final_scores.json", "metrics.jsonl", "submit"),
+        *("valid_results.txt", "test_results.txt", "predictions.json", "null_odds.json"),
+    )
 
     def __init__(
         self,
@@ -114,6 +119,13 @@ class RunDirectory(BaseRunDirectory):
             raise RunError(f"{path}: step: {describe(step)} should be a number of steps")
         return step
 
+    def read_progress(self) -> tuple[int, int | None]:
+        """Return the step of the newest checkpoint, 0 without one, and the last step of the run."""
+        path = self.last / PROGRESS
+        found = read_json_object(path, RunError) if path.is_file() else {}
+        step, total = found.get("step"), found.get("total_steps")
+        return (step if type(step) is int else 0), (total if type(total) is int else None)
+
     def _check_unused(self) -> None:
         for item in sorted(self.path.iterdir()):
             is_harmless = item.name.startswith(".") or (
@@ -128,10 +140,9 @@ class RunDirectory(BaseRunDirectory):
     def create(self, config: ModelConfig, information: Mapping[str, Any]) -> None:
         """Create the directory and record the run; a resumed run keeps its record.
 
-        ``information`` is recorded but not compared: seed and command line.
+        ``information`` is recorded but not compared: seed, command line, sizes, versions.
         """
-        content = {**information, "model": config.to_dict(), "torch": torch.__version__}
-        if self._write_record(content):
+        if self._write_record({"model": config.to_dict(), **information}):
             config.save_net_config(self.path / NET_CONFIG)
 
     def expect_results(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from funnel.runs.scores import format_scores
+from funnel.runs.timing import StepTimer
 from funnel.utils.errors import RunError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import NullLog, RunLog
@@ -29,6 +30,7 @@ from funnel_torch.training.optimizer import (
     set_learning_rate,
 )
 from funnel_torch.training.precision import autocast
+from funnel_torch.training.progress import Progress, Scores
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.saving import CheckpointStore, ModelSaver
 from funnel_torch.training.stopping import EvaluationStopped, StepRequests
@@ -38,41 +40,6 @@ logger = logging.getLogger(__name__)
 # fp16 starts with a loss scale of 2^16 and skips a step whenever it has to halve it; this many
 # skipped steps in a row mean that training has diverged.
 _MAX_SKIPS_IN_A_ROW = 50
-_SCALING_SKIPS = 10
-
-# Metrics by split. The first metric of the first split selects the best model.
-Scores = Mapping[str, Mapping[str, float]]
-
-
-@dataclass
-class Progress:
-    """Progress of training, saved in checkpoints.
-
-    ``loss_sum`` is the sum of the losses of the ``loss_steps`` steps since the last log line.
-    ``best`` holds the scores at ``best_step``. The evaluation after ``step`` is still to be done if
-    ``evaluation_pending``; ``evaluation_is_finite`` is about the loss in the last one.
-    """
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    best_step: int = -1
-    best_score: float = math.nan
-    best: dict[str, dict[str, float]] = field(default_factory=dict)
-    evaluation_pending: bool = False
-    evaluation_is_finite: bool = True
-
-    def divergence(self, precision: str) -> list[str]:
-        """Return how training has ended without a usable model, in words; empty if it has not."""
-        # Loss scaling skips single steps at any time, and several while it looks for the scale.
-        skips = _SCALING_SKIPS if precision == "fp16" else 2
-        if self.skipped == self.step > 0:
-            return ["no step had finite gradients"]
-        if self.skipped_in_a_row >= skips:
-            return [f"the gradients of the last {self.skipped_in_a_row} steps were not finite"]
-        return [] if self.evaluation_is_finite else ["the loss in the evaluation is not finite"]
 
 
 class Meter:
@@ -162,15 +129,15 @@ class Trainer:
         with stop_requests.deferred():
             if self.progress.evaluation_pending:
                 # Saved in any case, so that it is not repeated once more.
-                self._finish_step(evaluate, _Clock(self.progress.step), save=True)
+                self._finish_step(evaluate, StepTimer(self.progress.step), save=True)
             self._train(evaluate)
         return self.progress
 
     def _train(self, evaluate: Callable[[], Scores] | None) -> None:
         config, progress, parameters = self.config, self.progress, list(self.model.parameters())
-        clock = _Clock(progress.step)
+        clock = StepTimer(progress.step)
         self.step_model.train()
-        remaining = config.total_steps - progress.step
+        remaining = 0 if self._is_finished() else config.total_steps - progress.step
         for micro_batches in islice(self.batches.stream(progress.step), max(0, remaining)):
             lr = self.schedule.lr_at(progress.step)
             set_learning_rate(self.optimizer, lr)
@@ -196,12 +163,15 @@ class Trainer:
 
             if self._is_due(config.log_steps):
                 self._log(lr, norm, clock)
+            clock.started(progress.step)
             self._finish_step(evaluate, clock, stop=stop > 0, save=save > 0)
+            if progress.stopped_early:
+                break
 
     def _finish_step(
         self,
         evaluate: Callable[[], Scores] | None,
-        clock: _Clock,
+        clock: StepTimer,
         stop: bool = False,
         save: bool = False,
     ) -> None:
@@ -220,11 +190,15 @@ class Trainer:
                 except EvaluationStopped:
                     stop = True
                 self.step_model.train()
-            if stop or save or self._is_due(config.save_steps):
+            if stop or save or progress.stopped_early or self._is_due(config.save_steps):
                 self.save()
-        is_finished = progress.step >= config.total_steps and not progress.evaluation_pending
-        if stop and not is_finished:
+        if stop and not self._is_finished():
             raise Interrupted(self._describe_stop())
+
+    def _is_finished(self) -> bool:
+        progress = self.progress
+        is_at_end = progress.step >= self.config.total_steps or progress.stopped_early
+        return is_at_end and not progress.evaluation_pending
 
     def _describe_stop(self) -> str:
         directory, cause = self.output.directory, stop_requests.received or "a signal"
@@ -271,11 +245,11 @@ class Trainer:
                 "were not finite; try a lower --lr, or --bf16 instead of --fp16"
             )
 
-    def _log(self, lr: float, norm: float, clock: _Clock) -> None:
+    def _log(self, lr: float, norm: float, clock: StepTimer) -> None:
         progress, batches = self.progress, self.batches
         loss = progress.loss_sum / progress.loss_steps if progress.loss_steps else math.nan
         progress.loss_sum, progress.loss_steps = 0.0, 0
-        seconds = clock.seconds_per_step(progress.step)
+        seconds = clock.lap(progress.step)
         rate = batches.examples_per_step / seconds
         metrics = self.output.meter.report(seconds)
         self.output.log.log(
@@ -288,9 +262,7 @@ class Trainer:
             examples_per_second=round(rate, 2),
             **metrics,
         )
-        left = time.strftime(
-            "%H:%M:%S", time.gmtime(seconds * (self.config.total_steps - progress.step))
-        )
+        left = clock.left(self.config.total_steps - progress.step)
         logger.info(
             "step %d/%d, epoch %.2f | loss %.4f | lr %.2e | norm %.2f | %.1f ex/s | left %s%s%s",
             *(progress.step, self.config.total_steps, progress.step / batches.steps_per_epoch),
@@ -300,23 +272,17 @@ class Trainer:
 
     def _update_best(self, scores: Scores) -> None:
         """Log the scores of an evaluation; save the model if it is the best so far."""
-        progress = self.progress
-        losses = [metrics["loss"] for metrics in scores.values() if "loss" in metrics]
-        progress.evaluation_is_finite = all(map(math.isfinite, losses))
+        progress, config = self.progress, self.config
         for split, metrics in scores.items():
             self.output.log.log(progress.step, split, **metrics)
-            text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            logger.info("step %d, %s: %s", progress.step, split, text)
-        split, metrics = next(iter(scores.items()))
-        metric, score = next(iter(metrics.items()))
-        if not self._is_better(score):
+            logger.info("step %d, %s: %s", progress.step, split, format_scores(metrics))
+        if not progress.add_evaluation(scores, config.higher_is_better, config.patience):
             return
-        progress.best_step, progress.best_score = progress.step, score
-        progress.best = {name: dict(values) for name, values in scores.items()}
+        split, metrics = next(iter(scores.items()))
         result = {
             "split": split,
-            "metric": metric,
-            "score": score,
+            "metric": next(iter(metrics)),
+            "score": progress.best_score,
             "step": progress.step,
             "epoch": progress.step / self.batches.steps_per_epoch,
             "scores": progress.best,
@@ -325,13 +291,6 @@ class Trainer:
         if directory is not None and saver is not None:
             saver.gather()
             self.world.on_rank_zero(directory.save_best, saver.save, result)
-
-    def _is_better(self, score: float) -> bool:
-        """Return whether a score is better than the best so far; any number is better than NaN."""
-        best = self.progress.best_score
-        if self.progress.best_step < 0 or math.isnan(best):
-            return self.progress.best_step < 0 or not math.isnan(score)
-        return score > best if self.config.higher_is_better else score < best
 
     def save(self) -> None:
         """Write the last checkpoint; to be called in every process."""
@@ -347,8 +306,7 @@ class Trainer:
             "random": self.world.gather(get_rng_state(self.world.device)),
             "kernels": choices.state(),
         }
-        is_finished = progress.step >= total and not progress.evaluation_pending
-        summary = {"step": progress.step, "total_steps": total, "finished": is_finished}
+        summary = {"step": progress.step, "total_steps": total, "finished": self._is_finished()}
         saver.gather()
         self.world.on_rank_zero(directory.save_last, saver.save, state, summary)
         self._requests.reset_clock()
@@ -377,22 +335,3 @@ def compiled(model: nn.Module) -> nn.Module:
     """Return ``model`` compiled, sharing its parameters."""
     # Static shapes: with symbolic lengths the compiler (torch 2.13) fails on the pooled ones.
     return cast(nn.Module, torch.compile(model, dynamic=False))
-
-
-class _Clock:
-    """Measures seconds per training step, without evaluation and saving."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._since, self._away = step, time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._away += time.perf_counter() - start
-
-    def seconds_per_step(self, step: int) -> float:
-        now = time.perf_counter()
-        seconds = max(now - self._since - self._away, 1e-9) / max(1, step - self._step)
-        self._step, self._since, self._away = step, now, 0.0
-        return seconds

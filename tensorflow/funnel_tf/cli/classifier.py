@@ -30,7 +30,7 @@ from funnel_tf.models.heads import classification_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
-from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.evaluation import BestCheckpoint, Scores
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 # Name among the record files of the test set submitted along with that of the task (MNLI's AX).
 _COMPANION = "companion"
 _NEW_SCOPE = "--cls_scope=NAME starts with a fresh head"
+_NEXT = {"predict the test data with this model": ("--do_predict=True",)}
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def run(settings: ClassifierSettings) -> None:
         step = train(settings, inputs, inputs.directory)
     best = evaluate(settings, inputs) if settings.run.do_eval else None
     if settings.task.do_submit or settings.task.do_predict:
-        write_results(settings, inputs, best or runs.best_or_last_checkpoint(settings))
+        chosen = runs.best_or_last_checkpoint(settings) if best is None else best.saved.prefix
+        write_results(settings, inputs, chosen)
     if inputs.directory is not None:
-        inputs.directory.finish(step, settings.training.train_steps)
+        runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
 
 def prepare(settings: ClassifierSettings) -> RunInputs:
@@ -189,9 +191,9 @@ def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirecto
     return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata)
 
 
-def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> Path:
+def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> BestCheckpoint:
     """Score all checkpoints on the development data; return the best one."""
-    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs)).saved.prefix
+    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
 
 
 def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> None:

@@ -143,7 +143,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
-    check_length(config, _max_length(settings))
+    check_length(config, max_length(settings))
     start = run.init_checkpoint
     check_vocabulary(
         config,
@@ -155,7 +155,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     return config
 
 
-def _max_length(settings: TrainingSettings) -> int:
+def max_length(settings: TrainingSettings) -> int:
     """Return the length in tokens of the sequences of a program."""
     if isinstance(settings, PretrainSettings):
         return settings.task.seq_len

@@ -38,7 +38,7 @@ from funnel_tf.training.estimator import (
     evaluate_graph,
     make_model_fn,
 )
-from funnel_tf.training.evaluation import Scores, evaluate_all, write_best
+from funnel_tf.training.evaluation import BestCheckpoint, Scores, evaluate_all, write_best
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
@@ -48,6 +48,9 @@ from funnel_tf.training.run_directory import (
 logger = logging.getLogger(__name__)
 
 OBJECTIVES = {"mlm": mlm_graph, "electra": electra_graph}
+_NEXT = {
+    "score this model on other records": ("--do_train=False", "--do_eval=True", "--eval_split=test")
+}
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,9 @@ def run(settings: PretrainSettings) -> None:
     directory = runs.open_run(settings, inputs.tokenizer) if settings.run.do_train else None
     if directory is not None:
         step = train(settings, inputs, directory)
-    if settings.run.do_eval:
-        evaluate(settings, inputs)
+    best = evaluate(settings, inputs) if settings.run.do_eval else None
     if directory is not None:
-        directory.finish(step, settings.training.train_steps)
+        runs.close_run(settings, directory, step, best, _NEXT)
 
 
 def prepare(settings: PretrainSettings) -> RunInputs:
@@ -125,8 +127,8 @@ def train(settings: PretrainSettings, inputs: RunInputs, directory: RunDirectory
         return runs.train_model(settings, directory, job)
 
 
-def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
-    """Score the checkpoints on --eval_split; the lowest loss is the best."""
+def evaluate(settings: PretrainSettings, inputs: RunInputs) -> BestCheckpoint:
+    """Score the checkpoints on --eval_split; return the one with the lowest loss."""
     evaluation, model_dir = settings.evaluation, settings.run.model_dir
     split, size = evaluation.eval_split, evaluation.eval_batch_size
     collection = load_collection(settings, inputs.tokenizer, split)
@@ -144,6 +146,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> None:
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()
     write_best(best, model_dir)
+    return best
 
 
 def _score(

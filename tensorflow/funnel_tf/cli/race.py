@@ -24,6 +24,8 @@ from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
 from funnel_tf.training.run_directory import RunDirectory
 
+_NEXT = {"evaluate this model on the test data": ("--do_eval=True", "--eval_split=test")}
+
 
 @dataclass(frozen=True)
 class RunInputs:
@@ -49,10 +51,11 @@ def run(settings: RaceSettings) -> None:
         step = runs.fine_tune(
             settings, inputs.directory, files, inputs.config, inputs.graph, metadata
         )
+    best = None
     if settings.run.do_eval:
-        runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
     if inputs.directory is not None:
-        inputs.directory.finish(step, settings.training.train_steps)
+        runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
 
 def prepare(settings: RaceSettings) -> RunInputs:

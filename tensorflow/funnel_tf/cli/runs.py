@@ -17,6 +17,9 @@ import numpy as np
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
+from funnel.flops import parameter_count
+from funnel.runs.endings import Ending, describe_interruption, log_ending, next_command
+from funnel.runs.provenance import describe_run
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError
 from funnel.utils.interruption import Interrupted, stop_requests
@@ -25,6 +28,7 @@ from funnel.utils.run_directory import is_inside
 from funnel.utils.run_lock import acquire
 from funnel_tf.cli import configs
 from funnel_tf.cli.programs import FineTuningSettings, TrainingSettings
+from funnel_tf.compat import tf
 from funnel_tf.data.input_pipeline import InputConfig, finetune_input_fn, report_corrupt_records
 from funnel_tf.models.initial_model import InitConfig, as_tf_checkpoint
 from funnel_tf.training.estimator import (
@@ -49,9 +53,14 @@ from funnel_tf.training.evaluation import (
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
+    latest_step,
     saved_steps,
     wait_for_steps,
 )
+
+# Flags that a command to continue with leaves out: they begin a run, or belong to one that trains.
+_BEGINNING = ("overwrite_run",)
+_TRAINING = (*_BEGINNING, "do_train", "do_eval")
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,8 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
     seed, first = configs.choose_seed(settings.run.seed, directory.seed), directory.step
     run = run_settings(settings, seed)
     configs.schedule_config(settings).warn_of_warmup()
-    directory.create(job.config, {"seed": seed, "command": sys.argv}, job.metadata)
+    information = {"seed": seed, "command": sys.argv, **describe_job(settings, job)}
+    directory.create(job.config, information, job.metadata)
     init = initial_model(settings, directory, job.with_optimizer) if first == 0 else None
     # On a TPU the host call writes summaries; hooks do not see the values of every step there.
     log = None if run.use_tpu else MetricsLog(directory.path, resume_step=first)
@@ -155,9 +165,53 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
         if directory.overwrites:
             raise Interrupted(f"{stop}, without {directory.overwrite_flag}") from None
         raise
+    except KeyboardInterrupt:
+        command = next_command(sys.argv, without=_BEGINNING)
+        step, total = latest_step(directory.path), run.train_steps
+        text = describe_interruption(directory.path, step, total, command)
+        raise KeyboardInterrupt(text) from None
     finally:
         if log is not None:
             log.close()
+
+
+def describe_job(settings: TrainingSettings, job: TrainingJob) -> dict[str, Any]:
+    """Return the sizes and versions that ``run_config.json`` names."""
+    parameters = {"encoder": parameter_count(job.config, decoder=False)}
+    tokenizer, length = job.metadata.get("tokenizer"), configs.max_length(settings)
+    versions = {"tensorflow": tf.version.VERSION}
+    return describe_run(job.config, parameters, tokenizer, length, versions)
+
+
+def close_run(
+    settings: TrainingSettings,
+    directory: RunDirectory,
+    step: int,
+    best: BestCheckpoint | None,
+    evaluation: Mapping[str, Sequence[str]],
+) -> None:
+    """Record the end of a run whose results are all written, and log its last lines.
+
+    Args:
+        settings: those of the program.
+        directory: of the run.
+        step: the last one.
+        best: the checkpoint that an evaluation has chosen; None without evaluation.
+        evaluation: flags with which the program uses the model again, by purpose.
+
+    Raises:
+        RunError: training diverged: the results are those of a model that is of no use.
+    """
+    total = settings.training.train_steps
+    directory.finish(step, total)
+    saved = saved_steps(directory.path)[-1] if best is None else best.saved
+    scores = {} if best is None else best.scores
+    ending = Ending(saved.prefix, scores, saved.step, total, best is not None)
+    commands = {
+        purpose: next_command(sys.argv, without=_TRAINING, more=flags)
+        for purpose, flags in evaluation.items()
+    }
+    log_ending(ending, directory.path, RunDirectory.result_files, commands)
 
 
 def initial_model(

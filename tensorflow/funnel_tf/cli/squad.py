@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from funnel.features.squad_tfrecords import (
     squad_train_records,
 )
 from funnel.formats.tensor_bundle import resolve_prefix
+from funnel.runs.scores import format_scores
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
@@ -36,9 +37,16 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.question_answering import squad_head
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
-from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.evaluation import BestCheckpoint, Scores
+from funnel_tf.training.run_directory import SavedStep
 
 logger = logging.getLogger(__name__)
+
+_NEXT = {
+    "answer the questions of a file with this model": (
+        *("--do_train=False", "--do_predict=True", "--predict_file=FILE"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,17 @@ class _BestAnswers:
     graph: BuildGraph
     questions: Questions
     answers: SquadAnswers | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    best: BestCheckpoint | None = None
 
     def score(self, checkpoint: Path) -> Scores:
         """Return the metrics of a checkpoint."""
-        scorer = self.questions.scorer
         answers = answer_and_write(self.settings, self.graph, self.questions, checkpoint)
-        metrics = scorer.score(answers)
-        if self.answers is None or metrics[scorer.target] > self.metrics[scorer.target]:
-            self.answers, self.metrics = answers, metrics
-        return {"dev": metrics}
+        step = checkpoint.name.rpartition("-")[2]
+        saved = SavedStep(int(step) if step.isdigit() else 0, checkpoint)
+        found = BestCheckpoint(saved, {"dev": self.questions.scorer.score(answers)})
+        if self.best is None or found.beats(self.best):
+            self.answers, self.best = answers, found
+        return found.scores
 
 
 def run(settings: SquadSettings) -> None:
@@ -124,10 +133,9 @@ def train_and_predict(settings: SquadSettings) -> None:
         files = load_train_files(settings, tokenizer)
         metadata = {"tokenizer": tokenizer}
         step = runs.fine_tune(settings, directory, files, config, graph, metadata)
-    if questions is not None:
-        predict(settings, graph, questions)
+    best = None if questions is None else predict(settings, graph, questions)
     if directory is not None:
-        directory.finish(step, settings.training.train_steps)
+        runs.close_run(settings, directory, step, best, _NEXT)
 
 
 def load_train_files(settings: SquadSettings, tokenizer: Tokenizer) -> list[ExampleFile]:
@@ -155,17 +163,24 @@ def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
     return Questions(file, scorer)
 
 
-def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) -> None:
-    """Score the answers of all checkpoints; write those of the best one and its scores."""
-    best, folder = _BestAnswers(settings, graph, questions), _predict_dir(settings)
+def predict(
+    settings: SquadSettings, graph: BuildGraph, questions: Questions
+) -> BestCheckpoint | None:
+    """Score the answers of all checkpoints; write those of the best one and its scores.
+
+    Returns:
+        The best checkpoint; None if there are no gold answers.
+    """
+    found, folder = _BestAnswers(settings, graph, questions), _predict_dir(settings)
     if questions.scorer.has_gold:
-        runs.evaluate_and_keep(settings, best.score)
-        write_answers(best.answers, folder)
-        atomic_write_json(folder / "final_scores.json", {"dev": best.metrics})
-        return
+        best = runs.evaluate_and_keep(settings, found.score)
+        write_answers(found.answers, folder)
+        atomic_write_json(folder / "final_scores.json", best.scores)
+        return best
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     checkpoint = runs.best_or_last_checkpoint(settings)
     write_answers(answer_and_write(settings, graph, questions, checkpoint), folder)
+    return None
 
 
 def _predict_dir(settings: SquadSettings) -> Path:
@@ -209,8 +224,7 @@ def ensemble(settings: SquadSettings) -> None:
         found = predict_windows(member, graph, questions, prefix)
         opinions.append(questions.scorer.answers(found))
     predictions, scores = score_ensemble(questions.scorer, opinions, joint)
-    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    logger.info("%s", text or "no answers are known, so there are no scores")
+    logger.info("%s", format_scores(scores) or "no answers are known, so there are no scores")
     atomic_write_json(joint.ensemble_output_file, predictions)
 
 

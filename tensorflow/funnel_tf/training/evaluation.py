@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from funnel.runs.scores import format_scores
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.interruption import stop_requests
@@ -38,6 +39,15 @@ class BestCheckpoint:
         split, metrics = next(iter(self.scores.items()))
         name, value = next(iter(metrics.items()))
         return split, name, value
+
+    def beats(self, other: BestCheckpoint, higher_is_better: bool = True) -> bool:
+        """Return whether this one, which was evaluated later, replaces the best one so far."""
+        score, best = self.main[2], other.main[2]
+        if math.isnan(best) or math.isnan(score):
+            return not math.isnan(score)
+        if score == best:
+            return other.saved.step == 0
+        return score > best if higher_is_better else score < best
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ def evaluate_all(
 ) -> BestCheckpoint:
     """Score every checkpoint and return the best one, the first of several with equal scores.
 
+    Step 0, which is not trained, is the best only if its score is better than all others.
+
     Args:
         checkpoints: in the order of evaluation.
         evaluate: function of a checkpoint's prefix.
@@ -88,22 +100,15 @@ def evaluate_all(
         scores = evaluate(saved.prefix)
         for split, metrics in scores.items():
             log.log(saved.step, split, **metrics)
-            text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            logger.info("step %d, %s: %s", saved.step, split, text)
+            logger.info("step %d, %s: %s", saved.step, split, format_scores(metrics))
         candidate = BestCheckpoint(saved, scores)
-        if best is None or _beats(candidate.main[2], best.main[2], higher_is_better):
+        if best is None or candidate.beats(best, higher_is_better):
             best = candidate
     if best is None:
         raise ValueError("no checkpoint to evaluate")
-    split, metric, value = best.main
-    logger.info("best: step %d, %s %s %.4f", best.saved.step, split, metric, value)
+    split, metrics = next(iter(best.scores.items()))
+    logger.info("best: step %d, %s: %s", best.saved.step, split, format_scores(metrics))
     return best
-
-
-def _beats(score: float, best: float, higher_is_better: bool) -> bool:
-    if math.isnan(best) or math.isnan(score):
-        return not math.isnan(score)
-    return score > best if higher_is_better else score < best
 
 
 def write_best(best: BestCheckpoint, model_dir: str | Path) -> None:

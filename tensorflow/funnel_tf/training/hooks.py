@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import tensorflow.compat.v1 as tf
 
 from funnel.formats.tensor_bundle import TFCheckpoint
+from funnel.runs.timing import StepTimer
 from funnel.utils.errors import RunError
 from funnel.utils.logging import RunLog
 from funnel_tf.models.initial_model import check_complete
@@ -50,13 +50,12 @@ class LoggingHook(tf.train.SessionRunHook):
         self._step, self._skips_in_a_row = 0, 0
         self._skipped: float | None = None
         self._loss_sum, self._loss_steps = 0.0, 0
-        self._since = (0, 0.0)
+        self._clock = StepTimer(0)
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         """Start counting at the step of the restored checkpoint."""
         self._step = int(session.run(tf.train.get_global_step(session.graph)))
-        self._since = (self._step, time.perf_counter())
-        self._skipped = None
+        self._clock, self._skipped = StepTimer(self._step), None
 
     def state(self) -> dict[str, float]:
         """Return the state since the last log line, for a checkpoint."""
@@ -78,6 +77,7 @@ class LoggingHook(tf.train.SessionRunHook):
         self._count(values)
         if self._step % self._every == 0 or self._step == self._total:
             self._report(values)
+        self._clock.started(self._step)
 
     def _count(self, values: dict[str, float]) -> None:
         skipped = values.get("skipped", 0.0)
@@ -96,16 +96,13 @@ class LoggingHook(tf.train.SessionRunHook):
     def _report(self, values: dict[str, float]) -> None:
         loss = self._loss_sum / self._loss_steps if self._loss_steps else math.nan
         self._loss_sum, self._loss_steps = 0.0, 0
-        (step, since), now = self._since, time.perf_counter()
-        self._since = (self._step, now)
-        seconds = max(now - since, 1e-9) / max(1, self._step - step)
-        rate = self._examples / seconds
+        rate = self._examples / self._clock.lap(self._step)
         scalars = values | {"loss": loss, "examples_per_second": round(rate, 2)}
         if "skipped" in values:
             scalars["skipped_in_a_row"] = self._skips_in_a_row
         self._log.log(self._step, "train", **scalars)
         shown = [f"{name} {value:.4g}" for name, value in scalars.items() if name in values]
-        left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self._total - self._step)))
+        left = self._clock.left(self._total - self._step)
         logger.info(
             "step %d/%d | %s | %.1f ex/s | left %s",
             *(self._step, self._total, " | ".join(shown), rate, left),

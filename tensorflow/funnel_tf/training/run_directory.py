@@ -63,6 +63,11 @@ class RunDirectory(BaseRunDirectory):
         *("test_results.txt", "final_scores.json", "*predictions.json", "*null_odds.json"),
         *("*.logits.json", SAVE_STATE),
     )
+    # Those to name at the end of a run.
+    result_files = (
+        *(BEST_RESULT, "metrics.jsonl", "final_scores.json", "test_results.txt"),
+        *("predictions.json", "null_odds.json", "submit"),
+    )
 
     def __init__(
         self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False
@@ -95,7 +100,7 @@ class RunDirectory(BaseRunDirectory):
             metadata: facts that checkpoints need besides their weights: vocab_path, labels,
                 cls_scope, problem_type.
         """
-        self._write_record({**information, "model": config.to_dict()})
+        self._write_record({"model": config.to_dict(), **information})
         # Also when resuming: a kill may have come between the record and these files.
         config.save_net_config(self.path / NET_CONFIG)
         write_side_files(metadata, self.path)
