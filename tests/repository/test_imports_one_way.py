@@ -32,6 +32,7 @@ FORMATS = CONFIG | {"formats"}
 TOKENIZATION = CONFIG | {"tokenization"}
 TASKS = TOKENIZATION | {"tasks"}
 FEATURES = TASKS | FORMATS | {"features", "checkpoints"}
+INFERENCE = FEATURES | {"inference"}
 PRETRAINING = FEATURES | {"pretraining"}
 LOWER = {
     "funnel": {
@@ -43,7 +44,8 @@ LOWER = {
         "tasks": TASKS,
         "features": FEATURES,
         "pretraining": PRETRAINING,
-        "cli": PRETRAINING | {"cli"},
+        "inference": INFERENCE,
+        "cli": PRETRAINING | INFERENCE | {"cli"},
     },
     "funnel_data": {"downloads": set(), "corpora": set(), "cli": {"downloads", "corpora"}},
     "funnel_torch": {
