@@ -32,6 +32,7 @@ FORMATS = CONFIG | {"formats"}
 TOKENIZATION = CONFIG | {"tokenization"}
 TASKS = TOKENIZATION | {"tasks"}
 FEATURES = TASKS | FORMATS | {"features", "checkpoints"}
+INFERENCE = FEATURES | {"inference"}
 PRETRAINING = FEATURES | {"pretraining"}
 LOWER = {
     "funnel": {
@@ -44,7 +45,8 @@ LOWER = {
         "features": FEATURES,
         "pretraining": PRETRAINING,
         "runs": CONFIG | {"runs"},
-        "cli": PRETRAINING | {"cli", "runs"},
+        "inference": INFERENCE,
+        "cli": PRETRAINING | INFERENCE | {"cli", "runs"},
     },
     "funnel_data": {"downloads": set(), "corpora": set(), "cli": {"downloads", "corpora"}},
     "funnel_torch": {
