@@ -87,7 +87,7 @@ def test_electra_learns_and_is_scored(electra):
 
 def test_user_errors(program, folder, electra, capsys):
     refuse(program, capsys, _flags(folder, "electra", train_steps=30), "finished")
-    refuse(program, capsys, _flags(folder, "new", num_predict=None), "num_predict")
+    refuse(program, capsys, _flags(folder, "new", num_predict=14), "num_predict")
     refuse(program, capsys, _flags(folder, "new", seq_len=32), "seq-16")
     refuse(program, capsys, _flags(folder, "new", do_train=False), "nothing to do")
     evaluation = {"do_train": False, "do_eval": True, "eval_split": "test"}

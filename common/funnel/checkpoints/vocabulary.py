@@ -28,12 +28,19 @@ from funnel.tokenization.saved import (
 from funnel.utils.errors import CheckpointError, ConfigError, TokenizerError
 from funnel.utils.files import atomic_path, atomic_write_json, atomic_write_text, sha256_file
 
-__all__ = ["TOKENIZER_FILES", "check_vocabulary", "find_vocabulary", "write_tokenizer"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "check_vocabulary",
+    "find_vocabulary",
+    "fit_vocabulary",
+    "write_tokenizer",
+]
 
 logger = logging.getLogger(__name__)
 
 # Files with the settings of a tokenizer; those of an earlier model must not stay.
 TOKENIZER_FILES = (TOKENIZER_CONFIG, TOKENIZER_JSON, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+_MOST_PADDING = 128  # rows of an embedding table, to a size that suits a device
 # A class that transformers does not have: it refuses the directory.
 _REFUSED_CLASS = "FunnelOnlyTokenizer"
 
@@ -185,6 +192,25 @@ def _copy_unreadable(
         logger.warning("%s; it is copied, but transformers refuses it as a tokenizer", reason)
         config = {"tokenizer_class": _REFUSED_CLASS}
         (directory / TOKENIZER_CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
+
+
+def fit_vocabulary(config: ModelConfig, vocab_size: int, vocab_path: str) -> ModelConfig:
+    """Return the configuration of a model with random weights for a vocabulary, and log a change.
+
+    A table padded to a round number, by less than 128 rows, keeps its size.
+
+    Args:
+        config: of the new model, as a file or the flags describe it.
+        vocab_size: number of tokens.
+        vocab_path: the vocabulary, for the message.
+    """
+    if 0 <= config.vocab_size - vocab_size < _MOST_PADDING:
+        return config
+    logger.info(
+        "vocab_size %d of the model's configuration becomes %d, the tokens of %s",
+        *(config.vocab_size, vocab_size, vocab_path),
+    )
+    return config.replace(vocab_size=vocab_size)
 
 
 def check_vocabulary(

@@ -57,8 +57,9 @@ class PretrainingConfig:
         try:
             return generator_config(model, self.width_shrink)
         except ConfigError as error:
-            shrink = self.width_shrink
-            raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}") from None
+            shrink, fitting = self.width_shrink, _fitting_shrink(model, self.width_shrink)
+            hint = "" if fitting is None else f"; --width_shrink={fitting:g} does"
+            raise ConfigError(f"width_shrink: {shrink} makes no generator: {error}{hint}") from None
 
 
 def generator_config(
@@ -74,6 +75,19 @@ def generator_config(
         d_inner=int(config.d_inner * width_shrink),
         n_head=int(config.n_head * width_shrink),
     )
+
+
+def _fitting_shrink(model: ModelConfig, shrink: float) -> float | None:
+    """Return the factor closest to ``shrink`` that leaves a number of heads and valid sizes."""
+    # Rounded up, since sizes are rounded down.
+    factors = [math.ceil(1e6 * n / model.n_head) / 1e6 for n in range(1, model.n_head + 1)]
+    for factor in sorted(factors, key=lambda factor: abs(factor - shrink)):
+        try:
+            generator_config(model, factor)
+        except ConfigError:
+            continue
+        return factor
+    return None
 
 
 REGRESSION = "regression"

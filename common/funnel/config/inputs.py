@@ -9,6 +9,7 @@ from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
 
 TOKENIZER_KINDS = ("word_piece", "sent_piece")
+_RACE_OTHER_TOKENS = 4  # three special symbols and a token of the article
 CUSTOM_FORMATS = ("tsv", "csv", "jsonl")
 
 
@@ -92,16 +93,25 @@ class TokenizerRequest:
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """Sequences of RACE: question and option are segment ``a``, the article is ``b``."""
+    """Sequences of RACE: question and option are segment ``a``, the article is ``b``.
+
+    The default of ``max_qa_length`` is a quarter of ``max_seq_length`` where that is so short that
+    128 tokens leave no room for the article.
+    """
 
     max_seq_length: int = setting(512, "tokens per sequence, special symbols included")
-    max_qa_length: int = setting(128, "last tokens of question and option kept")
+    max_qa_length: int = setting(
+        128, "last tokens of question and option kept; if max_length is below 132, a quarter of it"
+    )
     segments: SegmentIds = group("", SegmentIds, names=SEGMENT_FLAGS)
 
     def __post_init__(self) -> None:
         if self.max_qa_length < 1:
             raise ConfigError(f"max_qa_length={self.max_qa_length}: must be at least 1")
-        least = self.max_qa_length + 4
+        least = self.max_qa_length + _RACE_OTHER_TOKENS
+        if self.max_seq_length < least and self.max_qa_length == type(self).max_qa_length:
+            object.__setattr__(self, "max_qa_length", max(1, self.max_seq_length // 4))
+            least = self.max_qa_length + _RACE_OTHER_TOKENS
         if self.max_seq_length < least:
             raise ConfigError(
                 f"max_seq_length={self.max_seq_length}: at least {least} is needed for "

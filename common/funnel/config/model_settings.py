@@ -13,6 +13,11 @@ from funnel.utils.errors import ConfigError
 _HEAD_WIDTH = 64  # of the sizes that `model_size` names
 # How attention layers compute their scores on a GPU; the first one is the default.
 ATTENTION_KERNELS = ("auto", "fused", "sdpa")
+# Flags that decide which weights a model has.
+ARCHITECTURE_FLAGS = (
+    *("model_size", "block_size", "decoder_size", "d_model", "d_embed", "n_head", "d_head"),
+    "d_inner",
+)
 
 
 @dataclass(frozen=True)

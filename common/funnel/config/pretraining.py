@@ -11,6 +11,7 @@ from funnel.utils.errors import ConfigError
 SPLITS = ("train", "dev", "test")
 SAMPLE_STRATEGIES = ("single_token", "whole_word", "token_span", "word_span")
 SPECIAL_TOKENS = 3  # [CLS] and two [SEP] in every example
+TARGET_SHARE = 85 / 512  # of the tokens of a record, as in the reference
 MIN_SEQ_LEN = SPECIAL_TOKENS + 2  # room for one token on either side
 
 
@@ -83,7 +84,7 @@ class TargetSettings:
     The fields have the names of those of :class:`funnel.pretraining.masking.MaskingConfig`.
     """
 
-    num_predict: int | None = setting(None, "targets per record")
+    num_predict: int | None = setting(None, "targets per record; default: 85 of 512 tokens")
     sample_strategy: str = setting(
         "single_token", "how targets are chosen", choices=SAMPLE_STRATEGIES
     )
@@ -93,3 +94,8 @@ class TargetSettings:
     max_tok: int = setting(5, "longest span of tokens")
     min_word: int = setting(1, "shortest span of words")
     max_word: int = setting(5, "longest span of words")
+
+    def count(self, seq_len: int) -> int:
+        """Return the targets in ``seq_len`` tokens, by default the reference's share."""
+        default = max(1, round(seq_len * TARGET_SHARE))
+        return default if self.num_predict is None else self.num_predict

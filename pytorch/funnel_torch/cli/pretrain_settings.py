@@ -16,8 +16,6 @@ from funnel_torch.data.config import BatchConfig
 from funnel_torch.training.config import TrainerConfig
 
 LOSS_TYPES = ("mlm", "electra")
-# The reference masks 85 tokens of 512.
-_TARGET_SHARE = 85 / 512
 
 
 @dataclass(frozen=True)
@@ -168,8 +166,7 @@ class PretrainSettings(ProgramSettings):
     @property
     def num_predict(self) -> int:
         """Targets per record; by default the share of the reference."""
-        given = self.targets.num_predict
-        return max(1, round(self.records.seq_len * _TARGET_SHARE)) if given is None else given
+        return self.targets.count(self.records.seq_len)
 
     def check(self) -> None:
         """Refuse what cannot work, before any file is read.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.checkpoints import Checkpoint, load_checkpoint
 from funnel.checkpoints.names import is_task_head
-from funnel.checkpoints.vocabulary import check_vocabulary
+from funnel.checkpoints.vocabulary import check_vocabulary, fit_vocabulary
 from funnel.config.geometry import check_length
 from funnel.config.model import ModelConfig
 from funnel.tasks.labels import fold_label
@@ -102,6 +102,8 @@ def build_model(
     """
     checkpoint = checkpoint or read_initial_checkpoint(init)
     config = resolve_config(init, None if checkpoint is None else checkpoint.config)
+    if checkpoint is None:
+        config = fit_vocabulary(config, tokenizer.vocab_size, tokenizer.path)
     check_vocabulary(
         config,
         tokenizer.path,

@@ -5,6 +5,8 @@ Nothing here imports TensorFlow; :mod:`funnel_tf.cli.runs` does.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Sequence
@@ -12,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from funnel.checkpoints.locate import require_checkpoint
-from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
+from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary, fit_vocabulary
 from funnel.cli.flags import split_list
 from funnel.config.geometry import check_length
 from funnel.config.inputs import SegmentIds
-from funnel.config.model import NET_CONFIG, ModelConfig
+from funnel.config.model import NET_CONFIG, ModelConfig, find_config
+from funnel.config.model_settings import ARCHITECTURE_FLAGS
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
 from funnel.formats.tensor_bundle import STATE_FILE
@@ -33,6 +36,8 @@ from funnel_tf.cli.programs import (
     SquadSettings,
     TrainingSettings,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def check_model_dir(settings: FineTuningSettings) -> None:
@@ -126,21 +131,20 @@ def open_tokenizer(
 def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
     """Return the configuration of the model.
 
-    It is read from --model_config, or, without training, from the directory of the run or of the
-    checkpoints to evaluate; without a file it
-    consists of the model flags. Off TPUs ``factorized`` attention becomes ``rel_shift``, which
-    computes the same function faster there, unless it was requested.
+    It is read from --model_config, else from the directory of the weights (the initial ones;
+    without training those of the run or to evaluate); without a file it consists of the model
+    flags, as it does if these give the sizes of a model to train. The table of random weights fits
+    the vocabulary. Off TPUs ``factorized`` attention becomes ``rel_shift``, which computes the same
+    function faster there, unless it was requested.
 
     Raises:
         ConfigError: a key is unknown, or the vocabulary does not fit.
     """
     run = settings.run
-    path = run.model_config
-    if not path and not run.do_train:
-        places = [place for place in (*settings.evaluated_paths, run.model_dir) if place]
-        recorded = [weights_directory(place) / NET_CONFIG for place in places]
-        path = next((str(file) for file in recorded if file.is_file()), "")
+    path = run.model_config or _find_config(settings)
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
+    if run.do_train and not run.init_checkpoint:
+        config = _fit_vocabulary(settings, config, tokenizer)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
     check_length(config, max_length(settings))
@@ -153,6 +157,36 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
         pretrained_vocab=find_vocabulary(weights_directory(start)) if start else None,
     )
     return config
+
+
+def _find_config(settings: TrainingSettings) -> str:
+    """Return the config file in the directory of the weights, empty if there is none."""
+    run = settings.run
+    if not run.do_train:
+        places = [place for place in (*settings.evaluated_paths, run.model_dir) if place]
+        recorded = [weights_directory(place) / NET_CONFIG for place in places]
+        return next((str(file) for file in recorded if file.is_file()), "")
+    # Sizes on the command line say what the model is, as in the original.
+    if not run.init_checkpoint or settings.given & set(ARCHITECTURE_FLAGS):
+        return ""
+    # The initial checkpoint of a run that resumes may be gone.
+    for place in (weights_directory(run.init_checkpoint), Path(run.model_dir or "")):
+        with contextlib.suppress(ConfigError):
+            found = find_config(place)
+            logger.info("%s: configuration of the model", found)
+            return str(found)
+    return ""
+
+
+def _fit_vocabulary(
+    settings: TrainingSettings, config: ModelConfig, tokenizer: Tokenizer
+) -> ModelConfig:
+    """Return the configuration of a model that starts from random weights."""
+    recorded = Path(settings.run.model_dir or "") / NET_CONFIG
+    if (recorded.parent / STATE_FILE).is_file() and recorded.is_file():
+        # A run that resumes keeps its table.
+        return config.replace(vocab_size=ModelConfig.load(recorded).vocab_size)
+    return fit_vocabulary(config, tokenizer.vocab_size, tokenizer.path)
 
 
 def max_length(settings: TrainingSettings) -> int:
@@ -182,6 +216,12 @@ def _read_config(
         raise ConfigError(f"--overwrite_keys: {unknown[0]!r} is no setting of a model")
     if not path:
         return ModelConfig(**values), "rel_attn_type" in settings.given
+    unused = settings.given & set(values) - {*keys, "truncate_seq", "vocab_size"}
+    if unused:
+        logger.warning(
+            "%s decides the model: --%s is not used (--overwrite_keys=%s makes it count)",
+            *(path, ", --".join(sorted(unused)), ",".join(sorted(unused))),
+        )
     config = ModelConfig.load(path).replace(**{key: values[key] for key in keys})
     # A run-time switch that no net_config.json holds: a flag given changes it without being listed.
     if "truncate_seq" in settings.given:
@@ -211,6 +251,8 @@ def recorded_settings(settings: ProgramSettings) -> dict[str, Any]:
     # The training file of a custom task may also be an absolute path, which stays one.
     if found.get("train_file"):
         found["train_file"] = os.path.abspath(found["train_file"])
+    if isinstance(settings, PretrainSettings):
+        found["num_predict"] = settings.targets.count(settings.task.seq_len)
     if found.get("record_dir"):
         found["record_dir"] = [os.path.abspath(d) for d in found["record_dir"].split(",")]
     return found

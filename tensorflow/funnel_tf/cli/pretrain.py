@@ -89,7 +89,7 @@ def prepare(settings: PretrainSettings) -> RunInputs:
     masking = MaskingConfig(
         seq_len=task.seq_len,
         truncate_stride=truncation_stride(config),
-        **asdict(settings.targets),
+        **asdict(settings.targets) | {"num_predict": settings.targets.count(task.seq_len)},
     )
     return RunInputs(tokenizer, config, Masker(masking, tokenizer.special, tokenizer.vocab_size))
 

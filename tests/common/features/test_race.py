@@ -104,8 +104,8 @@ def test_an_article_is_tokenized_once(tmp_path):
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="max_seq_length=131: at least 132"):
-        RaceConfig(max_seq_length=131)
+    with pytest.raises(ConfigError, match="max_seq_length=131: at least 133"):
+        RaceConfig(max_seq_length=131, max_qa_length=129)
     with pytest.raises(ConfigError, match="max_qa_length=0"):
         RaceConfig(max_qa_length=0)
 
