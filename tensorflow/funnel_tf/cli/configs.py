@@ -14,9 +14,10 @@ from typing import Any
 from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary
 from funnel.cli.flags import split_list
+from funnel.config import hub
 from funnel.config.geometry import check_length
 from funnel.config.inputs import SegmentIds
-from funnel.config.model import NET_CONFIG, ModelConfig
+from funnel.config.model import HF_CONFIG, NET_CONFIG, ModelConfig
 from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
 from funnel.formats.tensor_bundle import STATE_FILE
@@ -112,10 +113,10 @@ def open_tokenizer(
         ConfigError: there is no vocabulary, or a flag contradicts what is recorded.
     """
     run, path = settings.run, settings.tokenizer.tokenizer_path
-    evaluated = (*settings.evaluated_paths, run.model_dir)
-    places = (run.init_checkpoint,) if run.do_train else (*evaluated, run.init_checkpoint)
+    evaluated, start = (*settings.evaluated_paths, run.model_dir), _initial_weights(settings)
+    places = (start,) if run.do_train else (*evaluated, start)
     if run.do_train and not path:
-        places = (run.init_checkpoint, run.model_dir)
+        places = (start, run.model_dir)
     directories = [weights_directory(place) for place in weights or places if place]
     request = settings.tokenizer.request(settings.given, segments, keep_accents)
     tokenizer = choice.open_tokenizer(request, directories)
@@ -123,12 +124,18 @@ def open_tokenizer(
     return tokenizer
 
 
+def _initial_weights(settings: TrainingSettings) -> str:
+    """Return the initial checkpoint, a hub name as the directory of its download; may be empty."""
+    path = settings.run.init_checkpoint
+    return str(hub.resolve(path)) if path else ""
+
+
 def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
     """Return the configuration of the model.
 
     It is read from --model_config, or, without training, from the directory of the run or of the
-    checkpoints to evaluate; without a file it
-    consists of the model flags. Off TPUs ``factorized`` attention becomes ``rel_shift``, which
+    checkpoints to evaluate, or that of a hub name; without a file it consists of the model flags.
+    Off TPUs ``factorized`` attention becomes ``rel_shift``, which
     computes the same function faster there, unless it was requested.
 
     Raises:
@@ -140,11 +147,14 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
         places = [place for place in (*settings.evaluated_paths, run.model_dir) if place]
         recorded = [weights_directory(place) / NET_CONFIG for place in places]
         path = next((str(file) for file in recorded if file.is_file()), "")
+    if not path and run.init_checkpoint and hub.parse_name(run.init_checkpoint):
+        # Nobody can name a file in the hub's cache.
+        path = str(Path(_initial_weights(settings)) / HF_CONFIG)
     config, is_requested = _read_config(settings, path, tokenizer.vocab_size)
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
     check_length(config, _max_length(settings))
-    start = run.init_checkpoint
+    start = _initial_weights(settings)
     check_vocabulary(
         config,
         tokenizer.path,
