@@ -142,7 +142,7 @@ def _download(api: HfApi, name: HubName) -> Path:
         raise
     except GatedRepoError:
         raise CheckpointError(
-            f"{name}: access is granted on request: ask for it on {api.endpoint}/{name.repo}, "
+            f"{name}: its authors give access on request: ask for it on {api.endpoint}/{name.repo}, "
             "then `hf auth login`"
         ) from None
     except RepositoryNotFoundError:

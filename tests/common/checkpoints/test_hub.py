@@ -131,7 +131,7 @@ def test_a_clone_may_have_the_name_of_the_organization(hub, model, tmp_path):
     ("name", "message"),
     [
         ("me/nothing", "me/nothing: does not exist here, and http.* has no such model"),
-        ("me/gated", "me/gated: access is granted on request"),
+        ("me/gated", "me/gated: its authors give access on request"),
         ("me/empty", "me/empty: has no config.json"),
         ("me/flax", "me/flax: has neither model.safetensors nor pytorch_model.bin"),
     ],
