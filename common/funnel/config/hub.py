@@ -142,8 +142,8 @@ def _download(api: HfApi, name: HubName) -> Path:
         raise
     except GatedRepoError:
         raise CheckpointError(
-            f"{name}: its authors give access on request: ask for it on {api.endpoint}/{name.repo}, "
-            "then `hf auth login`"
+            f"{name}: its authors give access on request: ask on {api.endpoint}/{name.repo}, then "
+            "`hf auth login`"
         ) from None
     except RepositoryNotFoundError:
         raise CheckpointError(
