@@ -1,6 +1,7 @@
 """A checkpoint that does not exist is what every program reports first, with where to get it."""
 
 import importlib.util
+import os
 
 import pytest
 
@@ -30,12 +31,14 @@ PROGRAMS = {
     "tensorflow/modify_ckpt.py": ("--tgt_ckpt=x", "--src_ckpt"),
 }
 
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
 
 def _fail(program, flags, cwd):
     needed = "torch" if program.startswith("pytorch/") else "absl"
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
-    done = program_server.run([ROOT / program, *flags], cwd=cwd)
+    done = program_server.run([ROOT / program, *flags], cwd=cwd, env=OFFLINE)
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: "), done.stderr

@@ -95,3 +95,28 @@ def test_selected_and_pooled_outputs_are_those_of_pytorch(checkpoints, tmp_path)
     for name in found.files:
         assert found[name].shape == (4, 16)
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
+def test_vectors_are_those_of_pytorch(checkpoints, tmp_path, monkeypatch):
+    """In half precision, scaled, without special tokens, as one array."""
+    from funnel.cli.flags import parse_settings
+    from funnel_tf.cli.extract_features import run as run_tensorflow
+    from funnel_tf.cli.programs import ExtractSettings
+    from funnel_torch.cli.extract_features import run as run_torch
+    from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+
+    (tmp_path / "lines.txt").write_text("a b\tc .\nab d\n\n")
+    flags = [f"--text={tmp_path / 'lines.txt'}", "--layers=decoder", "--pooling=max", "--normalize",
+             "--dtype=float16", "--exclude_special", "--device_id=-1"]  # fmt: skip
+    found = []
+    for kind, program, settings in (
+        ("tf", run_tensorflow, ExtractSettings),
+        ("hf", run_torch, TorchExtractionSettings),
+    ):
+        output = tmp_path / f"{kind}.npy"
+        paths = [f"--model={checkpoints / kind}", f"--output={output}"]
+        monkeypatch.setattr(sys, "argv", ["extract_features.py", *paths, *flags])
+        program(parse_settings(settings, ""))
+        found.append(np.load(output, mmap_mode="r"))
+    assert found[0].dtype == np.float16 and found[0].shape == (3, 16)
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)

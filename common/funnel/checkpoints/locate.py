@@ -8,6 +8,7 @@ from pathlib import Path
 
 from funnel.checkpoints.hf_files import EXTRA, INDEX_SUFFIX, SAFETENSORS, weight_files
 from funnel.checkpoints.released_pt import SUFFIXES
+from funnel.config import hub
 from funnel.config.limits import describe
 from funnel.config.model import HF_CONFIG, find_config
 from funnel.formats.tensor_bundle import STATE_FILE, resolve_prefix
@@ -18,7 +19,6 @@ from funnel.utils.text import join_names
 # The original saves the model of a run in model.pt and its optimizer in var.pt.
 _RELEASED_NAMES = ("model.pt", "model.ckpt.pt")
 _OPTIMIZER_FILE = "var.pt"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RELEASE = re.compile(r"(B\d+-[\dx-]+H\d+)-ELEC-(PT|TF|FULL-TF)")
 _WEIGHTS_PATTERNS = ("*.pt", "*.pth", "*.bin", "*.safetensors", "*.index")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes and characters, of every common file system
@@ -30,7 +30,8 @@ def detect(path: str | Path) -> tuple[str, Path]:
 
     ``path`` is a directory in the Hugging Face layout, a PyTorch or safetensors file or its
     directory, a TensorFlow prefix, one of its files, its directory, or ``DIRECTORY/latest``. A
-    single file of kind pt may hold Hugging Face's names too.
+    single file of kind pt may hold Hugging Face's names too. The name of a model on the Hugging
+    Face hub, ``NAME/NAME`` or ``NAME/NAME@REVISION``, is downloaded to the hub's cache.
 
     Raises:
         CheckpointError: there is no checkpoint, none of a known kind, or more than one.
@@ -47,6 +48,8 @@ def detect(path: str | Path) -> tuple[str, Path]:
     recover_swap(path)
     if os.path.isdir(path):
         return _detect_in(path)
+    if _RELEASE.fullmatch(path.name) is None and (name := hub.parse_name(path)) is not None:
+        return _detect_in(hub.fetch(name))
     try:
         return "tf", resolve_prefix(path)
     except CheckpointError:
@@ -119,13 +122,6 @@ def _describe_missing(path: Path) -> str:
         size, form = release.groups()
         command = f"bash download_all_ckpts.sh --sizes {size} --formats {form}"
         return f"{path}: does not exist; `{command}` downloads this released checkpoint into ckpts"
-    # A path of two parts is a hub's name, unless its first part is a directory here.
-    if _HUB_ID.fullmatch(str(path)) and not os.path.isdir(parent):
-        name = path.name
-        return (
-            f"{path}: does not exist here; if it is a model of the Hugging Face hub, "
-            f"`hf download {path} --local-dir {name}` downloads it: then give {name}"
-        )
     message = (
         f"{path}: no checkpoint there: neither a directory, nor a *.pt or *.safetensors file, "
         "nor the prefix of a TensorFlow *.index file: the path does not exist"

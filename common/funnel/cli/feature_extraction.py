@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 
+from funnel.config.extraction import OutputSettings
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
@@ -24,22 +25,7 @@ class FileSettings:
         ".npz file with input_ids (token_type_ids, attention_mask)",
         exclusive="input",
     )
-    output: str = setting(MISSING, ".npz file to write")
-
-
-@dataclass(frozen=True)
-class OutputSettings:
-    """The outputs to write."""
-
-    layers: str | None = setting(
-        None,
-        "comma list of outputs: names, or numbers of hidden states, -1 the last (default: all)",
-    )
-    pooling: str | None = setting(
-        None,
-        "one vector per sequence: its first position, or mean or maximum of all real ones",
-        choices=("cls", "mean", "max"),
-    )
+    output: str = setting(MISSING, ".npz file to write, or .npy for the vectors of one layer")
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,19 @@ import numpy as np
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import BINARY_OUTPUT, SUMMARY
+from funnel.config.extraction import OutputSettings
 from funnel.config.geometry import bucket_length, cut_length, encoder_geometry
 from funnel.config.inputs import TokenizerRequest
 from funnel.config.model import ModelConfig
 from funnel.features.feature_inputs import IdSequences, ModelInputs, Sequences, TextSequences
+from funnel.formats.npy_rows import atomic_npy
 from funnel.formats.npz_rows import atomic_npz
 from funnel.tokenization.choice import open_tokenizer
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.logging import progress
 from funnel.utils.text import join_names
 
+NPY = ".npy"
 _PER_TOKEN = "discriminator_logits"
 
 
@@ -93,36 +96,47 @@ class OutputSelection:
 
     Attributes:
         names: ``embedding``, ``hidden_0`` ..., ``decoder``, ``summary``, ``discriminator_logits``.
-        pooling: ``cls``, ``mean`` or ``max`` over the real positions of a sequence, special tokens
-            included; None keeps every position.
+        pooling: ``cls``, ``mean`` or ``max`` over the real positions of a sequence; None keeps
+            every position.
+        exclude_special: leave [CLS] and [SEP] out of the pooling. A position of a later block
+            counts if any of the positions it was pooled from does.
+        normalize: scale the vectors [B, D] to length 1; a vector of zeros stays.
+        dtype: type of the numbers.
     """
 
     names: tuple[str, ...]
     pooling: str | None = None
+    exclude_special: bool = False
+    normalize: bool = False
+    dtype: str = "float32"
 
 
 def select_outputs(
-    config: ModelConfig, parts: ModelParts, layers: str | None, pooling: str | None
+    config: ModelConfig, parts: ModelParts, settings: OutputSettings, path: str | Path = ""
 ) -> OutputSelection:
-    """Return the outputs that ``--layers`` and ``--pooling`` choose.
+    """Return the outputs that the settings choose.
 
     Args:
         config: the model.
         parts: its parts.
-        layers: comma list of names or numbers; a number is that of a hidden state, counted from the
-            last one if negative. None is all outputs, except, with pooling, those per token.
-        pooling: as in :class:`OutputSelection`.
+        settings: ``layers`` is a comma list of names or numbers; a number is that of a hidden
+            state, counted from the last one if negative. None is all outputs, except, with pooling,
+            those per token.
+        path: the file to write.
 
     Raises:
-        ConfigError: the model has no such output, or it cannot be pooled.
+        ConfigError: the model has no such output, it cannot be pooled, or the file cannot hold it.
     """
+    layers, pooling = settings.layers, settings.pooling
+    form = (settings.exclude_special, settings.normalize, settings.dtype)
     hidden = [f"hidden_{i}" for i in range(sum(block.layers for block in config.blocks))]
     present = ["embedding", *hidden]
     present += ["decoder"] * parts.decoder + ["summary"] * parts.summary
     if parts.discriminator and not (pooling and layers is None):
         present.append(_PER_TOKEN)
     if layers is None:
-        return OutputSelection(tuple(present), pooling)
+        _check_file(path, present, pooling, present)
+        return OutputSelection(tuple(present), pooling, *form)
     chosen = [_output_name(item.strip(), hidden) for item in layers.split(",")]
     for name in chosen:
         if name not in present:
@@ -131,7 +145,27 @@ def select_outputs(
             )
         if pooling and name == _PER_TOKEN:
             raise ConfigError(f"--layers: {name} is one number per token; it has no --pooling")
-    return OutputSelection(tuple(name for name in present if name in chosen), pooling)
+    names = tuple(name for name in present if name in chosen)
+    _check_file(path, names, pooling, present)
+    return OutputSelection(names, pooling, *form)
+
+
+def _check_file(
+    path: str | Path, names: Sequence[str], pooling: str | None, present: Sequence[str]
+) -> None:
+    """Refuse a ``.npy`` for anything but one vector per sequence."""
+    if not str(path).endswith(NPY):
+        return
+    if len(names) != 1:
+        raise ConfigError(
+            f"{path}: a .npy file holds one output: choose one with --layers, of "
+            f"{join_names(present)}, or write an .npz"
+        )
+    if pooling is None and names[0] != "summary":
+        raise ConfigError(
+            f"{path}: a .npy file holds one vector per sequence: add --pooling=mean, cls or max, "
+            "or write an .npz"
+        )
 
 
 def _output_name(item: str, hidden: Sequence[str]) -> str:
@@ -150,9 +184,10 @@ def extract_to_file(
     batch_size: int,
     path: str | Path,
 ) -> None:
-    """Write the outputs of all sequences to an ``.npz``, atomically; memory is that of a batch.
+    """Write the outputs of all sequences to a file, atomically; memory is that of a batch.
 
-    Without pooling every array is padded to the longest sequence, and the ids of a text are added.
+    A ``.npy`` is one array [sequences, D], any other name an ``.npz`` of all outputs. Without
+    pooling every array is padded to the longest sequence, and the ids of a text are added.
 
     Args:
         extract: computes the outputs ``names`` [B, ...] of a batch.
@@ -163,17 +198,47 @@ def extract_to_file(
         path: the file.
 
     Raises:
-        FunnelError: the file cannot be written.
+        FunnelError: the file cannot be written, or the type cannot hold the numbers.
     """
+    if selection.exclude_special and not inputs.is_text:
+        raise ConfigError("--exclude_special goes with --text: ids do not say which are special")
+    special = inputs.special_ids if selection.exclude_special else ()
     padded = partial(_pooled_batch_length, inputs.length, config) if selection.pooling else None
     total = -(-len(inputs) // batch_size)
-    with atomic_npz(path) as rows:
+    is_npy = str(path).endswith(NPY)
+    with atomic_npy(path, len(inputs)) if is_npy else atomic_npz(path) as rows:
         for batch in progress(inputs.batches(batch_size, padded), "batches", total=total):
             arrays = extract(**batch.to_dict(), names=selection.names)
             if selection.pooling:
-                rows.append(pool_outputs(arrays, batch, config, selection.pooling))
-            else:
-                rows.append(arrays | (batch.to_dict() if inputs.is_text else {}))
+                arrays = pool_outputs(arrays, batch, config, selection.pooling, special)
+            if selection.normalize:
+                arrays = {name: scale_to_unit(array) for name, array in arrays.items()}
+            arrays = {name: _cast(name, array, selection.dtype) for name, array in arrays.items()}
+            if inputs.is_text and not selection.pooling and not is_npy:
+                arrays |= batch.to_dict()
+            rows.append(arrays)
+
+
+def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors [B, D] with length 1; zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return an array in another type.
+
+    Raises:
+        DataError: the type cannot hold a number of it.
+    """
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype, copy=False)
+    if not np.isfinite(cast).all() and np.isfinite(array).all():
+        raise DataError(
+            f"{name}: holds {np.abs(array).max():.4g}, more than {dtype} can: --dtype=float32, or "
+            "--normalize"
+        )
+    return cast
 
 
 def _pooled_batch_length(most: int, config: ModelConfig, longest: int) -> int:
@@ -185,14 +250,22 @@ def _pooled_batch_length(most: int, config: ModelConfig, longest: int) -> int:
 
 
 def pool_outputs(
-    arrays: Mapping[str, np.ndarray], batch: ModelInputs, config: ModelConfig, pooling: str
+    arrays: Mapping[str, np.ndarray],
+    batch: ModelInputs,
+    config: ModelConfig,
+    pooling: str,
+    excluded_ids: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Return one vector per sequence, float32 [B, D], for every output [B, L, D].
 
-    Outputs [B, D] are returned unchanged. A sequence without real positions has zeros.
+    Outputs [B, D] are returned unchanged. A sequence without real positions has zeros. Tokens of
+    ``excluded_ids`` count as padding.
     """
     mask = batch.attention_mask
-    masks = pool_masks(np.ones_like(batch.input_ids) if mask is None else mask, config)
+    mask = np.ones_like(batch.input_ids) if mask is None else mask
+    if len(excluded_ids):
+        mask = np.where(np.isin(batch.input_ids, excluded_ids), 0, mask)
+    masks = pool_masks(mask, config)
     blocks = [index for index, block in enumerate(config.blocks) for _ in range(block.layers)]
     result = {}
     for name, array in arrays.items():

@@ -46,10 +46,12 @@ class Sequences(Protocol):
     Attributes:
         length: the length T to which all are padded.
         is_text: whether the ids come from a text, so that the user does not know them.
+        special_ids: ids of the tokens that were added to a text.
     """
 
     length: int
     is_text: bool
+    special_ids: tuple[int, ...]
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -78,6 +80,7 @@ class IdSequences:
     """
 
     is_text = False
+    special_ids: tuple[int, ...] = ()
 
     def __init__(self, path: str | Path, vocab_size: int) -> None:
         self._reader = reader = NpzRowReader(path, _NAMES)
@@ -127,6 +130,7 @@ class TextSequences:
 
     def __init__(self, path: str | Path, tokenizer: Tokenizer, max_length: int) -> None:
         self._pad = (tokenizer.special.pad_id, tokenizer.segments.pad)
+        self.special_ids: tuple[int, ...] = (tokenizer.special.cls_id, tokenizer.special.sep_id)
         folder = tempfile.gettempdir()
         ids, segments = ScratchArray(folder, np.int32), ScratchArray(folder, np.int8)
         ends = ScratchArray(folder, np.int64)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from funnel.config import hub
 from funnel.config.inputs import SEGMENT_FLAGS, TokenizerRequest
 from funnel.tokenization import Tokenizer, build_tokenizer
 from funnel.tokenization.base import VocabularyFile
@@ -62,7 +63,7 @@ def open_tokenizer(request: TokenizerRequest, weights: Sequence[Path] = ()) -> T
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Open the tokenizer of a model's directory, or a vocabulary, as its files describe it.
+    """Open the tokenizer of a model's directory or hub name, or a vocabulary, as its files say.
 
     Where no file says how text is normalized, it is lower-cased.
 
@@ -70,8 +71,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         ConfigError: there is no vocabulary.
         TokenizerError: a file is missing, corrupt or of another kind.
     """
+    path = hub.resolve(path)
     if os.path.isdir(path):
-        return open_tokenizer(TokenizerRequest(), [Path(path)])
+        return open_tokenizer(TokenizerRequest(), [path])
     return open_tokenizer(TokenizerRequest(os.fspath(path)))
 
 

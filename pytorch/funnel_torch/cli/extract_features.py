@@ -26,7 +26,7 @@ def run(settings: TorchExtractionSettings) -> None:
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     output, parts = settings.output, detect_parts(checkpoint)
-    selection = select_outputs(checkpoint.config, parts, output.layers, output.pooling)
+    selection = select_outputs(checkpoint.config, parts, output, files.output)
     request = settings.tokenizer.request(settings.given)
     text = TextSource(files.text or "", request, settings.length.max_length)
     inputs = load_inputs(checkpoint, files.ids, text)

@@ -17,6 +17,7 @@ import torch
 
 from funnel.checkpoints import Checkpoint
 from funnel.cli.flags import split_list
+from funnel.config import hub
 from funnel.config.inputs import SegmentIds
 from funnel.config.model import ModelConfig
 from funnel.runs.endings import Ending, describe_interruption, log_ending, next_command
@@ -83,7 +84,7 @@ def load_tokenizer(
     init_ckpt, weights = settings.init.init_ckpt, []
     if init_ckpt or not trains:
         trained = None if trains else settings.trained_model
-        weights = [weights_directory(trained or init_ckpt)]
+        weights = [weights_directory(trained or hub.resolve(init_ckpt))]
     request = settings.tokenizer.request(settings.given, segments, keep_accents)
     return open_tokenizer(request, weights)
 

@@ -155,6 +155,13 @@ def find_trained_model(model_dir: str) -> Path | None:
     return original if original.is_file() else None
 
 
+def _absolute(path: str) -> str:
+    """Return an absolute path; the name of a model on the hub is the same from everywhere."""
+    from funnel.config.hub import parse_name
+
+    return str(Path(path).resolve()) if parse_name(path) is None else path
+
+
 @dataclass(frozen=True)
 class ProgramSettings:
     """Settings of all programs that build a model; ``task`` is what the program adds.
@@ -230,7 +237,7 @@ class ProgramSettings:
 
     def result_affecting_config(self) -> dict[str, Any]:
         """Return the flags that decide what a run computes: two runs are the same if these are."""
-        found = result_affecting_config(self, lambda path: str(Path(path).resolve()))
+        found = result_affecting_config(self, _absolute)
         return found | {"fp16": self.device.precision == "fp16"}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from funnel.checkpoints.locate import require_checkpoint
 from funnel.checkpoints.vocabulary import check_vocabulary, find_vocabulary, fit_vocabulary
 from funnel.cli.flags import split_list
+from funnel.config import hub
 from funnel.config.geometry import check_length
 from funnel.config.inputs import SegmentIds
 from funnel.config.model import NET_CONFIG, ModelConfig, find_config
@@ -117,15 +118,21 @@ def open_tokenizer(
         ConfigError: there is no vocabulary, or a flag contradicts what is recorded.
     """
     run, path = settings.run, settings.tokenizer.tokenizer_path
-    evaluated = (*settings.evaluated_paths, run.model_dir)
-    places = (run.init_checkpoint,) if run.do_train else (*evaluated, run.init_checkpoint)
+    evaluated, start = (*settings.evaluated_paths, run.model_dir), _initial_weights(settings)
+    places = (start,) if run.do_train else (*evaluated, start)
     if run.do_train and not path:
-        places = (run.init_checkpoint, run.model_dir)
+        places = (start, run.model_dir)
     directories = [weights_directory(place) for place in weights or places if place]
     request = settings.tokenizer.request(settings.given, segments, keep_accents)
     tokenizer = choice.open_tokenizer(request, directories)
     settings.vocabulary.check(tokenizer)
     return tokenizer
+
+
+def _initial_weights(settings: TrainingSettings) -> str:
+    """Return the initial checkpoint, a hub name as the directory of its download; may be empty."""
+    path = settings.run.init_checkpoint
+    return str(hub.resolve(path)) if path else ""
 
 
 def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfig:
@@ -148,7 +155,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
     check_length(config, max_length(settings))
-    start = run.init_checkpoint
+    start = _initial_weights(settings)
     check_vocabulary(
         config,
         tokenizer.path,
@@ -170,7 +177,7 @@ def _find_config(settings: TrainingSettings) -> str:
     if not run.init_checkpoint or settings.given & set(ARCHITECTURE_FLAGS):
         return ""
     # The initial checkpoint of a run that resumes may be gone.
-    for place in (weights_directory(run.init_checkpoint), Path(run.model_dir or "")):
+    for place in (weights_directory(_initial_weights(settings)), Path(run.model_dir or "")):
         with contextlib.suppress(ConfigError):
             found = find_config(place)
             logger.info("%s: configuration of the model", found)

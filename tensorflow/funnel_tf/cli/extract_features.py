@@ -26,7 +26,7 @@ def run(settings: ExtractSettings) -> None:
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
     extractor = FeatureExtractor(checkpoint, session_config(compute.device_id), **changes)
     output = settings.output
-    selection = select_outputs(extractor.config, extractor.parts, output.layers, output.pooling)
+    selection = select_outputs(extractor.config, extractor.parts, output, files.output)
     size = compute.batch_size
     extract_to_file(extractor.extract, inputs, extractor.config, selection, size, files.output)
     print(f"{files.output}: {len(inputs)} sequences, {', '.join(selection.names)}")

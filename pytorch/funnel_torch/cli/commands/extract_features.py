@@ -13,8 +13,10 @@ encoder layer), `decoder` [B,T,D] if the model has one, `summary` [B,D] and
 
 T is the length of the longest line, and all layers are large: --layers chooses some of these
 arrays, by name or number, and --pooling=cls|mean|max writes one vector [B,D] per sequence instead,
-[CLS] and [SEP] included, padding left out; token ids and logits are then omitted. Output is written
-batch by batch, so memory does not depend on the number of sequences.
+[CLS] and [SEP] included (but for --exclude_special), padding left out; token ids and logits are
+then omitted. With one layer and --pooling, an --output that ends in .npy is one array [sequences,
+D], which numpy.load(..., mmap_mode="r") maps into memory. --normalize scales vectors to length 1.
+Output is written batch by batch, so memory does not depend on the number of sequences.
 """
 
 from __future__ import annotations

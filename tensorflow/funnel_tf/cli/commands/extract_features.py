@@ -7,8 +7,9 @@ r"""Write hidden states, summary and logits of a model for texts or token ids.
 
 Flags, input and output are those of `pytorch/extract_features.py`: float32 arrays `embedding`,
 `hidden_0` ... (one per executed encoder layer), `decoder` if the model has one, `summary` and
-`discriminator_logits` (positive = original token) if the checkpoint has those weights. CKPT is a
-checkpoint of any supported kind, also of PyTorch. `--verbose` shows TensorFlow's own messages.
+`discriminator_logits` (positive = original token) if the checkpoint has those weights; with one
+layer, --pooling and an output that ends in .npy, one array [sequences, D]. CKPT is a checkpoint of
+any supported kind, also of PyTorch. `--verbose` shows TensorFlow's own messages.
 """
 
 from __future__ import annotations
