@@ -111,6 +111,7 @@ OURS = {
     "distributed_timeout": 60.0,
     "save_minutes": 15.0,
     "save_steps": None,
+    "seeds": "",
     "submit_dir": "",
     "test_file": None,
     "text_b_column": None,

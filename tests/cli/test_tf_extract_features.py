@@ -1,5 +1,7 @@
 """`tensorflow/extract_features.py`: the arrays of the PyTorch program, for any checkpoint."""
 
+import sys
+
 import numpy as np
 import pytest
 

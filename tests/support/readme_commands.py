@@ -13,6 +13,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "configs/README.md", "pytorch/READM
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"(pytorch|tensorflow|data-scripts)/\S+\.(py|sh)")
 _LAUNCHERS = ("python", "torchrun", "bash")
+_SWEEP, _SWEEP_FLAGS = "pytorch/sweep.py", ("--seeds", "--devices", "--dry_run")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ def commands() -> list[Command]:
             words = shlex.split(line)
             places = [i for i, word in enumerate(words) if _PROGRAM.fullmatch(word)]
             if places and any(word.rsplit("/", 1)[-1] in _LAUNCHERS for word in words):
-                after = words[places[0] + 1 :]
-                flags = tuple(w.split("=")[0] for w in after if w.startswith("--"))
-                found.append(Command(repo_layout.name(path), words[places[0]], flags))
+                flags = [w.split("=")[0] for w in words[places[0] + 1 :] if w.startswith("--")]
+                if words[places[0]] == _SWEEP:
+                    # Its other flags are those of the program that it starts.
+                    own = tuple(flag for flag in flags if flag in _SWEEP_FLAGS)
+                    found.append(Command(repo_layout.name(path), _SWEEP, own))
+                    flags = [flag for flag in flags if flag not in (*own, "--")]
+                found.append(Command(repo_layout.name(path), words[places[-1]], tuple(flags)))
     return found

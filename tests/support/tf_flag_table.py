@@ -13,6 +13,7 @@ PROGRAMS = {
 }
 NEW = """
 seed PCSR
+seeds CSR
 overwrite_run PCSR
 deterministic PCSR
 save_minutes PCSR

@@ -85,20 +85,36 @@ def next_command(
         more: flags to add.
     """
     program, *flags = arguments
+    kept = [flag for flag in leave_out(flags, without) if flag not in more]
+    launcher = ["python"] if program.endswith(".py") else []
+    return shlex.join([*launcher, program, *kept, *more])
+
+
+def next_commands(
+    arguments: Sequence[str], purposes: Mapping[str, Sequence[str]], *, without: Sequence[str]
+) -> dict[str, str]:
+    """Return a command for each purpose, with the flags it needs; see :func:`next_command`."""
+    return {
+        purpose: next_command(arguments, without=without, more=flags)
+        for purpose, flags in purposes.items()
+    }
+
+
+def leave_out(flags: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a command line without the flags of some names, their opposites, and their values."""
     kept, is_value = [], False
     for position, flag in enumerate(flags):
         name, has_value, _ = flag.lstrip("-").partition("=")
         # The opposites of flags: --no-x of argparse, --nox of absl.
-        names = {name, name.removeprefix("no-"), name.removeprefix("no")}
-        if flag.startswith("-") and names & set(without):
+        spellings = {name, name.removeprefix("no-"), name.removeprefix("no")}
+        if flag.startswith("-") and spellings & set(names):
             following = flags[position + 1] if position + 1 < len(flags) else "-"
             is_value = not has_value and not following.startswith("-")
         elif is_value:
             is_value = False
         else:
             kept.append(flag)
-    launcher = ["python"] if program.endswith(".py") else []
-    return shlex.join([*launcher, program, *(flag for flag in kept if flag not in more), *more])
+    return kept
 
 
 def describe_interruption(

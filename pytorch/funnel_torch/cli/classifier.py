@@ -12,6 +12,7 @@ import numpy as np
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
+from funnel.cli.sweep import run_seeds
 from funnel.features.classification import Features
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
@@ -63,6 +64,9 @@ class RunInputs:
 
 def run(settings: ClassifierSettings) -> None:
     """Fine-tune, evaluate and predict in this process, one of several perhaps."""
+    if settings.series.seeds:
+        run_seeds(settings.series)
+        return
     with processes.start_processes(settings) as world:
         seed = processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)

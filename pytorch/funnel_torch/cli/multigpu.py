@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from funnel.cli.sweep import run_seeds
 from funnel.utils.errors import ConfigError
 from funnel.utils.interruption import stop_requests
-from funnel_torch.cli.settings import ProgramSettings
+from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
@@ -30,6 +31,9 @@ def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> N
 
     Exits with the status of the first process that failed.
     """
+    if isinstance(settings, FineTuneSettings) and settings.series.seeds:
+        run_seeds(settings.series)
+        return
     settings.check_paths()
     requested = settings.distributed.distributed_world_size
     count = number_of_processes(requested, settings.device.device_id)

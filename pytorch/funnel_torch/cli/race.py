@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from funnel.cli.sweep import run_seeds
 from funnel.features.race import RaceFeatures, encode_race
 from funnel.tasks.race import read_race
 from funnel.utils.files import atomic_write_json
@@ -32,6 +33,9 @@ class RunInputs:
 
 def run(settings: RaceSettings) -> None:
     """Train and evaluate in this process, one of several perhaps."""
+    if settings.series.seeds:
+        run_seeds(settings.series)
+        return
     with processes.start_processes(settings) as world:
         task, seed = settings.task, processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)

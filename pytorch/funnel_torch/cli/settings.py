@@ -10,6 +10,7 @@ from funnel.cli.flags import check_at_least_one
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.model import ModelConfig
 from funnel.config.model_settings import ATTENTION_KERNELS, ModelSettings
+from funnel.config.series import SeriesSettings
 from funnel.config.settings import group, result_affecting_config, setting
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.json_files import read_json_object
@@ -245,6 +246,7 @@ class ProgramSettings:
 class FineTuneSettings(ProgramSettings):
     """Settings of the programs that fine-tune a model."""
 
+    series: SeriesSettings = group("what to run", SeriesSettings)
     training: FineTuneConfig = group(
         "training", FineTuneConfig, names={"logs_per_epoch": "n_log_epoch"}
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from funnel.cli.squad import build_source
+from funnel.cli.sweep import run_seeds
 from funnel.features.squad import SquadWindows
 from funnel.features.squad_cache import find_train_windows, load_or_build_windows
 from funnel.features.squad_predictions import SquadAnswers, write_answers
@@ -44,6 +45,9 @@ class RunInputs:
 
 def run(settings: SquadSettings) -> None:
     """Fill the cache, let an ensemble answer, or train and predict, in this process."""
+    if settings.series.seeds:
+        run_seeds(settings.series)
+        return
     with processes.start_processes(settings) as world:
         if split := settings.cache.prepro_split:
             world.on_rank_zero(preprocess, settings, split)

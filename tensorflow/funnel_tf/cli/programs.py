@@ -21,6 +21,7 @@ from funnel.config.inputs import (
 from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
 from funnel.config.pretraining import TargetSettings
+from funnel.config.series import SeriesSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
 from funnel_tf.cli.options import (
@@ -108,6 +109,7 @@ class FineTuningSettings(TrainingSettings):
 
     records: RecordFileOptions
     sweep: SweepOptions
+    series: SeriesSettings
 
     @property
     def eval_model_dir(self) -> str:
@@ -126,6 +128,7 @@ class ClassifierSettings(FineTuningSettings):
 
     task: ClassifierTask = group(_TASK, ClassifierTask)
     run: RunOptions = group("run", RunOptions)
+    series: SeriesSettings = group("run", SeriesSettings)
     evaluation: EvaluationOptions = group("evaluation", EvaluationOptions)
     training: TrainingOptions = group("training", TrainingOptions)
     records: RecordFileOptions = group("record files", RecordFileOptions)
@@ -156,6 +159,7 @@ class RaceSettings(FineTuningSettings):
 
     task: RaceTask = group(_TASK, RaceTask)
     run: RunOptions = group("run", RunOptions)
+    series: SeriesSettings = group("run", SeriesSettings)
     evaluation: EvaluationOptions = group(
         "evaluation", EvaluationOptions, defaults={"eval_batch_size": 128}
     )
@@ -188,6 +192,7 @@ class SquadSettings(FineTuningSettings):
     task: SquadTask = group(_TASK, SquadTask)
     files: SquadFiles = group(_TASK, SquadFiles, runtime=("predict_file", "target_eval_key"))
     run: RunOptions = group("run", RunOptions, omit=("do_eval",))
+    series: SeriesSettings = group("run", SeriesSettings)
     training: TrainingOptions = group("training", TrainingOptions, defaults={"train_steps": 5500})
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)

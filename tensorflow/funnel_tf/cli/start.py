@@ -42,6 +42,10 @@ def run_program(
         ConfigError: wrong flags, or a package that is not installed.
     """
     settings = parse_command_line(name, description, argv)
+    series = getattr(settings, "series", None)
+    if series is not None and series.seeds:
+        importlib.import_module("funnel.cli.sweep").run_seeds(series)
+        return
     import_installed("funnel_tf.cli.configs").check_paths(settings)
     if needs_tensorflow:
         silence_tensorflow(settings.verbose, settings.absl.quiet)

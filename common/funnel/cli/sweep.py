@@ -1,0 +1,145 @@
+"""Command line of ``sweep.py``, and ``--seeds`` of the fine-tuning programs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from funnel.cli.flags import parse_settings, split_list
+from funnel.config.series import SeriesSettings
+from funnel.config.settings import flag_groups, group, setting
+from funnel.runs.endings import leave_out
+from funnel.runs.series import best_run
+from funnel.runs.sweep import SWEEP_JSON, SWEEP_TABLE, Sweep, plan_sweep, run_sweep
+from funnel.utils.errors import ConfigError
+from funnel.utils.interruption import stop_requests
+from funnel.utils.logging import configure_logging
+from funnel.utils.run_lock import acquire, release_all
+
+logger = logging.getLogger(__name__)
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where the runs of a sweep take place."""
+
+    devices: str = setting(
+        "",
+        "comma list of GPUs; each takes one run at a time, and so does each `cpu` in the list; "
+        "default: one run after the other",
+    )
+    dry_run: bool = setting(False, "print the commands, and start none")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Settings of ``sweep.py``; all other flags before ``--`` are lists of values to try."""
+
+    series: SeriesSettings = group("runs", SeriesSettings)
+    devices: DeviceSettings = group("devices", DeviceSettings)
+
+
+def main(description: str | None, arguments: Sequence[str]) -> None:
+    """Run the sweep of a command line without the program's name.
+
+    Raises:
+        FunnelError: wrong flags, or runs that failed.
+    """
+    own, grid, command = split_arguments(arguments)
+    settings = parse_settings(SweepSettings, description, own)
+    if not command:
+        raise ConfigError("no command: sweep.py --seeds=1,2,3 -- python pytorch/classifier.py ...")
+    seeds = split_list(settings.series.seeds)
+    if not (seeds or grid):
+        raise ConfigError("nothing to vary: --seeds=1,2,3, or a flag with values: --lr=1e-5,2e-5")
+    sweep = plan_sweep(command, seeds, grid)
+    if settings.devices.dry_run:
+        for planned in sweep.runs:
+            print(shlex.join(planned.command))
+        return
+    start(sweep, device_environments(settings.devices.devices, os.environ))
+
+
+def split_arguments(
+    arguments: Sequence[str],
+) -> tuple[list[str], dict[str, tuple[str, ...]], list[str]]:
+    """Return the flags of the sweep itself, the values to try by flag, and the command.
+
+    Raises:
+        ConfigError: a list of values is empty.
+    """
+    own_names = {flag.name for found in flag_groups(SweepSettings) for flag in found.flags}
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, grid = [], {}
+    for argument in arguments[:end]:
+        name, has_values, values = argument.removeprefix("--").partition("=")
+        if name in own_names or not argument.startswith("--") or name == "help":
+            own.append(argument)
+            continue
+        grid[name] = split_list(values)
+        if not has_values or not grid[name]:
+            raise ConfigError(f"{argument}: values to try are given as --{name}=A,B")
+    return own, grid, list(arguments[end + 1 :])
+
+
+def device_environments(devices: str, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the environment of the runs on each device.
+
+    Numbers count the GPUs that this process may use.
+
+    Raises:
+        ConfigError: one is neither a number nor ``cpu``.
+    """
+    names = split_list(devices)
+    if not names:
+        return [dict(environment)]
+    visible = split_list(environment.get(_VISIBLE)) if _VISIBLE in environment else None
+    found = []
+    for name in names:
+        if name == "cpu":
+            found.append({**environment, _VISIBLE: ""})
+            continue
+        if not name.isdigit() or (visible is not None and int(name) >= len(visible)):
+            known = "" if visible is None else f"; {_VISIBLE} shows {len(visible)}"
+            raise ConfigError(f"--devices: {name!r} is no GPU (0, 1, ... or cpu){known}")
+        found.append({**environment, _VISIBLE: visible[int(name)] if visible else name})
+    return found
+
+
+def run_seeds(settings: SeriesSettings) -> None:
+    """Run the program of this process once per seed; its other flags are passed on.
+
+    Raises:
+        FunnelError: a run failed, or this process is one of several.
+    """
+    if "RANK" in os.environ:
+        raise ConfigError(
+            "--seeds starts processes of its own; with torchrun: "
+            f"python pytorch/sweep.py --seeds={settings.seeds} -- torchrun ..."
+        )
+    command = [sys.executable, *leave_out(sys.argv, ("seeds",))]
+    start(plan_sweep(command, split_list(settings.seeds), {}), [dict(os.environ)])
+
+
+def start(sweep: Sweep, devices: Sequence[Mapping[str, str]]) -> None:
+    """Run a sweep with log and lock, and print its table."""
+    configure_logging()
+    acquire(sweep.folder)
+    try:
+        with stop_requests.handled():
+            runs = run_sweep(sweep, devices)
+    finally:
+        release_all()
+        table = sweep.folder / SWEEP_TABLE
+        if table.is_file():
+            print(table.read_text("utf-8"))
+    best = best_run(runs)
+    if best is not None:
+        logger.info("the best run is in %s", sweep.folder / best.name)
+    logger.info("written to %s: %s, %s", sweep.folder, SWEEP_TABLE, SWEEP_JSON)
