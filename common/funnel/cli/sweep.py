@@ -1,4 +1,17 @@
-"""Command line of ``sweep.py``, and ``--seeds`` of the fine-tuning programs."""
+"""Run a training command with several seeds and flag values, and tabulate the dev scores.
+
+Flags before ``--`` that are not listed below are those of the command, with the values to try:
+
+    {program} --seeds=1,2,3,4,5 --lr=1e-5,2e-5 --devices=0,1 -- \\
+        python pytorch/classifier.py --dataset=RTE --data_dir=GLUE/RTE --model_dir=runs/rte ...
+
+The runs are in model_dir/lr=1e-5,seed=1 and so on; model_dir/sweep.md and sweep.json have mean,
+standard deviation, median and the best run. Given again, the command leaves out finished runs and
+resumes interrupted ones. It starts any program with --model_dir, --seed and a best_result.json:
+those of pytorch/ and tensorflow/, and torchrun.
+
+The same code serves ``--seeds`` of the fine-tuning programs.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings, split_list
 from funnel.config.series import SeriesSettings
 from funnel.config.settings import flag_groups, group, setting
@@ -45,20 +59,20 @@ class SweepSettings:
     devices: DeviceSettings = group("devices", DeviceSettings)
 
 
-def main(description: str | None, arguments: Sequence[str]) -> None:
-    """Run the sweep of a command line without the program's name.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the sweep of a command line, by default that of this process.
 
     Raises:
         FunnelError: wrong flags, or runs that failed.
     """
-    own, grid, command = split_arguments(arguments)
-    settings = parse_settings(SweepSettings, description, own)
-    if not command:
+    own, grid, program = split_arguments(sys.argv[1:] if argv is None else argv)
+    settings = parse_settings(SweepSettings, __doc__, own)
+    if not program:
         raise ConfigError("no command: sweep.py --seeds=1,2,3 -- python pytorch/classifier.py ...")
     seeds = split_list(settings.series.seeds)
     if not (seeds or grid):
         raise ConfigError("nothing to vary: --seeds=1,2,3, or a flag with values: --lr=1e-5,2e-5")
-    sweep = plan_sweep(command, seeds, grid)
+    sweep = plan_sweep(program, seeds, grid)
     if settings.devices.dry_run:
         for planned in sweep.runs:
             print(shlex.join(planned.command))
@@ -143,3 +157,6 @@ def start(sweep: Sweep, devices: Sequence[Mapping[str, str]]) -> None:
     if best is not None:
         logger.info("the best run is in %s", sweep.folder / best.name)
     logger.info("written to %s: %s, %s", sweep.folder, SWEEP_TABLE, SWEEP_JSON)
+
+
+command = entry_point(main, preemptible=True)
