@@ -50,7 +50,7 @@ def command(tmp_path):
 
 
 def run(arguments, command, more=()):
-    sweep_cli.main("sweep.py", [*arguments, "--", *command, *more])
+    sweep_cli.main([*arguments, "--", *command, *more])
 
 
 def starts(folder):
