@@ -22,7 +22,7 @@ TOOLS := $(VENV)/.installed-tools
 TPU := $(VENV)/.installed-tpu-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-torch test-tensorflow test-tensorflow-2.15 test-tpu \
+.PHONY: help demo test test-fast test-thorough test-torch test-tensorflow test-tensorflow-2.15 test-tpu \
     coverage lint bench install clean
 
 help:  ## list the targets
@@ -31,13 +31,18 @@ help:  ## list the targets
 demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: six minutes, two cores
 	$(BIN)/python pytorch/demo.py
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(PYTEST_FLAGS)
+# worksteal: tests of one file, with its fixtures, stay in one worker until another has nothing left.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_FLAGS)
 
 test: $(ALL)  ## every test, one worker per core
 	$(PYTEST)
 
 test-fast: $(ALL)  ## the tests that are not marked slow: under two minutes
 	$(PYTEST) -m 'not slow'
+
+test-thorough: export FUNNEL_TEST_THOROUGH := 1
+test-thorough: $(ALL)  ## every test, with more repetitions of what differs by chance
+	$(PYTEST)
 
 test-torch: $(HALF) $(TOOLS)  ## the tests of the PyTorch half, with PyTorch alone installed
 	$(PYTEST)

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import program_server
 from classifier_runs import PYTORCH, arguments, curve, write_files
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(folder):
     """The run of one process."""
-    finish(folder, "alone", "classifier.py", ["--train_bsz=8", "--write_prediction"])
+    argv = [*arguments(folder, "alone", train_bsz=8), "--write_prediction"]
+    done = program_server.run([PYTORCH / "classifier.py", *argv])
+    assert done.returncode == 0, done.stderr
     return folder / "alone"
 
 

@@ -8,10 +8,11 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import Zygote, arguments, curve, kill_after, write_files
+from thoroughness import usual_or_thorough
 
 pytestmark = pytest.mark.slow
 
-KILLS = 5
+KILLS = usual_or_thorough(2, 5)
 STEPS = 60
 
 

@@ -15,8 +15,11 @@ from funnel.checkpoints import load_checkpoint, save_checkpoint
 from funnel_torch import FunnelForMaskedLM, FunnelForPreTraining, FunnelModel
 from funnel_torch.models.electra import ElectraPretraining
 from pretrain_runs import arguments, assert_close, write_files
+from thoroughness import usual_or_thorough
 
 pytestmark = pytest.mark.slow
+
+KILLS = usual_or_thorough(2, 5)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_killed_runs_repeat_the_uninterrupted_one(folder, zygote, tmp_path, loss
     complete = arguments(folder, tmp_path / "complete", **settings)
     assert zygote.run(complete, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     killed = arguments(folder, tmp_path / "killed", **settings)
-    for lines in sorted(random.Random(loss_type).sample(range(1, 44), 3)):
+    for lines in sorted(random.Random(loss_type).sample(range(1, 44), KILLS)):
         log = tmp_path / f"{lines}.log"
         assert kill_after(zygote, killed, tmp_path / "killed", lines, log) == -signal.SIGKILL
     assert zygote.run([*killed, "--resume"], tmp_path / "log") == 0

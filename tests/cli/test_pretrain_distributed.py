@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from checkpoint_cases import flip
 from classifier_runs import PYTORCH, curve
+from distributed_runs import start_ranks
 from funnel.formats.tfrecord import read_records
 from funnel.pretraining.dataset import DatasetConfig, RecordOrder
 from funnel.pretraining.record_index import find_records
@@ -23,13 +24,24 @@ STEPS = {"train_steps": 6, "train_bsz": 8, "eval_steps": 3, "save_steps": 3}
 
 
 def finish(folder, name, processes, expected=True, **changes):
-    """Run in several processes, check the exit code, and return stderr."""
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    """Run in several processes, check the exit codes, and return stderr."""
     flags = arguments(folder, name, **STEPS | changes)
-    argv = [sys.executable, *command[: 4 if processes > 1 else 0], str(PYTORCH / "pretrain.py")]
+    logs = [folder / f"{name}-{rank}.log" for rank in range(processes)]
+    started = start_ranks(PYTORCH / "pretrain.py", flags, logs, local=True)
+    statuses = [process.wait(240) for process in started]
+    text = "".join(log.read_text() for log in logs)
+    assert (statuses == [0] * processes) == expected, text
+    return text
+
+
+def finish_with_torchrun(folder, name, processes, **changes):
+    """Run as torchrun does, and return stderr."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    argv = [sys.executable, *launcher, str(PYTORCH / "pretrain.py")]
+    argv += arguments(folder, name, **STEPS | changes)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*argv, *flags], env=environment, capture_output=True, text=True)
-    assert (result.returncode == 0) == expected, result.stderr
+    result = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     return result.stderr
 
 
@@ -66,7 +78,8 @@ def assert_same_run(folder, name):
 )
 def test_equals_one_process(folder, processes, changes, request):
     name = request.node.callspec.id
-    log = finish(folder, name, processes, **changes)
+    run = finish_with_torchrun if name == "ddp-2x2" else finish
+    log = run(folder, name, processes, **changes)
     assert f"in {processes} processes on cpu" in log
     assert_same_run(folder, name)
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -11,12 +9,12 @@ torch = pytest.importorskip("torch")
 
 from answering_runs import RACE, RUN_FILES, run_files, write_race
 from classifier_runs import PYTORCH, curve, invoke, load_program, refuse
+from distributed_runs import start_ranks
 from funnel.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
 torch.set_num_threads(1)
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +78,9 @@ def test_two_processes_compute_what_one_does(folder, program):
     config = {"dropout": 0.0, "dropatt": 0.0, "overwrite_keys": "dropout,dropatt", "epochs": 1}
     assert invoke(program, RACE.arguments(folder, model_dir=folder / "alone", **config)) == 0
     argv = RACE.arguments(folder, model_dir=folder / "both", **config, train_bsz=4)
-    command = [sys.executable, *TORCHRUN, str(PYTORCH / "race.py"), *argv]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    logs = [folder / "0.log", folder / "1.log"]
+    started = start_ranks(PYTORCH / "race.py", argv, logs, local=True)
+    assert [process.wait(240) for process in started] == [0, 0], logs[0].read_text()
     ours, theirs = curve(folder / "both"), curve(folder / "alone")
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for one, other in zip(ours, theirs, strict=True):

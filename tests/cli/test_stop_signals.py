@@ -12,10 +12,11 @@ import classifier_runs
 import pretrain_runs
 from answering_runs import RACE, SQUAD
 from classifier_runs import Zygote, curve, kill_after, steps_done
+from thoroughness import usual_or_thorough
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = 2
+MOMENTS = usual_or_thorough(2, 5)
 STOPPED = 143
 
 

@@ -18,11 +18,13 @@ from classifier_runs import flag_list, invoke, steps_done
 from funnel.utils.logging import read_metrics
 from funnel_tf.training.run_directory import latest_step
 from tf_program_runs import classifier_flags, kill_tf_program, load_tf_program
+from thoroughness import usual_or_thorough
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STOPPED = 143
 STEPS = 40
+MOMENTS = usual_or_thorough(1, 5)
 # No dropout: TensorFlow draws other masks when a run resumes.
 _NO_DROPOUT = {"dropout": 0.0, "dropatt": 0.0}
 _LENGTHS = {"squad": {"max_seq_length": 28, "max_query_length": 4, "doc_stride": 8}}
@@ -62,7 +64,7 @@ def _flags(name, folder, model_dir):
 
 @pytest.mark.parametrize("name", ["classifier", "pretrain", "race", "squad"])
 def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
-    check_stopped_runs(name, tmp_path, moments=1)
+    check_stopped_runs(name, tmp_path, MOMENTS)
 
 
 def check_stopped_runs(name, folder, moments, seed=0):

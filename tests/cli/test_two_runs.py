@@ -4,10 +4,11 @@ import pytest
 
 import program_server
 from classifier_runs import Zygote, arguments, curve, write_files
+from thoroughness import usual_or_thorough
 
 pytestmark = pytest.mark.slow
 
-TIMES = 10
+TIMES = usual_or_thorough(3, 10)
 
 
 def _check_loser(statuses, logs):
@@ -47,7 +48,9 @@ def test_one_of_two_tensorflow_runs_wins(tmp_path):
     import_tensorflow()
     from tf_program_runs import TENSORFLOW, classifier_flags
 
-    check_tensorflow(tmp_path, TENSORFLOW / "classifier.py", classifier_flags, times=1)
+    check_tensorflow(
+        tmp_path, TENSORFLOW / "classifier.py", classifier_flags, usual_or_thorough(1, 3)
+    )
 
 
 def check_tensorflow(folder, program, flags, times):

@@ -10,9 +10,10 @@ import os
 import random
 import shlex
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
+import program_server
 import repo_layout
 from answering_runs import write_race, write_squad
 from classifier_runs import invoke, load_program, write_files
@@ -120,18 +121,33 @@ def run(command: str, folder: Path, *flags: str, **tiny: object) -> int:
 
 def run_process(words: list[str], folder: Path, **environment: object) -> None:
     """Run a script or program of this repository in ``folder`` as a process of its own."""
-    program = repo_layout.ROOT / words[0]
-    launcher = ["bash"] if program.suffix == ".sh" else [sys.executable]
     variables = {name: str(value) for name, value in environment.items()}
-    done = subprocess.run(
-        [*launcher, str(program), *words[1:]],
-        cwd=folder,
-        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    command = [str(repo_layout.ROOT / words[0]), *words[1:]]
+    is_script = command[0].endswith(".sh")
+    for program in _record_calls(command, folder, variables) if is_script else [command]:
+        done = program_server.run(program, cwd=folder, env=variables)
+        assert done.returncode == 0, done.stderr
+
+
+def _record_calls(script: list[str], folder: Path, variables: dict[str, str]) -> list[list[str]]:
+    """Run a shell script and return the command lines that it gives to Python, without running."""
+    with tempfile.TemporaryDirectory() as temporary:
+        recorder, record = Path(temporary, "python"), Path(temporary, "record")
+        recorder.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" '' >> '{record}'\n")
+        recorder.chmod(0o755)
+        done = subprocess.run(
+            ["bash", *script],
+            cwd=folder,
+            env=variables | {"PYTHON": str(recorder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        # An empty word ends each command line.
+        calls = record.read_text().removesuffix("\0\0").split("\0\0")
+        return [call.split("\0") for call in calls]
 
 
 def names(folder: Path) -> set[str]:

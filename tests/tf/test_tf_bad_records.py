@@ -13,6 +13,7 @@ from funnel.pretraining.record_index import RecordCollection, RecordFile
 from funnel.utils.errors import DataError
 from masking_reference import SPECIAL, VOCAB_SIZE, random_records
 from support_tf import import_tensorflow
+from thoroughness import usual_or_thorough
 
 tf = import_tensorflow().compat.v1
 
@@ -142,7 +143,7 @@ def test_mutated_records_are_refused_or_mean_the_same(tmp_path):
     rng = random.Random(0)
     records = [encode_example(record) for record in pretraining_records(4)]
     outcomes = []
-    for number in range(40):
+    for number in range(usual_or_thorough(12, 40)):
         spoilt = bytearray(records[2])
         for _ in range(rng.randint(1, 4)):
             spoilt[rng.randrange(len(spoilt))] = rng.randrange(256)

@@ -142,6 +142,10 @@ def test_save_minutes_is_checked(tmp_path):
         ([{"grad_norm": float("inf"), "skipped": 1, "skipped_in_a_row": 1}], "gradients"),
         (
             [{"grad_norm": 1.0}, {"grad_norm": float("nan"), "skipped": 1, "skipped_in_a_row": 1}],
+            "up to 2",
+        ),
+        (
+            [{"grad_norm": float("nan"), "skipped": 1}, {"grad_norm": 1.0, "skipped": 1}],
             None,
         ),
         (

@@ -8,6 +8,8 @@ as a TPU does), that all shapes are static, and that the step compiled by XLA fo
 losses and gradients of the plain graph.
 """
 
+import os
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,9 @@ from funnel_tf.models.variables import assign_tensors
 from funnel_tf.training.optimizer import create_train_op
 
 pytestmark = pytest.mark.slow
+
+# Compiling takes half of the time without LLVM's optimizations, which are not tested here.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 VOCAB, LENGTH, SIZE, TARGETS = 23, 8, 2, 3
 CONFIG = ModelConfig(

@@ -1,14 +1,13 @@
 """One process needs no process group; two processes sum, gather, and fail together."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import program_server
 from funnel.utils.errors import RunError
 from funnel_torch.training.distributed import (
     DistributedConfig,
@@ -39,10 +38,9 @@ def test_alone_everything_is_the_identity():
 
 
 def test_two_processes(tmp_path):
-    command = [sys.executable, str(WORKER)]
     outputs = [tmp_path / f"{rank}.json" for rank in range(2)]
     workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), str(output)])
+        program_server.start([WORKER, rank, tmp_path / "meeting", output], tmp_path / f"{rank}.log")
         for rank, output in enumerate(outputs)
     ]
     try:

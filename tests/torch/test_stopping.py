@@ -166,7 +166,8 @@ def test_every_process_asks_equally_often():
 @pytest.mark.parametrize(
     ("progress", "precision", "words"),
     [
-        (Progress(10, skipped=1, skipped_in_a_row=1), "fp32", None),
+        (Progress(10, skipped=1, skipped_in_a_row=0), "fp32", None),
+        (Progress(10, skipped=1, skipped_in_a_row=1), "fp32", "the last step were"),
         (Progress(10, skipped=2, skipped_in_a_row=2), "bf16", "last 2 steps"),
         (Progress(90, skipped=3, skipped_in_a_row=3), "fp16", None),
         (Progress(90, skipped=10, skipped_in_a_row=10), "fp16", "last 10 steps"),

@@ -13,11 +13,13 @@ from typing import ClassVar
 
 from funnel.config.inputs import SegmentIds
 from funnel.tokenization.special_tokens import SpecialIds
+from funnel.utils.compressed import is_compressed
 from funnel.utils.errors import TokenizerError
 from funnel.utils.text import is_punctuation
 
 Offsets = list[tuple[int, int]]
 
+_START_BYTES = 4096
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -82,6 +84,14 @@ class VocabularyFile:
     keep_accents: bool = False
     options: TokenizerOptions = field(default_factory=TokenizerOptions)
 
+    def __post_init__(self) -> None:
+        """Refuse compressed files: a vocabulary is also copied, and compared byte by byte."""
+        if is_compressed(self.data[:_START_BYTES]):
+            raise TokenizerError(
+                f"{self.path}: the vocabulary is compressed; "
+                "unpack it first (gunzip, bunzip2, unxz)"
+            )
+
     @classmethod
     def read(
         cls, path: str | os.PathLike[str], uncased: bool, keep_accents: bool = False
@@ -89,7 +99,7 @@ class VocabularyFile:
         """Read a file.
 
         Raises:
-            TokenizerError: the file is missing, a directory, unreadable or empty.
+            TokenizerError: the file is missing, a directory, unreadable, empty or compressed.
         """
         name = os.fspath(path)
         if not name:

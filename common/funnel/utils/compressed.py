@@ -47,6 +47,11 @@ def find_opener(path: str | os.PathLike[str]) -> Opener | None:
     return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
+def is_compressed(start: bytes) -> bool:
+    """Return whether a file that begins with ``start`` is gzip, bzip2 or xz data, and not text."""
+    return start.startswith(tuple(_OPENERS)) and not start.isascii()
+
+
 class SequentialReader(io.RawIOBase):
     """A file that is read in order, decompressed if it is gzip, bzip2 or xz data.
 

@@ -40,11 +40,12 @@ class Progress:
     def divergence(self, precision: str) -> list[str]:
         """Return how training has ended without a usable model, in words; empty if it has not."""
         # Loss scaling skips single steps at any time, and several while it looks for the scale.
-        skips = _SCALING_SKIPS if precision == "fp16" else 2
+        skips = _SCALING_SKIPS if precision == "fp16" else 1
         if self.skipped == self.step > 0:
             return ["no step had finite gradients"]
-        if self.skipped_in_a_row >= skips:
-            return [f"the gradients of the last {self.skipped_in_a_row} steps were not finite"]
+        if (last := self.skipped_in_a_row) >= skips:
+            steps = "step" if last == 1 else f"{last} steps"
+            return [f"the gradients of the last {steps} were not finite"]
         return [] if self.evaluation_is_finite else ["the loss in the evaluation is not finite"]
 
     def add_evaluation(self, scores: Scores, higher_is_better: bool, patience: int) -> bool:

@@ -139,11 +139,11 @@ def test_wrong_arguments_start_nothing(command, tmp_path, arguments, flags, mess
 
 def test_a_command_is_needed_with_a_directory(tmp_path):
     with pytest.raises(ConfigError, match="no command"):
-        sweep_cli.main("", ["--seeds=1"])
+        sweep_cli.main(["--seeds=1"])
     with pytest.raises(ConfigError, match="no --model_dir"):
-        sweep_cli.main("", ["--seeds=1", "--", "python", "a.py"])
+        sweep_cli.main(["--seeds=1", "--", "python", "a.py"])
     with pytest.raises(FunnelError, match="nowhere: cannot be run"):
-        sweep_cli.main("", ["--seeds=1", "--", "/nowhere", f"--model_dir={tmp_path / 'a'}"])
+        sweep_cli.main(["--seeds=1", "--", "/nowhere", f"--model_dir={tmp_path / 'a'}"])
 
 
 def test_dry_run_prints_the_commands(command, tmp_path, capsys):
