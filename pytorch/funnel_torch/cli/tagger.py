@@ -52,7 +52,8 @@ class RunInputs:
 def run(settings: TaggerSettings) -> None:
     """Train if asked to, then score and predict the splits, in one of several processes perhaps."""
     with processes.start_processes(settings) as world:
-        seed, known = processes.common_seed(settings, world), dict[str, dict[str, float]]()
+        known: Scores = {}
+        seed = processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
         if settings.trains:
