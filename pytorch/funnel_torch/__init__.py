@@ -13,6 +13,7 @@ from funnel import __version__
 
 if TYPE_CHECKING:
     from funnel.config.heads import AnswerConfig, PretrainingConfig
+    from funnel_torch.inference.predictor import Predictor
     from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch
     from funnel_torch.models.heads import (
         FunnelForMaskedLM,
@@ -37,6 +38,7 @@ __all__ = [
     "FunnelForTokenClassification",
     "FunnelModel",
     "MLMPretraining",
+    "Predictor",
     "PretrainingBatch",
     "PretrainingConfig",
     "__version__",
@@ -55,6 +57,7 @@ _MODULES = {
     "FunnelForTokenClassification": "funnel_torch.models.heads",
     "FunnelModel": "funnel_torch.models.modeling",
     "MLMPretraining": "funnel_torch.models.electra",
+    "Predictor": "funnel_torch.inference.predictor",
     "PretrainingBatch": "funnel_torch.models.electra",
     "PretrainingConfig": "funnel.config.heads",
 }

@@ -14,7 +14,7 @@ CLASSIFIERS = {
     *("dataset", "data_dir", "test_only", "write_prediction", "do_submit", "submit_dir"),
     "indexed_predictions",
     *("text_column", "text_b_column", "label_column", "labels", "regression", "metric"),
-    *("train_file", "dev_file", "test_file", "no_header", "delimiter"),
+    *("train_file", "dev_file", "test_file", "no_header", "delimiter", "id_column", "encoding"),
 }
 LONG = {"max_length": 512}
 SQUAD = LONG | {
@@ -55,6 +55,7 @@ RACE = LONG | {
     "eval_split": "dev",
     "eval_model_dir": "",
     "max_qa_length": 128,
+    "write_prediction": False,
 }
 # Other names of a flag, and the negative forms of switches.
 ALIASES = {"max_seq_length", "eval_batch_size"}

@@ -90,8 +90,10 @@ OURS = {
     "delimiter": None,
     "dev_file": None,
     "do_submit": False,
+    "encoding": "utf-8",
     "eval_steps": None,
     "grad_accum": 1,
+    "id_column": None,
     "indexed_predictions": False,
     "int8": False,
     "label_column": "label",
@@ -103,6 +105,7 @@ OURS = {
     "no_header": False,
     "num_workers": 0,
     "optimizer": "adamw",
+    "prediction_format": "txt",
     "overwrite": False,
     "regression": False,
     "attention": "auto",
@@ -118,6 +121,7 @@ OURS = {
     "use_wd_exclusion": False,
     "verbose": False,
     "warmup_steps": None,
+    "write_logits": False,
 }
 ALIASES = {
     "task_name": "dataset",

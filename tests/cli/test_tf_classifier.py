@@ -35,6 +35,7 @@ def trained(program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_files(folder)
     wanted = {"do_eval": True, "do_submit": True, "do_predict": True, "save_steps": 2}
+    wanted["write_logits"] = True
     assert invoke(program, classifier_flags(folder, weight_decay=0.01, **wanted)) == 0
     return folder
 
@@ -56,6 +57,9 @@ def test_outputs_of_a_run(trained):
     assert lines[0] == "index\tprediction" and len(lines) == 10
     labels = [line.split("\t")[1] for line in lines[1:]]
     assert (run / "test_results.txt").read_text().splitlines() == labels
+    rows = [json.loads(line) for line in (run / "test_results.jsonl").open()]
+    assert [row["label"] for row in rows] == labels
+    assert all(max(row["logits"], key=row["logits"].get) == row["label"] for row in rows)
     recorded = json.loads((run / "run_config.json").read_text())
     assert recorded["seed"] == 1 and recorded["settings"]["learning_rate"] == 1e-3
     assert sorted(_losses(run)) == [1, 2, 3, 4]

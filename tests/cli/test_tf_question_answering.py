@@ -45,7 +45,7 @@ def answered(squad, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tf-squad")
     write_squad(folder)
     wanted = {"do_train": True, "do_predict": True, "save_steps": 3, "num_proc": 2}
-    wanted["save_logits"] = True
+    wanted |= {"save_logits": True, "prediction_format": "jsonl"}
     assert invoke(squad, _squad_flags(folder, eval_start_step=0, **wanted)) == 0
     return folder
 
@@ -76,6 +76,10 @@ def test_squad_answers_every_question_by_the_best_checkpoint(answered):
     scores = json.loads((run / "final_scores.json").read_text())["dev"]
     assert scores["best_f1"] == best["score"] and scores["total"] == 12
     shards = sorted(path.name for path in (answered / "records").glob("*train.tfrecord"))
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    assert {row["id"]: row["label"] for row in rows} == json.loads(
+        (run / "predictions.json").read_text()
+    )
     assert shards == [f"vocab.txt.{i}.slen-28.qlen-4.train.tfrecord" for i in (0, 1)]
 
 
@@ -150,8 +154,14 @@ def test_race_trains_scores_all_checkpoints_and_another_split(tmp_path, capsys):
         "eval_split": "test",
         "eval_all_ckpt": False,
         "model_config": None,
+        "do_predict": True,
+        "write_logits": True,
     }
     assert invoke(race, _flags(tmp_path, **(flags | evaluation))) == 0
+    labels = (tmp_path / "run" / "test_results.txt").read_text().splitlines()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "test_results.jsonl").open()]
+    assert [row["label"] for row in rows] == labels and len(labels) == 24
+    assert rows[0]["id"] == "middle/0.txt#0" and len(rows[0]["logits"]) == 4
     best = json.loads((tmp_path / "run" / "best_result.json").read_text())
     assert (best["split"], best["step"], best["metric"]) == ("test", 6, "accuracy")
 

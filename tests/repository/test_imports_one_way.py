@@ -30,8 +30,10 @@ UTILS = {"utils"}
 CONFIG = UTILS | {"config"}
 FORMATS = CONFIG | {"formats"}
 TOKENIZATION = CONFIG | {"tokenization"}
-TASKS = TOKENIZATION | {"tasks"}
+TABLES = UTILS | {"tables"}
+TASKS = TOKENIZATION | TABLES | {"tasks"}
 FEATURES = TASKS | FORMATS | {"features", "checkpoints"}
+INFERENCE = FEATURES | {"inference"}
 PRETRAINING = FEATURES | {"pretraining"}
 LOWER = {
     "funnel": {
@@ -40,10 +42,12 @@ LOWER = {
         "formats": FORMATS,
         "checkpoints": FORMATS | {"checkpoints", "tokenization"},
         "tokenization": TOKENIZATION,
+        "tables": TABLES,
         "tasks": TASKS,
         "features": FEATURES,
         "pretraining": PRETRAINING,
-        "cli": PRETRAINING | {"cli"},
+        "inference": INFERENCE,
+        "cli": PRETRAINING | INFERENCE | {"cli"},
     },
     "funnel_data": {"downloads": set(), "corpora": set(), "cli": {"downloads", "corpora"}},
     "funnel_torch": {
@@ -53,7 +57,8 @@ LOWER = {
         "data": {"kernels", "models"},
         "training": {"kernels", "models", "data"},
         "tasks": {"kernels", "models", "data", "training"},
-        "cli": {"kernels", "models", "data", "training", "tasks", "export"},
+        "inference": {"kernels", "models", "data", "training", "tasks"},
+        "cli": {"kernels", "models", "data", "training", "tasks", "inference", "export"},
     },
     "funnel_tf": {
         "models": set(),

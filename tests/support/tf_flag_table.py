@@ -21,6 +21,9 @@ eval_all_ckpt CSR
 eval_wait PCSR
 save_logits S
 indexed_predictions C
+prediction_format CSR
+write_logits CSR
+do_predict R
 verbose D
 verbosity PCSRD
 alsologtostderr PCSRD
@@ -32,6 +35,8 @@ text_column C
 text_b_column C
 label_column C
 labels C
+id_column C
+encoding C
 regression C
 train_file C
 dev_file C

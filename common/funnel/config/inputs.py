@@ -9,7 +9,7 @@ from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
 
 TOKENIZER_KINDS = ("word_piece", "sent_piece")
-CUSTOM_FORMATS = ("tsv", "csv", "jsonl")
+CUSTOM_FORMATS = ("tsv", "csv", "jsonl", "json", "parquet")
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,15 @@ class CustomTaskSettings:
     text_column: str = setting("text", "name or 0-based position")
     text_b_column: str | None = setting(None, "second text of pairs")
     label_column: str = setting("label", "name or 0-based position")
+    id_column: str | None = setting(
+        None,
+        "names the examples in csv and jsonl files of predictions; default: their index",
+        affects_result=False,
+    )
     labels: str | None = setting(
-        None, "comma list in the order of ids; default: read from the data"
+        None,
+        "comma list in the order of ids, names with commas quoted ('\"yes, sir\",no'), or a JSON "
+        'list (\'["yes, sir", "no"]\'); default: read from the data',
     )
     regression: bool = setting(False, "the label is a number")
     train_file: str | None = setting(None, "default: train.<format> in data_dir")
@@ -129,4 +136,5 @@ class CustomTaskSettings:
     test_file: str | None = setting(None, "default: test.<format>")
     header: bool = setting(True, "read column names from the first line")
     delimiter: str | None = setting(None, "one character; default: tab or comma")
+    encoding: str = setting("utf-8", "of the files, as Python names it: latin-1, utf-16, ...")
     metric: str | None = setting(None, "main metric; default: accuracy, or pearson_spearman")

@@ -283,6 +283,9 @@ def _describe_source(task: Task, split: str) -> dict[str, Any]:
     """Return everything in a task's definition that determines its examples."""
     source = asdict(task.sources[split])
     del source["names"]  # the file is identified by its content
+    del source["id"]  # decides no example
+    if source["encoding"] == "utf-8":
+        del source["encoding"]  # caches of earlier versions do not record it
     return {
         "labels": task.labels and list(task.labels),
         "is_regression": task.is_regression,

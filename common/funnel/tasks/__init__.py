@@ -31,7 +31,7 @@ _TASKS |= {
 
 
 def task_names() -> list[str]:
-    """Return the canonical name of every task, the three custom formats last."""
+    """Return the canonical name of every task, the custom formats last."""
     return [task.name for task in (*glue.TASKS, *textcls.TASKS)] + list(FORMATS)
 
 
@@ -39,8 +39,8 @@ def get_task(name: str, *, custom: CustomTaskConfig | None = None) -> Task:
     """Return the task called ``name``; case, ``-`` and ``_`` do not matter.
 
     Args:
-        name: a name of :func:`task_names` or an alias (``MNLI``, ``ag_news`` ...); ``tsv``, ``csv``
-            and ``jsonl`` are custom tasks.
+        name: a name of :func:`task_names` or an alias (``MNLI``, ``ag_news`` ...); ``tsv``,
+            ``csv``, ``jsonl``, ``json`` and ``parquet`` are custom tasks.
         custom: how the files of a custom task are read.
 
     Raises:

@@ -214,7 +214,7 @@ class Task:
         path = self.path(data_dir, split)
         tally, skipped, examples = Tally(path), Counter[str](), ExampleList(Example)
         for record in read_records(path, self.sources[split], self.labels or (), tally):
-            if record.label is not None and clean_label(record.label) in self.skipped_labels:
+            if record.label is not None and self.skips(record):
                 skipped[f"the label {clean_label(record.label)!r}"] += 1
                 continue
             label = self._parse_label(record, matcher, split)
@@ -231,6 +231,10 @@ class Task:
             kept = self.sources[split].label is None or self.sources[split].label_optional
             skipped[f"{_BROKEN}, kept as empty text" if kept else _BROKEN] = len(tally.broken)
         return LoadedSplit(examples, self._report(examples, skipped, matcher))
+
+    def skips(self, record: TableRow) -> bool:
+        """Return whether :meth:`read` leaves a record out because of its label."""
+        return record.label is not None and clean_label(record.label) in self.skipped_labels
 
     def _report(
         self, examples: ExampleList[Example], skipped: Counter[str], matcher: LabelMatcher
@@ -256,7 +260,7 @@ class Task:
     def _check_header(self, data_dir: str | os.PathLike[str], split: str) -> None:
         """Refuse a file whose header was cut off: its first example would be lost silently."""
         path, source = self.path(data_dir, split), self.sources[split]
-        if source.format == "jsonl" or not source.header or not isinstance(source.label, int):
+        if source.has_keys or not source.header or not isinstance(source.label, int):
             return
         header = read_header(path, source)
         try:

@@ -1,20 +1,25 @@
-"""Custom tasks: the user's own tsv, csv or jsonl files, columns by name or position."""
+"""Custom tasks: the user's own tables in any format, columns by name or position."""
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import re
 from dataclasses import asdict, dataclass
 
 from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
+from funnel.tables.readers import KEYED_FORMATS
 from funnel.tasks.base import Task
 from funnel.tasks.labels import clean_label
 from funnel.tasks.tables import Column, Source
 from funnel.utils.errors import ConfigError
+from funnel.utils.text_files import check_encoding
 
 logger = logging.getLogger(__name__)
 
-FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", ""), strict=True))  # format -> default delimiter
+# Format -> default delimiter.
+FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", "", "", ""), strict=True))
 
 # Shells make it hard to pass a tab character, so two spellings of it are accepted.
 _DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
@@ -36,8 +41,8 @@ class CustomTaskConfig:
     """Files and columns of a custom task.
 
     Attributes:
-        format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled) or ``jsonl``
-            (one JSON object a line).
+        format: ``tsv`` (tab-separated, quotes are text), ``csv`` (quotes doubled), ``jsonl`` or
+            ``json`` (one JSON object a line, or one array of them), or ``parquet``.
         text_a: column of the text: a name in the header (or JSON key), or a 0-based position.
         text_b: column of the second text; ``None`` for single texts.
         label: column of the label. The test file may lack it, or leave it empty.
@@ -48,6 +53,8 @@ class CustomTaskConfig:
         header: whether the first line names the columns; if not, columns are positions.
         delimiter: column separator; the default is a tab (tsv) or a comma (csv).
         metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
+        id: column that names the examples of dev and test data in files of predictions.
+        encoding: of the files.
     """
 
     format: str = "tsv"
@@ -62,6 +69,8 @@ class CustomTaskConfig:
     header: bool = True
     delimiter: str | None = None
     metric: str | None = None
+    id: Column | None = None
+    encoding: str = "utf-8"
 
 
 def custom_task_config(name: str | None, settings: CustomTaskSettings) -> CustomTaskConfig | None:
@@ -70,13 +79,13 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
     if kind not in FORMATS:
         _warn_of_unused(name, settings)
         return None
-    second, delimiter = settings.text_b_column, settings.delimiter
+    second, delimiter, name = settings.text_b_column, settings.delimiter, settings.id_column
     return CustomTaskConfig(
         format=kind,
         text_a=parse_column(settings.text_column, kind),
         text_b=None if second is None else parse_column(second, kind),
         label=parse_column(settings.label_column, kind),
-        labels=tuple(map(clean_label, settings.labels.split(","))) if settings.labels else None,
+        labels=tuple(map(clean_label, split_labels(settings.labels))) if settings.labels else None,
         regression=settings.regression,
         train_file=settings.train_file,
         dev_file=settings.dev_file,
@@ -84,7 +93,29 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
         header=settings.header,
         delimiter=None if delimiter is None else _DELIMITER_SPELLINGS.get(delimiter, delimiter),
         metric=settings.metric,
+        id=None if name is None else parse_column(name, kind),
+        encoding=check_encoding(settings.encoding, ConfigError),
     )
+
+
+def split_labels(text: str) -> list[str]:
+    """Return the labels in a list: separated by commas, some of them quoted, or a JSON list.
+
+    A text that is neither a JSON list of strings and numbers nor properly quoted is split at every
+    comma.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if isinstance(values, list) and all(isinstance(x, str | int | float) for x in values):
+            return [x if isinstance(x, str) else json.dumps(x) for x in values]
+    try:
+        (row,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        return text.split(",")
+    return row
 
 
 def _warn_of_unused(name: str | None, settings: CustomTaskSettings) -> None:
@@ -96,11 +127,12 @@ def _warn_of_unused(name: str | None, settings: CustomTaskSettings) -> None:
 
 
 def parse_column(text: str, file_format: str) -> Column:
-    """Return the column that a string names: an integer is a position, except in jsonl files.
+    """Return the column that a string names: an integer is a position, unless columns are keys.
 
-    Negative positions count from the last column. In jsonl every column is a key, also ``"0"``.
+    Negative positions count from the last column. In JSON and parquet files every column is a key,
+    also ``"0"``.
     """
-    is_position = file_format != "jsonl" and re.fullmatch(r"-?[0-9]+", text)
+    is_position = file_format not in KEYED_FORMATS and re.fullmatch(r"-?[0-9]+", text)
     return int(text) if is_position else text
 
 
@@ -127,6 +159,8 @@ def build_custom_task(config: CustomTaskConfig) -> Task:
             header=config.header,
             delimiter=config.delimiter or FORMATS[config.format],
             label_optional=split == "test",
+            id=None if split == "train" else config.id,
+            encoding=config.encoding,
         )
         for split, file in files.items()
     }
@@ -136,18 +170,21 @@ def build_custom_task(config: CustomTaskConfig) -> Task:
 
 def _check(config: CustomTaskConfig) -> None:
     if config.format not in FORMATS:
-        raise ConfigError(f"custom task: format {config.format!r} is not one of tsv, csv, jsonl")
+        raise ConfigError(
+            f"custom task: format {config.format!r} is not one of {', '.join(FORMATS)}"
+        )
     delimiter = config.delimiter
-    if delimiter is not None and (config.format == "jsonl" or len(delimiter) != 1):
+    has_keys = config.format in KEYED_FORMATS
+    if delimiter is not None and (has_keys or len(delimiter) != 1):
         raise ConfigError(f"custom task: delimiter {delimiter!r} must be one character (tsv, csv)")
     if delimiter is not None and delimiter in '"\r\n':
         raise ConfigError("custom task: the delimiter cannot be a quote or a line end")
-    for role in ("text_a", "text_b", "label"):
+    for role in ("text_a", "text_b", "label", "id"):
         column = getattr(config, role)
-        if isinstance(column, str) and not config.header and config.format != "jsonl":
+        if isinstance(column, str) and not config.header and not has_keys:
             raise ConfigError(f"custom task: {role}={column!r}: without a header, give a position")
-        if isinstance(column, int) and config.format == "jsonl":
-            raise ConfigError(f"custom task: {role}={column}: in jsonl a column is a key")
+        if isinstance(column, int) and has_keys:
+            raise ConfigError(f"custom task: {role}={column}: in {config.format} a column is a key")
     _check_labels(config)
 
 

@@ -13,7 +13,10 @@ import numpy as np
 
 from funnel.tasks.base import Task
 from funnel.utils.errors import DataError
-from funnel.utils.files import atomic_write_text
+from funnel.utils.files import atomic_path, atomic_write_text
+
+HEADER = "index\tprediction\n"
+_CHUNK = 4096  # predictions made into text at a time
 
 
 def write_predictions(
@@ -36,18 +39,31 @@ def write_predictions(
         FunnelError: the file cannot be written.
     """
     values = np.asarray(predictions).reshape(-1)
-    if task.is_regression:
-        texts = [f"{value:.6f}" for value in values]
-    else:
-        texts = label_texts(task, values)
-    if indexed:
-        write_rows(path, texts)
-    else:
-        atomic_write_text(path, "".join(f"{text}\n" for text in texts))
+    if not task.is_regression:
+        check_class_ids(task, values)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        if indexed:
+            stream.write(HEADER)
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            texts = [f"{x:.6f}" for x in part] if task.is_regression else label_texts(task, part)
+            for index, text in enumerate(texts, start=start):
+                stream.write(f"{index}\t{text}\n" if indexed else f"{text}\n")
 
 
 def label_texts(task: Task, class_ids: np.ndarray) -> list[str]:
     """Return the label of every class id.
+
+    Raises:
+        DataError: the labels are unknown, or an id is not a class of the task.
+    """
+    labels = task.known_labels()
+    check_class_ids(task, class_ids)
+    return [labels[int(class_id)] for class_id in class_ids]
+
+
+def check_class_ids(task: Task, class_ids: np.ndarray) -> None:
+    """Check that predictions are classes of a task.
 
     Raises:
         DataError: the labels are unknown, or an id is not a class of the task.
@@ -59,10 +75,9 @@ def label_texts(task: Task, class_ids: np.ndarray) -> list[str]:
             f"task {task.name}: prediction {wrong[0]} is {class_ids[wrong[0]]}, "
             f"not a class id from 0 to {len(labels) - 1}"
         )
-    return [labels[int(class_id)] for class_id in class_ids]
 
 
 def write_rows(path: str | os.PathLike[str], texts: Sequence[str]) -> None:
     """Write a header and the indexed prediction texts, atomically."""
     rows = [f"{index}\t{text}\n" for index, text in enumerate(texts)]
-    atomic_write_text(path, "index\tprediction\n" + "".join(rows))
+    atomic_write_text(path, HEADER + "".join(rows))

@@ -29,6 +29,7 @@ class RaceQuestion:
         label: index of the correct option, 0 to 3.
         article: index into :attr:`RaceData.articles`.
         is_high: whether it is from a high school examination (else middle school).
+        id: level, file and number of the question in it, from 0: ``high/1.txt#0``.
     """
 
     text: str
@@ -36,6 +37,7 @@ class RaceQuestion:
     label: int
     article: int
     is_high: bool
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
             f"file has {len(texts)} questions, {len(rows)} lists of options and {len(letters)} "
             "answers; the numbers should be equal"
         )
-    for text, row, letter in zip(texts, rows, letters, strict=True):
+    prefix = f"{LEVELS[is_high]}/{root.file.name}"
+    for number, (text, row, letter) in enumerate(zip(texts, rows, letters, strict=True)):
         if len(row.value) != OPTIONS:
             raise row.error(f"has {len(row.value)} options, {OPTIONS} are expected")
         options = [JsonNode(row.file, f"{row.path}[{i}]", o) for i, o in enumerate(row.value)]
@@ -93,6 +96,7 @@ def _parse_questions(root: JsonNode, article: int, is_high: bool) -> Iterator[Ra
             LETTERS.index(answer),
             article,
             is_high,
+            f"{prefix}#{number}",
         )
 
 

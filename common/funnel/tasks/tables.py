@@ -7,18 +7,17 @@ number and counted by :class:`Tally`; more than 1 % of them is an error.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from funnel.tables.lines import Line
+from funnel.tables.readers import KEYED_FORMATS, READERS
 from funnel.utils.errors import DataError
-from funnel.utils.text_files import TextLine, list_texts, read_lines, read_text
+from funnel.utils.text_files import list_texts, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,6 @@ Column = int | str  # 0-based position (-1 = the last), or a name in the header
 
 BROKEN_SHARE = 0.01  # a larger share of broken lines indicates a file of another format
 _WARNINGS = 20  # broken lines logged one by one; all others share one more line
-_FIELD_LIMIT = min(sys.maxsize, 2**31 - 1)  # csv's limit is a C long, 32 bits wide on Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +35,14 @@ class Source:
         names: file (or folder) names below the data directory; the first that exists is read.
         text_a, text_b, label: columns; ``None`` where the split has none.
         format: ``tsv`` (no quoting at all), ``csv`` (quotes doubled, no escape character),
-            ``jsonl`` or ``folders`` (one folder of ``*.txt`` files per label).
+            ``jsonl`` or ``json`` (an object per line, or one array of objects), ``parquet``, or
+            ``folders`` (one folder of ``*.txt`` files per label).
         header: whether the first line names the columns.
         width: number of columns of a file without header; ``None`` takes that of its first line.
         delimiter: column separator in ``tsv`` and ``csv``.
         label_optional: a missing label column or an empty label means "not labelled".
+        id: column that names the examples in files of predictions.
+        encoding: of the text, as :func:`funnel.utils.text_files.check_encoding` returns it.
     """
 
     names: tuple[str, ...]
@@ -53,28 +54,31 @@ class Source:
     width: int | None = None
     delimiter: str = "\t"
     label_optional: bool = False
+    id: Column | None = None
+    encoding: str = "utf-8"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether columns are the keys of objects, which have no order."""
+        return self.format in KEYED_FORMATS
 
 
 class TableRow(NamedTuple):
-    """One record: its location (``file:line``), its texts and its label as written."""
+    """One record: its location (``file:line``), its texts, and label and id as written."""
 
     where: str
     text_a: str
     text_b: str | None
     label: str | None
-
-
-class _Line(NamedTuple):
-    number: int
-    cells: Any  # list[str], or dict for jsonl; None for a blank line
-    problem: str | None
+    id: str | None = None
 
 
 class _BrokenLineError(Exception):
     """A record that does not match its source's columns."""
 
 
-_Picker = Callable[[Any], tuple[str, str | None, str | None]]
+_Cells = tuple[str, str | None, str | None, str | None]  # text_a, text_b, label, id
+_Picker = Callable[[Any], _Cells]
 
 
 @dataclass
@@ -132,10 +136,10 @@ def read_records(
         yield from _read_folders(path, folder_labels, tally or Tally(path))
         return
     tally = tally or Tally(path)
-    lines = _data_lines(path, source, tally)
-    pick: _Picker | None = _MemberPicker(source) if source.format == "jsonl" else None
+    lines = data_lines(path, source, tally)
+    pick: _Picker | None = _MemberPicker(source) if source.has_keys else None
     if pick is None and source.header:
-        pick = _ColumnPicker.for_file(path, source, _next_header(path, lines))
+        pick = _ColumnPicker.for_file(path, source, next_header(path, lines))
     for line in lines:
         tally.total += 1
         where = f"{path}:{line.number}"
@@ -158,10 +162,11 @@ def read_header(path: Path, source: Source) -> list[str]:
     Raises:
         DataError: the file is empty or its first line cannot be read.
     """
-    return _next_header(path, _data_lines(path, source, Tally(path)))
+    return next_header(path, data_lines(path, source, Tally(path)))
 
 
-def _next_header(path: Path, lines: Iterator[_Line]) -> list[str]:
+def next_header(path: Path, lines: Iterator[Line]) -> list[str]:
+    """Return the column names, which the next line holds; see :func:`read_header`."""
     first = next(lines, None)
     if first is None:
         raise DataError(f"{path}: empty, a header and at least one line of data are needed")
@@ -178,6 +183,7 @@ class _ColumnPicker:
     text_a: int
     text_b: int | None
     label: int | None
+    id: int | None
 
     @classmethod
     def for_file(cls, path: Path, source: Source, first: list[str]) -> _ColumnPicker:
@@ -187,28 +193,36 @@ class _ColumnPicker:
             DataError: a column is missing.
         """
         width = len(first) if source.header else source.width or len(first)
-        text_a = _find_column(source.text_a, first, width)
-        text_b = _find_column(source.text_b, first, width)
-        label = _find_column(source.label, first, width)
+        text_a = find_column(source.text_a, first, width)
+        text_b = find_column(source.text_b, first, width)
+        label = find_column(source.label, first, width)
+        name = find_column(source.id, first, width)
         if text_a is None:
-            raise DataError(_missing_column(path, source.text_a, "text", first))
+            raise DataError(missing_column(path, source.text_a, "text", first))
         if text_b is None and source.text_b is not None:
-            raise DataError(_missing_column(path, source.text_b, "second text", first))
+            raise DataError(missing_column(path, source.text_b, "second text", first))
         if label is None and source.label is not None and not source.label_optional:
-            raise DataError(_missing_column(path, source.label, "label", first))
-        return cls(width, text_a, text_b, label)
+            raise DataError(missing_column(path, source.label, "label", first))
+        if name is None and source.id is not None:
+            raise DataError(missing_column(path, source.id, "id", first))
+        return cls(width, text_a, text_b, label, name)
 
-    def __call__(self, cells: list[str]) -> tuple[str, str | None, str | None]:
+    def __call__(self, cells: list[str]) -> _Cells:
         if len(cells) != self.width:
             raise _BrokenLineError(f"{len(cells)} columns instead of {self.width}")
         return (
             cells[self.text_a],
             None if self.text_b is None else cells[self.text_b],
             None if self.label is None else cells[self.label],
+            None if self.id is None else cells[self.id],
         )
 
 
-def _find_column(column: Column | None, first: list[str], width: int) -> int | None:
+def find_column(column: Column | None, first: list[str], width: int) -> int | None:
+    """Return the position of a column in a table of ``width`` columns; None without it.
+
+    ``first`` is the header, or the first line of a file without one.
+    """
     if column is None:
         return None
     if isinstance(column, str):
@@ -216,7 +230,8 @@ def _find_column(column: Column | None, first: list[str], width: int) -> int | N
     return column % width if -width <= column < width else None
 
 
-def _missing_column(path: Path, column: Column, role: str, first: list[str]) -> str:
+def missing_column(path: Path, column: Column, role: str, first: list[str]) -> str:
+    """Return the message that a column is missing; ``first`` as in :func:`find_column`."""
     has = f"has {len(first)} columns: {', '.join(name[:40] for name in first[:20])}"
     if isinstance(column, str):
         return f"{path}:1: no column {column!r} for the {role}; the header {has}"
@@ -229,10 +244,10 @@ class _MemberPicker:
 
     source: Source
 
-    def __call__(self, members: dict[str, Any]) -> tuple[str, str | None, str | None]:
-        text_a = self._text(members, self.source.text_a)
-        text_b = self.source.text_b
-        return text_a, None if text_b is None else self._text(members, text_b), self._label(members)
+    def __call__(self, members: dict[str, Any]) -> _Cells:
+        text_a, text_b = self._text(members, self.source.text_a), self.source.text_b
+        second = None if text_b is None else self._text(members, text_b)
+        return text_a, second, self._label(members), self._id(members)
 
     def _text(self, members: dict[str, Any], key: Column) -> str:
         if not isinstance(text := members.get(str(key)), str):
@@ -244,99 +259,29 @@ class _MemberPicker:
         value = members.get(str(key))
         if key is None or (value is None and self.source.label_optional):
             return None
+        return self._spell(key, value)
+
+    def _id(self, members: dict[str, Any]) -> str | None:
+        key = self.source.id
+        return None if key is None else self._spell(key, members.get(str(key)))
+
+    @staticmethod
+    def _spell(key: Column, value: Any) -> str:
         if not isinstance(value, str | int | float):
             raise _BrokenLineError(f"{key!r} is missing, or no string or number")
         # Booleans and numbers are spelled as in the file, so true is "true" and not "True".
         return value if isinstance(value, str) else json.dumps(value)
 
 
-def _text_lines(path: Path) -> Iterator[TextLine]:
-    """Yield the lines of a file, without NUL characters."""
-    for line in read_lines(path):
-        yield line._replace(text=line.text.replace("\0", "")) if "\0" in line.text else line
-
-
-def _tsv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    """Split at every delimiter, without quoting (with it, GLUE's RTE test loses 15 rows)."""
-    for number, text, problem in _text_lines(path):
-        yield _Line(number, text.split(delimiter) if text else None, problem)
-
-
-class _Replay:
-    """The lines of a CSV file, some of which can be read again after a broken record."""
-
-    def __init__(self, lines: Iterator[TextLine]) -> None:
-        self._lines = lines
-        self._again: deque[TextLine] = deque()
-        self.taken: list[TextLine] = []
-
-    def __iter__(self) -> _Replay:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
-        self.taken.append(line)
-        return line.text + "\n"
-
-    def push_back_all_but_first(self) -> None:
-        self._again.extendleft(reversed(self.taken[1:]))
-
-
-def _csv_lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    """Parse strictly: a stray quote is one broken line, not a record that absorbs the next ones."""
-    replay = _Replay(_text_lines(path))
-    reader = csv.reader(replay, delimiter=delimiter, strict=True)
-    while True:
-        replay.taken.clear()
-        problem = None
-        # The limit is global to the process: raised for one record, then restored.
-        limit = csv.field_size_limit(_FIELD_LIMIT)
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            cells, problem = [], f"not valid CSV: {error}"
-        finally:
-            csv.field_size_limit(limit)
-        number = replay.taken[0].number
-        if problem:
-            replay.push_back_all_but_first()
-        else:
-            problem = next((line.problem for line in replay.taken if line.problem), None)
-        yield _Line(number, cells or None, problem)
-
-
-def _json_lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    del delimiter  # part of the signature that all readers share
-    for number, text, problem in _text_lines(path):
-        members: Any = None
-        if text and not problem:
-            try:
-                members = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                problem = f"not valid JSON: {error}"
-            if not problem and not isinstance(members, dict):
-                problem = f"not a JSON object but {type(members).__name__}"
-        yield _Line(number, members, problem)
-
-
-_READERS: dict[str, Callable[[Path, str], Iterator[_Line]]] = {
-    "tsv": _tsv_lines,
-    "csv": _csv_lines,
-    "jsonl": _json_lines,
-}
-
-
-def _data_lines(path: Path, source: Source, tally: Tally) -> Iterator[_Line]:
+def data_lines(path: Path, source: Source, tally: Tally) -> Iterator[Line]:
     """Yield the lines of a table without the blank ones at its end, and in CSV between rows.
 
     A blank line is no record of a CSV file, where records need not be lines. In tsv and jsonl files
     lines and records correspond, so a blank one between others is broken.
     """
     skips = source.format == "csv"
-    blanks: list[_Line] = []
-    for line in _READERS[source.format](path, source.delimiter):
+    blanks: list[Line] = []
+    for line in READERS[source.format](path, source.delimiter, source.encoding):
         if line.cells is None and not line.problem:
             blanks.append(line._replace(problem="blank"))
             continue

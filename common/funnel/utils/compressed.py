@@ -10,16 +10,18 @@ import gzip
 import io
 import lzma
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from funnel.utils.errors import DataError, FunnelError
 from funnel.utils.files import name_read_errors
 
 FREE_GROWTH = 64 << 20  # bytes that a file of any size may unpack to
+STANDARD_INPUT = "/dev/stdin"
 Opener = Callable[..., Any]
 _OPENERS: dict[bytes, Opener] = {
     b"\x1f\x8b": gzip.open,
@@ -49,7 +51,8 @@ class SequentialReader(io.RawIOBase):
     """A file that is read in order, decompressed if it is gzip, bzip2 or xz data.
 
     Args:
-        path: the file.
+        path: the file; :data:`STANDARD_INPUT` may be a pipe, whose size is unknown: what it
+            unpacks to has no limit.
         growth: a compressed file that unpacks to more than ``growth`` times its size, and more
             than ``FREE_GROWTH``, is refused as a decompression bomb.
         error: class of the errors raised.
@@ -70,14 +73,31 @@ class SequentialReader(io.RawIOBase):
         super().__init__()
         self._path, self._error, self._kind, self._growth = path, error, kind, growth
         self._left: int | None = None
+        self._ahead = b""
         with name_read_errors(path, error):
+            if os.fspath(path) == STANDARD_INPUT:
+                self._stream = _open_standard_input()
+                return
             opener = find_opener(path)
             self._stream = (opener or open)(path, "rb")
             if opener is not None:
                 self._left = growth * os.stat(path).st_size + FREE_GROWTH
 
+    def peek(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, fewer only at the end, to be read again."""
+        if len(self._ahead) < size:
+            self._ahead += self._read(size - len(self._ahead))
+        return self._ahead[:size]
+
     def read(self, size: int = -1) -> bytes:
         """Return the next ``size`` bytes, fewer only at the end; all with -1."""
+        if not self._ahead:
+            return self._read(size)
+        taken = self._ahead if size < 0 else self._ahead[:size]
+        self._ahead = self._ahead[len(taken) :]
+        return taken + self._read(size if size < 0 else size - len(taken))
+
+    def _read(self, size: int) -> bytes:
         # One byte more than allowed shows that there is more.
         most = size if self._left is None or 0 <= size <= self._left else self._left + 1
         try:
@@ -105,7 +125,7 @@ class SequentialReader(io.RawIOBase):
             self._stream.close()
         super().close()
 
-    def __enter__(self) -> SequentialReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -115,3 +135,10 @@ class SequentialReader(io.RawIOBase):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _open_standard_input() -> Any:
+    stream: Any = sys.stdin.buffer  # the type lacks peek
+    start = stream.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+    return stream if opener is None else opener(stream, "rb")

@@ -6,6 +6,7 @@ reads is read by all.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ _FIRST_LINE = 16 << 20  # bytes searched for a line feed before carriage returns
 _LONGEST_LINE = 64 << 20  # bytes; a longer line is none of text, and a line is held in memory
 # Deflate's limit is 1032, so it is other kinds of compression that are refused: memory is bounded
 # by the longest line, and this bounds the time.
-_MAX_GROWTH = 1000
+MAX_GROWTH = 1000
 _MAX_GROWTH_IN_MEMORY = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
@@ -39,28 +40,97 @@ class TextLine(NamedTuple):
     problem: str | None
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[TextLine]:
+class Transcoder:
+    """The bytes of a text file in any encoding, as UTF-8.
+
+    Args:
+        stream: the bytes as they are.
+        path: the file, for messages.
+        encoding: a name that :func:`check_encoding` accepts.
+    """
+
+    def __init__(
+        self, stream: SequentialReader, path: str | os.PathLike[str], encoding: str
+    ) -> None:
+        self._stream, self._path, self._encoding = stream, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._lines = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, about ``size``; none at the end only.
+
+        Raises:
+            DataError: the file is in another encoding, or cannot be read.
+        """
+        text = ""
+        while not text:
+            raw = self._stream.read(size)
+            try:
+                text = self._decoder.decode(raw, final=not raw)
+            except UnicodeError as error:
+                reason = getattr(error, "reason", error)
+                raise DataError(
+                    f"{self._path}: not {self._encoding} after line {self._lines}: {reason}"
+                ) from None
+            if not raw:
+                break
+        self._lines += text.count("\n")
+        return text.encode("utf-8", errors="surrogatepass")
+
+
+def check_encoding(name: str, error: type[FunnelError] = DataError) -> str:
+    """Return the usual name of a text encoding.
+
+    Raises:
+        FunnelError: there is no such encoding. The class is ``error``.
+    """
+    try:
+        found = codecs.lookup(name)
+        "".encode(found.name)  # "base64" and others are no encodings of text
+    except (LookupError, ValueError):
+        raise error(
+            f"encoding {name!r} is unknown; it is utf-8, latin-1, cp1252, utf-16 or another that "
+            "Python knows"
+        ) from None
+    return found.name
+
+
+def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8") -> Iterator[TextLine]:
     r"""Yield every line of a text file; gzip, bzip2 and xz data is decompressed.
 
     LF or CRLF ends a line. Unicode separators and lone CRs, where other readers split, occur inside
     sentences of real data; in a file whose first 16 MiB have a CR but no LF, every CR ends a line.
     A UTF-8 byte order mark is skipped. One line is held in memory.
 
+    Args:
+        path: the file.
+        encoding: of the file, as :func:`check_encoding` returns it. A line that is not UTF-8 is
+            yielded with its problem; a file that is not in another encoding is an error.
+
     Raises:
-        DataError: the file cannot be read, is corrupt, or is UTF-16 or UTF-32, or a line is longer
-            than 64 MiB.
+        DataError: the file cannot be read, is corrupt, or is UTF-16 or UTF-32 though that is not
+            its ``encoding``, or a line is longer than 64 MiB.
     """
-    with SequentialReader(path, _MAX_GROWTH) as stream:
-        for number, raw in enumerate(_split(path, stream), start=1):
-            if number == 1:
-                if _is_foreign(raw):
-                    raise ForeignTextError(f"{path}:1: is {FOREIGN}")
-                raw = raw.removeprefix(_BYTE_ORDER_MARK)
-            try:
-                yield TextLine(number, raw.decode("utf-8"), None)
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 at byte {error.start + 1} of the line"
-                yield TextLine(number, raw.decode("utf-8", errors="replace"), problem)
+    with SequentialReader(path, MAX_GROWTH) as stream:
+        yield from split_lines(path, stream, encoding)
+
+
+def split_lines(
+    path: str | os.PathLike[str], stream: SequentialReader, encoding: str = "utf-8"
+) -> Iterator[TextLine]:
+    """Yield every line of an open file; see :func:`read_lines`."""
+    is_utf8 = encoding == "utf-8"
+    source = stream if is_utf8 else Transcoder(stream, path, encoding)
+    for number, raw in enumerate(_split(path, source), start=1):
+        if number == 1:
+            if is_utf8 and is_foreign(raw):
+                raise ForeignTextError(f"{path}:1: is {FOREIGN}")
+            raw = raw.removeprefix(_BYTE_ORDER_MARK)
+        try:
+            yield TextLine(number, raw.decode("utf-8"), None)
+        except UnicodeDecodeError as error:
+            problem = f"not UTF-8 at byte {error.start + 1} of the line"
+            yield TextLine(number, raw.decode("utf-8", errors="replace"), problem)
 
 
 def read_text(path: str | os.PathLike[str], error: type[FunnelError] = DataError) -> str:
@@ -72,7 +142,7 @@ def read_text(path: str | os.PathLike[str], error: type[FunnelError] = DataError
     """
     with SequentialReader(path, _MAX_GROWTH_IN_MEMORY, error) as stream:
         raw = stream.read()
-    if _is_foreign(raw):
+    if is_foreign(raw):
         raise error(f"{path}:1: is {FOREIGN}")
     try:
         return raw.decode("utf-8-sig")
@@ -100,13 +170,14 @@ def is_split_by_carriage_returns(start: bytes) -> bool:
     return b"\n" not in start and b"\r" in start.removesuffix(b"\r")
 
 
-def _is_foreign(start: bytes) -> bool:
+def is_foreign(start: bytes) -> bool:
+    """Return whether a text that begins with ``start`` is UTF-16 or UTF-32."""
     start = start[:4096]
     has_zeros = len(start) >= 8 and start.count(0) > _ZERO_SHARE * len(start)
     return start.startswith(_FOREIGN_MARKS) or has_zeros
 
 
-def _split(path: str | os.PathLike[str], stream: SequentialReader) -> Iterator[bytes]:
+def _split(path: str | os.PathLike[str], stream: SequentialReader | Transcoder) -> Iterator[bytes]:
     """Yield the lines of a stream without their ends."""
     number, pending = 0, b""
     start = stream.read(_READ_BYTES)

@@ -13,9 +13,9 @@ import numpy as np
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.features.classification import Features
+from funnel.inference.task_files import read_ids, write_task_predictions
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
-from funnel.tasks.predictions import write_predictions
 from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
@@ -220,9 +220,14 @@ def write_results(
     for split, logits in predictions.items() if settings.task.write_prediction else ():
         name = "test" if split == "test" else "valid"
         if split in (*task.eval_splits, "test"):
-            path, found = folder / f"{name}_results.txt", decisions(task, logits)
-            indexed = settings.task.indexed_predictions
-            write_predictions(path, task, found, indexed=indexed)
+            write_task_predictions(
+                folder / f"{name}_results",
+                task,
+                logits,
+                settings.predictions,
+                indexed=settings.task.indexed_predictions,
+                ids=read_ids(task, settings.data.data_dir, split),
+            )
     if settings.task.do_submit:
         submit_dir = settings.task.submit_dir or folder / "submit"
         written = [write_submission(task, decisions(task, predictions["test"]), submit_dir)]

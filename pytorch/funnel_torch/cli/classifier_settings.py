@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import CustomTaskSettings
+from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli.settings import FineTuneSettings
@@ -17,12 +18,16 @@ class ClassificationSettings:
     """The task and the files to write about it."""
 
     dataset: str | None = setting(
-        None, "task, e.g. CoLA; or tsv, csv, jsonl for own files", aliases=("task_name",)
+        None,
+        "task, e.g. CoLA; or tsv, csv, jsonl, json, parquet for own files",
+        aliases=("task_name",),
     )
     test_only: bool = setting(
         False, "no training: evaluate model_dir or init_ckpt", affects_result=False
     )
-    write_prediction: bool = setting(False, "write {test,valid}_results.txt", affects_result=False)
+    write_prediction: bool = setting(
+        False, "write predictions: {test,valid}_results.txt", affects_result=False
+    )
     indexed_predictions: bool = setting(
         False, "in these files, a header and index<tab>label", affects_result=False
     )
@@ -37,13 +42,14 @@ class ClassifierSettings(FineTuneSettings):
     """All settings of the classifier."""
 
     task: ClassificationSettings = group("what to run", ClassificationSettings)
+    predictions: PredictionSettings = group("what to run", PredictionSettings)
     data: DataConfig = group(
         "text to tokens",
         DataConfig,
         names={"cache_dir": "output_dir", "overwrite": "overwrite_data"},
     )
     custom: CustomTaskSettings = group(
-        "own data (--dataset=tsv|csv|jsonl)",
+        "own data (--dataset=tsv|csv|jsonl|json|parquet)",
         CustomTaskSettings,
         names={"header": "not no_header"},
     )
@@ -63,4 +69,5 @@ class ClassifierSettings(FineTuneSettings):
         check_given(dataset=self.task.dataset, data_dir=self.data.data_dir)
         if not self.run.model_dir and (self.task.do_submit or self.task.write_prediction):
             raise ConfigError("--model_dir is needed: predictions are written there")
+        self.predictions.check(writes=self.task.write_prediction, flag="write_prediction")
         self.check_run(trains=self.trains, only="--test_only")

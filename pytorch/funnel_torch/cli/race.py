@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from funnel.features.race import RaceFeatures, encode_race
+from funnel.inference.task_files import write_race_predictions
 from funnel.tasks.race import read_race
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import processes, runs
 from funnel_torch.cli.race_settings import RaceSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForMultipleChoice
-from funnel_torch.tasks.finetune import Evaluation, evaluate
+from funnel_torch.tasks.finetune import Evaluation, predict
 from funnel_torch.tasks.race import build_evaluation
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
@@ -38,9 +41,8 @@ def run(settings: RaceSettings) -> None:
         if task.do_train:
             model, known = train(settings, inputs, world)
         scores = dict(known)
-        if task.do_eval and task.eval_split not in scores:
-            evaluation = make_evaluation(settings, inputs, task.eval_split)
-            scores[task.eval_split] = evaluate(model, evaluation, world, settings.device.precision)
+        if task.do_eval and (task.eval_split not in scores or task.write_prediction):
+            scores[task.eval_split] = evaluate_split(settings, inputs, model, world)
         for split, values in scores.items():
             runs.log_scores(split, values)
         if settings.run.model_dir and not settings.run.debug:
@@ -58,6 +60,32 @@ def train(
     return runs.train(
         settings, inputs.run, inputs.factory, inputs.model, source, evaluations, world
     )
+
+
+def evaluate_split(
+    settings: RaceSettings,
+    inputs: RunInputs,
+    model: FunnelForMultipleChoice,
+    world: DistributedContext,
+) -> dict[str, float]:
+    """Return the scores of --eval_split; write the chosen options if asked to."""
+    split, precision = settings.task.eval_split, settings.device.precision
+    one = make_evaluation(settings, inputs, split)
+    outputs = predict(
+        model, one.source, one.outputs, world, batch_size=one.batch_size, precision=precision
+    )
+    if settings.task.write_prediction and not settings.run.debug:
+        world.on_rank_zero(write_predictions, settings, outputs["logits"])
+    return one.score(outputs)
+
+
+def write_predictions(settings: RaceSettings, logits: np.ndarray) -> None:
+    """Write the options chosen for --eval_split to model_dir."""
+    task, name = settings.task, "test" if settings.task.eval_split == "test" else "valid"
+    path, data = Path(settings.run.model_dir) / f"{name}_results", None
+    if settings.predictions.row_format is not None:
+        data = read_race(task.data_dir, task.eval_split)  # only its encoded form is in memory
+    write_race_predictions(path, logits, settings.predictions, data)
 
 
 def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> RunInputs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import RaceConfig
+from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli.settings import EvaluationSettings, FineTuneSettings, find_trained_model
@@ -23,6 +24,11 @@ class RaceTaskSettings:
     )
     data_dir: str = setting("", "directory with train/, dev/ and test/", is_path=True)
     eval_model_dir: str = setting("", "run to evaluate, instead of the one in model_dir")
+    write_prediction: bool = setting(
+        False,
+        "write the options chosen for eval_split: {test,valid}_results.txt",
+        affects_result=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class RaceSettings(FineTuneSettings):
     """All settings of RACE."""
 
     task: RaceTaskSettings = group("what to run", RaceTaskSettings)
+    predictions: PredictionSettings = group("what to run", PredictionSettings)
     evaluation: EvaluationSettings = group(
         "training",
         EvaluationSettings,
@@ -80,4 +87,7 @@ class RaceSettings(FineTuneSettings):
                 raise ConfigError("--eval_model_dir goes without --do_train and --init_ckpt")
             if self.trained_model is None:
                 raise ConfigError(f"--eval_model_dir={other}: no model in {Path(other) / 'best'}")
+        if self.task.write_prediction and not (self.task.do_eval and self.run.model_dir):
+            raise ConfigError("--write_prediction goes with --do_eval and --model_dir")
+        self.predictions.check(writes=self.task.write_prediction, flag="write_prediction")
         self.check_run(trains=self.task.do_train, only="--do_eval")

@@ -11,6 +11,7 @@ from funnel.features.squad import SquadWindows
 from funnel.features.squad_cache import find_train_windows, load_or_build_windows
 from funnel.features.squad_predictions import SquadAnswers, write_answers
 from funnel.features.squad_scoring import BEAM_FIELDS, score_ensemble
+from funnel.inference.task_files import write_answer_rows
 from funnel.tasks.squad import SquadData
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import check_same_ids
@@ -193,13 +194,16 @@ def finish(
     for split, values in scores.items():
         runs.log_scores(split, values)
     if folder:
-        world.on_rank_zero(write_results, folder, answers, scores)
+        world.on_rank_zero(write_results, settings, folder, answers, scores)
 
 
-def write_results(folder: str, answers: SquadAnswers | None, scores: Scores) -> None:
+def write_results(
+    settings: SquadSettings, folder: str, answers: SquadAnswers | None, scores: Scores
+) -> None:
     """Write the answers and scores that there are."""
     if answers is not None:
         write_answers(answers, folder)
+        write_answer_rows(folder, answers, settings.predictions)
     if scores:
         atomic_write_json(Path(folder) / "final_scores.json", scores)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from funnel.cli.flags import check_given
 from funnel.cli.squad import SquadWork, check_squad_numbers, list_checkpoints
 from funnel.config.heads import AnswerConfig
+from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
 from funnel.utils.errors import ConfigError
@@ -49,6 +50,7 @@ class SquadSettings(FineTuneSettings):
         aliases={"valid_bsz": ("predict_batch_size", "eval_batch_size")},
     )
     files: SquadFiles = group("what to run", SquadFiles)
+    predictions: PredictionSettings = group("what to run", PredictionSettings)
     cache: SquadCacheSettings = group("text to tokens", SquadCacheSettings)
     windows: WindowConfig = group(
         "text to tokens",
@@ -105,4 +107,5 @@ class SquadSettings(FineTuneSettings):
         trains, predicts = self.task.do_train, self.task.do_predict
         if predicts and not (self.files.predict_dir or self.run.model_dir):
             raise ConfigError("--predict_dir or --model_dir is needed: answers are written there")
+        self.predictions.check(writes=predicts, flag="do_predict")
         self.check_run(trains=trains, only="--do_predict")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from funnel.inference.collect import OutputArrays
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import (
     ExampleSource,
@@ -154,11 +155,14 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Return the named outputs [n, ...] of all examples, in their order, in every process.
 
+    Large outputs are in a temporary file, which ends with the arrays.
+
     The model is left in evaluation mode.
     """
     model.eval()
     plan = evaluation_plan(source.lengths, batch_size, world.rank, world.size)
     rounds = len(evaluation_plan(source.lengths, batch_size, 0, world.size))
+    found = OutputArrays(len(source.lengths))
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     with torch.inference_mode(), autocast(world.device, precision):
         for indices in progress_bar(
@@ -172,10 +176,12 @@ def predict(
             inputs.pop("labels", None)
             result = model(**to_device(inputs, world.device))
             fields = {name: getattr(result, name).float().cpu().numpy() for name in outputs}
-            parts.append((indices, fields))
-    all_parts = [part for process_parts in world.gather(parts) for part in process_parts]
-    # The plan sorts examples by length and deals the batches out: restore their original order.
-    order = np.argsort(np.concatenate([indices for indices, _ in all_parts]))
-    return {
-        name: np.concatenate([fields[name] for _, fields in all_parts])[order] for name in outputs
-    }
+            # The plan sorts examples by length and deals the batches out to the processes.
+            if world.size == 1:
+                found.put(indices, fields)
+            else:
+                parts.append((indices, fields))
+    for process_parts in world.gather(parts) if world.size > 1 else ():
+        for indices, fields in process_parts:
+            found.put(indices, fields)
+    return found.arrays()

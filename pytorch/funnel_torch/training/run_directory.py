@@ -60,8 +60,15 @@ class RunDirectory(BaseRunDirectory):
     evaluate_flag = "--resume"
     own_files = (
         *(RUN_CONFIG, NET_CONFIG, "metrics.jsonl", "events.out.tfevents.*", BEST_RESULT),
-        *("best", "last", "submit", "test_results.txt", "valid_results.txt", "final_scores.json"),
-        *("predictions.json", "nbest_predictions.json", "null_odds.json", "logits.json"),
+        *("best", "last", "submit", "test_results.*", "valid_results.*", "final_scores.json"),
+        *(
+            "predictions.csv",
+            "predictions.jsonl",
+            "predictions.json",
+            "nbest_predictions.json",
+            "null_odds.json",
+            "logits.json",
+        ),
         _RESULTS_PENDING,
     )
 

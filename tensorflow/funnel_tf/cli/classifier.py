@@ -16,10 +16,10 @@ from funnel.config.heads import SavedHead
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
 from funnel.features.tfrecords import RecordOptions, classifier_records
+from funnel.inference.task_files import read_ids, write_task_predictions
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
 from funnel.tasks.metrics import compute
-from funnel.tasks.predictions import write_predictions
 from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
@@ -82,6 +82,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     )
     if not (wanted.do_train or wanted.do_eval or chosen.do_submit or chosen.do_predict):
         raise ConfigError("nothing to do: --do_train, --do_eval, --do_submit or --do_predict")
+    settings.predictions.check(writes=chosen.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
     if wanted.do_train:
@@ -201,8 +202,14 @@ def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: P
     run = runs.evaluation_settings(settings, settings.classification.predict_batch_size)
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
     if requested.do_predict:
-        path, indexed = folder / "test_results.txt", requested.indexed_predictions
-        write_predictions(path, task, found["predictions"], indexed=indexed)
+        write_task_predictions(
+            folder / "test_results",
+            task,
+            found["logits"],
+            settings.predictions,
+            indexed=requested.indexed_predictions,
+            ids=read_ids(task, requested.data_dir, "test"),
+        )
     if not requested.do_submit:
         return
     submit_dir = requested.submit_dir or folder / "submit"

@@ -161,7 +161,9 @@ class EvaluationOptions:
 class ClassifierTask:
     """Task and outputs of ``classifier.py``."""
 
-    task_name: str | None = setting(None, "task, e.g. RTE; or tsv, csv, jsonl for own files")
+    task_name: str | None = setting(
+        None, "task, e.g. RTE; or tsv, csv, jsonl, json, parquet for own files"
+    )
     data_dir: str = setting("", "directory with the files of the task", is_path=True)
     do_submit: bool = setting(False, "write the GLUE submission file(s)", affects_result=False)
     submit_dir: str | None = setting(
@@ -226,6 +228,11 @@ class RaceTask:
     """Data of ``race.py``."""
 
     data_dir: str = setting("", "directory of RACE, with train, dev and test", is_path=True)
+    do_predict: bool = setting(
+        False,
+        "new: write {test,valid}_results.txt: the chosen option of every question of eval_split",
+        affects_result=False,
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from funnel.config.inputs import (
 )
 from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
+from funnel.config.predictions import PredictionSettings
 from funnel.config.pretraining import TargetSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
@@ -53,7 +54,7 @@ _OPTIMIZER = "optimizer, in detail"
 _MASKING = "masking and objective"
 _MODEL = "model (without --model_config, or named in --overwrite_keys)"
 _MESSAGES = "messages"
-_COLUMNS = "own data (--task_name=tsv|csv|jsonl); all new"
+_COLUMNS = "own data (--task_name=tsv|csv|jsonl|json|parquet); all new"
 
 _TOKENIZER = {"tokenizer_path": ""}
 # The original's default model is smaller than the released ones.
@@ -128,6 +129,7 @@ class ClassifierSettings(FineTuningSettings):
     """Settings of ``classifier.py``."""
 
     task: ClassifierTask = group(_TASK, ClassifierTask)
+    predictions: PredictionSettings = group(_TASK, PredictionSettings)
     run: RunOptions = group("run", RunOptions)
     evaluation: EvaluationOptions = group("evaluation", EvaluationOptions)
     training: TrainingOptions = group("training", TrainingOptions)
@@ -158,6 +160,7 @@ class RaceSettings(FineTuningSettings):
     """Settings of ``race.py``."""
 
     task: RaceTask = group(_TASK, RaceTask)
+    predictions: PredictionSettings = group(_TASK, PredictionSettings)
     run: RunOptions = group("run", RunOptions)
     evaluation: EvaluationOptions = group(
         "evaluation", EvaluationOptions, defaults={"eval_batch_size": 128}
@@ -223,6 +226,7 @@ class SquadSettings(FineTuningSettings):
 
     task: SquadTask = group(_TASK, SquadTask)
     files: SquadFiles = group(_TASK, SquadFiles, runtime=("predict_file", "target_eval_key"))
+    predictions: PredictionSettings = group(_TASK, PredictionSettings)
     run: RunOptions = group("run", RunOptions, omit=("do_eval",))
     training: TrainingOptions = group("training", TrainingOptions, defaults={"train_steps": 5500})
     records: RecordFileOptions = group("record files", RecordFileOptions)

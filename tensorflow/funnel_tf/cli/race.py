@@ -12,7 +12,8 @@ from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
 from funnel.features.tfrecords import RecordOptions, race_records
-from funnel.tasks.race import race_accuracy
+from funnel.inference.task_files import write_race_predictions
+from funnel.tasks.race import race_accuracy, read_race
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel_tf.cli import configs, runs
@@ -49,8 +50,11 @@ def run(settings: RaceSettings) -> None:
         step = runs.fine_tune(
             settings, inputs.directory, files, inputs.config, inputs.graph, metadata
         )
+    best = None
     if settings.run.do_eval:
-        runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs)).saved.prefix
+    if settings.task.do_predict:
+        write_results(settings, inputs, best or runs.best_or_last_checkpoint(settings))
     if inputs.directory is not None:
         inputs.directory.finish(step, settings.training.train_steps)
 
@@ -62,8 +66,10 @@ def prepare(settings: RaceSettings) -> RunInputs:
         ConfigError: flags are missing or contradict each other.
     """
     wanted = settings.run
-    if not (wanted.do_train or wanted.do_eval):
+    do_predict = settings.task.do_predict
+    if not (wanted.do_train or wanted.do_eval or do_predict):
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
+    settings.predictions.check(writes=do_predict, flag="do_predict")
     configs.check_model_dir(settings)
     check_given(data_dir=settings.task.data_dir, output_dir=settings.records.output_dir)
     tokenizer = configs.open_tokenizer(settings, settings.sequences.segments)
@@ -83,13 +89,25 @@ def load_records(settings: RaceSettings, tokenizer: Tokenizer) -> dict[str, Exam
     wanted = {}
     if settings.run.do_train:
         wanted["train"] = replace(options, shuffle_seed=settings.run.seed or 0)
-    if settings.run.do_eval:
+    if settings.run.do_eval or settings.task.do_predict:
         wanted[evaluation.eval_split] = replace(options, multiple=evaluation.eval_batch_size)
     place = (settings.records.output_dir, settings.task.data_dir)
     return {
         split: race_records(*place, split, tokenizer, sequences, chosen)
         for split, chosen in wanted.items()
     }
+
+
+def write_results(settings: RaceSettings, inputs: RunInputs, checkpoint: Path) -> None:
+    """Write the options that a checkpoint chooses for --eval_split."""
+    split, chosen = settings.evaluation.eval_split, settings.predictions
+    run = runs.evaluation_settings(settings, settings.evaluation.eval_batch_size)
+    found = runs.predict_examples(run, inputs.graph, inputs.files[split], checkpoint)
+    folder = Path(settings.run.model_dir or settings.eval_model_dir)
+    name = "valid" if split == "dev" else split
+    is_named = chosen.row_format is not None  # the ids are in the data only
+    data = read_race(settings.task.data_dir, split) if is_named else None
+    write_race_predictions(folder / f"{name}_results", found["logits"], chosen, data)
 
 
 def _build_graph(

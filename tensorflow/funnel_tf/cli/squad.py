@@ -25,6 +25,7 @@ from funnel.features.squad_tfrecords import (
     squad_train_records,
 )
 from funnel.formats.tensor_bundle import resolve_prefix
+from funnel.inference.task_files import write_answer_rows
 from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
@@ -90,6 +91,7 @@ def check(settings: SquadSettings) -> None:
     check_squad_numbers(settings.head, settings.answers, settings.squad.num_proc)
     work = SquadWork(do_train, task.do_predict, task.prepro_split)
     check_given(output_dir=settings.records.output_dir)
+    settings.predictions.check(writes=task.do_predict, flag="do_predict")
     required = work.required_flags(settings.files, joint)
     # Only a run of training or prediction has a directory of its own.
     is_run = not (task.prepro_split or joint.do_ensemble)
@@ -161,11 +163,14 @@ def predict(settings: SquadSettings, graph: BuildGraph, questions: Questions) ->
     if questions.scorer.has_gold:
         runs.evaluate_and_keep(settings, best.score)
         write_answers(best.answers, folder)
+        write_answer_rows(folder, best.answers, settings.predictions)
         atomic_write_json(folder / "final_scores.json", {"dev": best.metrics})
         return
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)
     checkpoint = runs.best_or_last_checkpoint(settings)
-    write_answers(answer_and_write(settings, graph, questions, checkpoint), folder)
+    answers = answer_and_write(settings, graph, questions, checkpoint)
+    write_answers(answers, folder)
+    write_answer_rows(folder, answers, settings.predictions)
 
 
 def _predict_dir(settings: SquadSettings) -> Path:
@@ -180,6 +185,7 @@ def answer_and_write(
     answers, folder = questions.scorer.answers(found), _predict_dir(settings)
     prefix = checkpoint.name.rpartition("-")[2] + "."
     write_answers(answers, folder, prefix)
+    write_answer_rows(folder, answers, settings.predictions, prefix)
     if settings.files.save_logits:
         questions.scorer.write_logits(found, folder, prefix)
     return answers

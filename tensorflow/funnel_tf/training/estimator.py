@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.inference.collect import AppendedArrays
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import RunLog
@@ -381,8 +382,10 @@ def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> di
         checkpoint_path=str(checkpoint),
         yield_single_examples=False,
     )
-    parts = list(batches)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found = AppendedArrays()
+    for part in batches:
+        found.append(part)
+    return found.arrays()
 
 
 def evaluate_graph(

@@ -60,7 +60,13 @@ class RunDirectory(BaseRunDirectory):
         *(RUN_CONFIG, NET_CONFIG, BEST_RESULT, PROGRESS, "metrics.jsonl", LABELS_FILE, STATE_FILE),
         TOKENIZER_CONFIG,
         *("model.ckpt-*", "graph.pbtxt", "events.out.tfevents.*", "init_checkpoint", "submit"),
-        *("test_results.txt", "final_scores.json", "*predictions.json", "*null_odds.json"),
+        *(
+            "test_results.*",
+            "valid_results.*",
+            "final_scores.json",
+            "*predictions.*",
+            "*null_odds.json",
+        ),
         *("*.logits.json", SAVE_STATE),
     )
 

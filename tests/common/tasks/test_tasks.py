@@ -120,7 +120,7 @@ def test_labels_metrics_and_submission_file(name):
 
 
 def test_all_names_are_known():
-    assert task_names() == [*TABLE, "tsv", "csv", "jsonl"]
+    assert task_names() == [*TABLE, "tsv", "csv", "jsonl", "json", "parquet"]
     assert [get_task(name).name for name in task_names()] == task_names()
 
 

@@ -1,0 +1,1 @@
+"""Files of tables as people have them: their formats and encodings."""

@@ -1,0 +1,1 @@
+"""Prediction with a finished model: as a class, for programs and notebooks."""
