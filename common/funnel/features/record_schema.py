@@ -18,6 +18,7 @@ from funnel.tasks.race import OPTIONS
 from funnel.utils.errors import DataError
 
 SEGMENTS = 3  # segment ids that a model knows: first text, second text, [CLS]
+NO_TAG = -1  # label of a token without one
 _INT32 = np.iinfo(np.int32)  # graphs hold integers as int32
 _FLOAT32 = np.finfo(np.float32)
 
@@ -113,6 +114,17 @@ def classifier_schema(
     """
     last = None if num_labels is None else num_labels - 1
     label = FieldSpec((), is_float=True) if regression else FieldSpec((), False, 0, last, "labels")
+    return _labelled(length, {"label_ids": label}, vocab_size, segments)
+
+
+def tagging_schema(
+    length: int, num_labels: int, vocab_size: int, segments: SegmentIds
+) -> RecordSchema:
+    """Return the schema of token-classification records: one window, a label for every token.
+
+    A token without label has :data:`NO_TAG`.
+    """
+    label = FieldSpec((length,), low=NO_TAG, high=num_labels - 1, meaning="labels, or no label")
     return _labelled(length, {"label_ids": label}, vocab_size, segments)
 
 

@@ -18,7 +18,7 @@ from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
-from funnel_torch.models.layers import gelu, get_activation
+from funnel_torch.models.layers import gelu, get_activation, select_positions
 from funnel_torch.models.losses import token_cross_entropy
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
@@ -216,9 +216,16 @@ class FunnelForTokenClassification(PretrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        word_positions: Tensor | None = None,
     ) -> HeadOutput:
-        """Compute logits [B, T, num_labels]; ``labels`` [B, T] may hold :data:`IGNORED`."""
+        """Compute logits [B, T, num_labels]; ``labels`` [B, T] may hold :data:`IGNORED`.
+
+        With ``word_positions`` [B, W], indices into T, logits and labels are those of these
+        positions, [B, W, num_labels] and [B, W].
+        """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
+        if word_positions is not None:
+            hidden = select_positions(hidden, word_positions)
         logits = self.classifier(self.dropout(hidden)).float()
         loss = None
         if labels is not None:
@@ -312,8 +319,7 @@ class FunnelForMaskedLM(PretrainedModel):
         """
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         if target_positions is not None:
-            index = target_positions[..., None].expand(-1, -1, hidden.shape[-1])
-            hidden = hidden.gather(1, index)
+            hidden = select_positions(hidden, target_positions)
         logits = self.lm_head(hidden, self.funnel.embeddings.word_embeddings.weight)
         loss = None
         if labels is not None:

@@ -34,6 +34,11 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[name]
 
 
+def select_positions(hidden: Tensor, index: Tensor) -> Tensor:
+    """Return the rows ``index`` [B, S] of [B, T, D]: [B, S, D]."""
+    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 class Embeddings(nn.Module):
     """Token embeddings, layer normalization and dropout.
 

@@ -12,6 +12,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.config.heads import DEFAULT_ANSWERS, AnswerConfig
 from funnel.config.model import ModelConfig
 from funnel_torch.models.initialization import initialize
+from funnel_torch.models.layers import select_positions
 from funnel_torch.models.modeling import FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
@@ -160,7 +161,9 @@ class FunnelForQuestionAnswering(PretrainedModel):
         if self.answer_class is not None:
             # The hidden state at the start, averaged over the distribution of starts.
             expected = torch.einsum("bt,btd->bd", start_log_probs.exp().to(hidden.dtype), hidden)
-            cls_logits = self.answer_class(expected, _gather(hidden, cls_index[:, None])[:, 0])
+            cls_logits = self.answer_class(
+                expected, select_positions(hidden, cls_index[:, None])[:, 0]
+            )
         else:
             cls_logits = start_log_probs.gather(1, cls_index[:, None])[:, 0]
         squeeze = self.answers.conditional_end and targets is not None
@@ -176,7 +179,7 @@ class FunnelForQuestionAnswering(PretrainedModel):
         if not self.answers.conditional_end:
             return _masked(self.end(hidden)[..., 0].float(), p_mask)
         mask = None if p_mask is None else p_mask[:, None]
-        return _masked(self.end(hidden, _gather(hidden, given)), mask)
+        return _masked(self.end(hidden, select_positions(hidden, given)), mask)
 
     def _loss(
         self, start_logits: Tensor, end_logits: Tensor, cls_logits: Tensor, targets: AnswerTargets
@@ -194,8 +197,3 @@ class FunnelForQuestionAnswering(PretrainedModel):
 def _masked(logits: Tensor, p_mask: Tensor | None) -> Tensor:
     """Set the logits of the positions marked by ``p_mask`` to :data:`IMPOSSIBLE`."""
     return logits if p_mask is None else logits.masked_fill(p_mask > 0, IMPOSSIBLE)
-
-
-def _gather(hidden: Tensor, index: Tensor) -> Tensor:
-    """Gather the rows ``index`` [B, S] of [B, T, D]: [B, S, D]."""
-    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))

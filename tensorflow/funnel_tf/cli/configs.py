@@ -35,6 +35,7 @@ from funnel_tf.cli.programs import (
     ProgramSettings,
     RaceSettings,
     SquadSettings,
+    TaggerSettings,
     TrainingSettings,
 )
 
@@ -204,6 +205,8 @@ def max_length(settings: TrainingSettings) -> int:
         return settings.windows.max_seq_length
     if isinstance(settings, RaceSettings):
         return settings.sequences.max_seq_length
+    if isinstance(settings, TaggerSettings):
+        return settings.windows.max_length
     assert isinstance(settings, ClassifierSettings)
     return settings.classification.max_seq_length
 

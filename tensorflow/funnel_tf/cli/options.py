@@ -200,6 +200,30 @@ class ClassifierOptions:
 
 
 @dataclass(frozen=True)
+class TaggerTask:
+    """Files and outputs of ``tagger.py``."""
+
+    task_name: str | None = setting(None, "format of the files: conll or jsonl")
+    data_dir: str = setting("", "directory with the files", is_path=True)
+    do_predict: bool = setting(
+        False,
+        "write test_results.conll and .jsonl, the tags of the test data",
+        affects_result=False,
+    )
+
+
+@dataclass(frozen=True)
+class TaggerOptions:
+    """Details of ``tagger.py``."""
+
+    predict_batch_size: int = like(ClassifierOptions, "predict_batch_size")
+    overwrite_data: bool = like(ClassifierOptions, "overwrite_data")
+
+    def __post_init__(self) -> None:
+        check_at_least_one(predict_batch_size=self.predict_batch_size)
+
+
+@dataclass(frozen=True)
 class RaceTask:
     """Data of ``race.py``."""
 

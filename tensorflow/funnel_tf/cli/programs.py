@@ -25,6 +25,7 @@ from funnel.config.pretraining import TargetSettings
 from funnel.config.series import SeriesSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
+from funnel.config.tagging import DecoderSettings, TaggingFiles, TaggingWindows
 from funnel_tf.cli.options import (
     ClassifierOptions,
     ClassifierTask,
@@ -42,6 +43,8 @@ from funnel_tf.cli.options import (
     SquadOptions,
     SquadTask,
     SweepOptions,
+    TaggerOptions,
+    TaggerTask,
     TrainingOptions,
     UpdateOptions,
 )
@@ -189,6 +192,40 @@ class RaceSettings(FineTuningSettings):
 
 
 @dataclass(frozen=True)
+class TaggerSettings(FineTuningSettings):
+    """Settings of ``tagger.py``."""
+
+    task: TaggerTask = group(_TASK, TaggerTask)
+    files: TaggingFiles = group("tagged sentences", TaggingFiles)
+    run: RunOptions = group("run", RunOptions)
+    series: SeriesSettings = group("run", SeriesSettings)
+    evaluation: EvaluationOptions = group("evaluation", EvaluationOptions)
+    training: TrainingOptions = group("training", TrainingOptions)
+    records: RecordFileOptions = group("record files", RecordFileOptions)
+    sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
+    tagger: TaggerOptions = group("tagging", TaggerOptions)
+    windows: TaggingWindows = group(
+        "tagging", TaggingWindows, names={"max_length": "max_seq_length"}
+    )
+    decoder: DecoderSettings = group("tagging", DecoderSettings)
+    tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
+    vocabulary: VocabularyCheck = group("tokens", VocabularyCheck)
+    devices: DeviceOptions = group("devices", DeviceOptions)
+    optimizer: OptimizerConfig = group(
+        _OPTIMIZER, OptimizerConfig, names=OPTIMIZER_FLAGS, defaults=_ADAM, omit=("name",)
+    )
+    update: UpdateOptions = group(_OPTIMIZER, UpdateOptions)
+    sizes: ModelSettings = group(_MODEL, ModelSettings, defaults=_SIZES, omit=("model_size",))
+    model: ModelOptions = group(_MODEL, ModelOptions)
+    absl: AbslLogging = group(_MESSAGES, AbslLogging)
+
+    @property
+    def eval_model_dir(self) -> str:
+        """Directory of the checkpoints to evaluate, if it is not the run directory."""
+        return self.evaluation.eval_model_dir
+
+
+@dataclass(frozen=True)
 class SquadSettings(FineTuningSettings):
     """Settings of ``squad.py``."""
 
@@ -296,5 +333,6 @@ PROGRAMS: dict[str, type[ProgramSettings]] = {
     "classifier": ClassifierSettings,
     "squad": SquadSettings,
     "race": RaceSettings,
+    "tagger": TaggerSettings,
     "create_pretrain_data": CorpusSettings,
 }

@@ -74,6 +74,7 @@ class TrainingJob:
         metadata: written next to the checkpoints: vocab_path, labels, cls_scope, problem_type.
         order: how records come, as far as the program decides it.
         with_optimizer: also take the state of the optimizer from the initial checkpoint.
+        random_decoder: let an initial checkpoint without decoder get a random one.
     """
 
     config: ModelConfig
@@ -82,6 +83,7 @@ class TrainingJob:
     metadata: Mapping[str, Any]
     order: InputConfig
     with_optimizer: bool = False
+    random_decoder: bool = False
 
 
 def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> RunDirectory:
@@ -148,7 +150,7 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
     configs.schedule_config(settings).warn_of_warmup()
     information = {"seed": seed, "command": sys.argv, **describe_job(settings, job)}
     directory.create(job.config, information, job.metadata)
-    init = initial_model(settings, directory, job.with_optimizer) if first == 0 else None
+    init = initial_model(settings, directory, job) if first == 0 else None
     # On a TPU the host call writes summaries; hooks do not see the values of every step there.
     log = None if run.use_tpu else MetricsLog(directory.path, resume_step=first)
     model_fn = make_model_fn(job.build_graph, run, train_config(settings), init, log)
@@ -215,7 +217,7 @@ def close_run(
 
 
 def initial_model(
-    settings: TrainingSettings, directory: RunDirectory, with_optimizer: bool
+    settings: TrainingSettings, directory: RunDirectory, job: TrainingJob
 ) -> InitConfig | None:
     """Return the checkpoint to start from, converted to TensorFlow's format where it is another."""
     run = settings.run
@@ -223,7 +225,7 @@ def initial_model(
         return None
     copy = directory.path / "init_checkpoint"
     path = as_tf_checkpoint(run.init_checkpoint, copy, run.model_config)
-    return InitConfig(path, with_optimizer)
+    return InitConfig(path, job.with_optimizer, job.random_decoder)
 
 
 def example_input(files: Sequence[ExampleFile], order: InputConfig) -> InputFn:
@@ -239,6 +241,7 @@ def fine_tune(
     config: ModelConfig,
     build_graph: BuildGraph,
     metadata: Mapping[str, Any],
+    random_decoder: bool = False,
 ) -> int:
     """Train on record files up to --train_steps; return the last step.
 
@@ -249,9 +252,11 @@ def fine_tune(
         config: sizes of the model.
         build_graph: graph of the model with its loss.
         metadata: written next to the checkpoints: vocab_path, labels, cls_scope, problem_type.
+        random_decoder: see :class:`TrainingJob`.
     """
     order = InputConfig(is_training=True, shuffle_buffer=settings.records.shuffle_buffer)
-    job = TrainingJob(config, build_graph, partial(example_input, files), metadata, order)
+    source = partial(example_input, files)
+    job = TrainingJob(config, build_graph, source, metadata, order, random_decoder=random_decoder)
     counts = [file.num_examples for file in files]
     with report_corrupt_records([str(file.path) for file in files], files[0].schema, counts):
         return train_model(settings, directory, job)

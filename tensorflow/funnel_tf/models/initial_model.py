@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from funnel.checkpoints import detect, load_checkpoint
 from funnel.checkpoints.base import check_finite, describe_mismatches
 from funnel.checkpoints.names import find_partial_heads, is_optimizer_state
+from funnel.checkpoints.saved_head import DECODER
 from funnel.formats.tensor_bundle import TFCheckpoint, write_tf_checkpoint
 from funnel.utils.errors import CheckpointError
 from funnel.utils.text import join_names
@@ -34,10 +35,12 @@ class InitConfig:
             weights.
         with_optimizer: also restore Adam slots and the step counter, where the checkpoint has
             them.
+        random_decoder: a checkpoint without decoder is no error: the decoder starts fresh.
     """
 
     checkpoint: str = ""
     with_optimizer: bool = False
+    random_decoder: bool = False
 
 
 @dataclass
@@ -73,16 +76,22 @@ def compare(variables: Sequence[tf.Variable], reader: TFCheckpoint) -> InitRepor
     return report
 
 
-def init_from_checkpoint(checkpoint: str, variables: Sequence[tf.Variable]) -> InitReport:
+def init_from_checkpoint(
+    checkpoint: str, variables: Sequence[tf.Variable], random_decoder: bool = False
+) -> InitReport:
     """Replace the initializers of ``variables`` by the values in ``checkpoint``.
 
-    The checkpoint may lack heads and optimizer slots, which keep their initializers.
+    The checkpoint may lack heads, optimizer slots and, with ``random_decoder``, the decoder; these
+    keep their initializers.
 
     Raises:
         CheckpointError: other variables are missing or have another shape; lists all of them.
     """
     reader = TFCheckpoint(checkpoint)
     report = compare(variables, reader)
+    if random_decoder and not any(name.startswith(DECODER) for name in report.restored):
+        report.fresh += [name for name in report.missing if name.startswith(DECODER)]
+        report.missing = [name for name in report.missing if not name.startswith(DECODER)]
     _raise_mismatches(reader, report.missing, report.mismatched)
     _drop_partial_heads(report, reader)
     check_finite(((name, reader[name]) for name in report.restored), reader.prefix)

@@ -177,7 +177,7 @@ def _training_spec(
     # The optimizer's variables exist only after its operation is built.
     is_new = init is not None and init.checkpoint and latest_step(settings.model_dir) == 0
     if is_new and not init.with_optimizer:
-        init_from_checkpoint(init.checkpoint, tf.trainable_variables())
+        init_from_checkpoint(init.checkpoint, tf.trainable_variables(), init.random_decoder)
     op = create_train_op(
         graph.loss,
         train.optimizer,

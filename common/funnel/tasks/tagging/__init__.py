@@ -1,0 +1,1 @@
+"""Token classification: files of tagged words, tag schemes, scores of entities, predictions."""

@@ -1,0 +1,48 @@
+"""Token classification: predictions of words, and their scores during training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from funnel.features.tagging import TaggingFeatures
+from funnel.tasks.tagging.task import TaggingTask
+from funnel.utils.errors import ConfigError
+from funnel_torch.data.batching import ExampleSource
+from funnel_torch.tasks.classification import mean_cross_entropy
+from funnel_torch.tasks.finetune import Evaluation, Outputs
+
+
+def build_evaluation(
+    task: TaggingTask,
+    features: TaggingFeatures,
+    source: ExampleSource,
+    split: str,
+    batch_size: int,
+) -> Evaluation:
+    """Return the evaluation of a tagged split: the metrics of the task, then the loss."""
+    if features.labels is None:
+        raise ConfigError(f"split {split} has no tags to score against")
+    return Evaluation(split, source, partial(score, task, features), batch_size=batch_size)
+
+
+def score(task: TaggingTask, features: TaggingFeatures, outputs: Outputs) -> dict[str, float]:
+    """Return the metrics and the mean loss of the words for ``logits`` [n, W, tags] of windows."""
+    assert features.labels is not None, "a split is scored against its tags"
+    logits = features.by_word(outputs["logits"])
+    gold = features.by_sentence(features.labels)
+    metrics = task.score(gold, features.by_sentence(logits.argmax(axis=1)))
+    return metrics | {"loss": mean_cross_entropy(logits, features.labels)}
+
+
+def choose_tags(
+    task: TaggingTask, features: TaggingFeatures, logits: np.ndarray
+) -> tuple[list[list[str]], list[list[float]]]:
+    """Return the tags of every sentence and their probabilities for ``logits`` [n, W, tags]."""
+    words = features.by_word(logits).astype(np.float64)
+    best = words.argmax(axis=1)
+    highest = words.max(axis=1, keepdims=True)
+    # exp(highest - highest) = 1, so the softmax of the best tag is one over this sum.
+    probabilities = 1.0 / np.exp(words - highest).sum(axis=1)
+    return task.name_tags(features.by_sentence(best)), features.by_sentence(probabilities)
