@@ -22,6 +22,7 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory
 
 
@@ -50,7 +51,8 @@ def run(settings: RaceSettings) -> None:
             settings, inputs.directory, files, inputs.config, inputs.graph, metadata
         )
     if settings.run.do_eval:
-        runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+        with Predictions() as predictions:
+            runs.evaluate_and_keep(settings, partial(_score, settings, inputs, predictions))
     if inputs.directory is not None:
         inputs.directory.finish(step, settings.training.train_steps)
 
@@ -102,12 +104,14 @@ def _build_graph(
     return Graph(head.loss, {**head.predictions, "loss": head.per_example_loss, **kept})
 
 
-def _score(settings: RaceSettings, inputs: RunInputs, checkpoint: Path) -> Scores:
+def _score(
+    settings: RaceSettings, inputs: RunInputs, predictions: Predictions, checkpoint: Path
+) -> Scores:
     """Return accuracy (all, middle, high) and loss of a checkpoint on --eval_split."""
     evaluation = settings.evaluation
     run = runs.evaluation_settings(settings, evaluation.eval_batch_size)
     file = inputs.files[evaluation.eval_split]
-    found = runs.predict_examples(run, inputs.graph, file, checkpoint)
+    found = predictions.predict(run, inputs.graph, file, checkpoint)
     metrics = race_accuracy(found["predictions"], found["label_ids"], found["is_high_example"])
     loss = float(np.mean(found["loss"], dtype=np.float64))
     return {evaluation.eval_split: {**metrics, "loss": loss}}
