@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ __all__ = ["tf"]
 
 _API = "estimator"
 _ESTIMATOR_PACKAGE = "tensorflow_estimator"
+_KERAS_LOADER = "KerasLazyLoader"  # class of tf.keras, tf.losses and so on until they are used
 
 
 class _RemovedModule(ModuleType):
@@ -95,6 +97,36 @@ _REMOVED: dict[str, dict[str, Any]] = {
 }
 
 
+class _Unloaded(type):
+    """In place of a name of Keras: a class that has every name too, and no instances.
+
+    The estimator package's canned models, which nothing here uses, put Keras classes in tables and
+    defaults. Keras takes as long to import as TensorFlow without it.
+    """
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Unloaded(name, (), {})
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ConfigError("canned estimators need Keras: import keras before funnel_tf.compat")
+
+
+@contextmanager
+def _without_keras() -> Iterator[None]:
+    """Leave Keras unloaded if it is; afterwards ``tf.keras`` loads it on first use, as before."""
+    names = vars(sys.modules["tensorflow"])
+    lazy = {key: value for key, value in names.items() if type(value).__name__ == _KERAS_LOADER}
+    if "keras" in sys.modules:
+        lazy = {}
+    names.update((key, _Unloaded(key, (), {})) for key in lazy)
+    try:
+        yield
+    finally:
+        names.update(lazy)
+
+
 def _register_api_name() -> None:
     if hasattr(tf_export, "ESTIMATOR_API_NAME"):
         return
@@ -126,7 +158,8 @@ def _add_estimator() -> None:
             return
         _register_api_name()
         _replace_removed_modules()
-        tf.estimator = importlib.import_module(f"{_ESTIMATOR_PACKAGE}._api.v1.estimator")
+        with _without_keras():
+            tf.estimator = importlib.import_module(f"{_ESTIMATOR_PACKAGE}._api.v1.estimator")
     except ModuleNotFoundError as error:
         if error.name != _ESTIMATOR_PACKAGE:
             raise

@@ -15,6 +15,9 @@ def import_tensorflow() -> ModuleType:
     if spec is None or spec.origin is None:  # the repository's own folder: no __init__.py
         pytest.skip("TensorFlow is not installed", allow_module_level=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow
+    from funnel_tf.cli.start import keras_left_out
+
+    with keras_left_out():
+        import tensorflow
 
     return tensorflow

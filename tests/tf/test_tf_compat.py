@@ -89,12 +89,16 @@ def test_without_the_package_it_is_named():
 
 
 @pytest.mark.slow
-def test_the_start_is_silent():
-    """TensorFlow 2.21 logs on import whatever the level of its log."""
+def test_the_start_is_silent_and_loads_no_keras():
+    """TensorFlow 2.21 logs on import whatever the level of its log; Keras doubles its time."""
     code = (
         "from funnel_tf.cli.start import silence_tensorflow as silence\n"
         "silence()\n"
-        "import os, funnel_tf.training.estimator\n"
+        "import os, sys, funnel_tf.training.estimator\n"
+        "from funnel_tf.compat import tf\n"
+        "loaded = 'keras' in sys.modules\n"
+        "tf.keras.optimizers.Adam\n"
+        "os.write(1, f'{loaded}, then {\"keras\" in sys.modules}'.encode())\n"
         "os.write(2, b'still there')"
     )
     done = subprocess.run(
@@ -105,6 +109,7 @@ def test_the_start_is_silent():
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "still there")
+    assert IS_OLD or done.stdout == "False, then True"
 
 
 def test_held_back_output_is_shown_if_the_import_fails(capfd):

@@ -31,6 +31,7 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import BestCheckpoint, Scores
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,8 @@ def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirecto
 
 def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> BestCheckpoint:
     """Score all checkpoints on the development data; return the best one."""
-    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+    with Predictions() as predictions:
+        return runs.evaluate_and_keep(settings, partial(_score, settings, inputs, predictions))
 
 
 def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> None:
@@ -243,12 +245,14 @@ def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, m
     return Graph(head.loss, {**head.predictions, **kept})
 
 
-def _score(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> Scores:
+def _score(
+    settings: ClassifierSettings, inputs: RunInputs, predictions: Predictions, checkpoint: Path
+) -> Scores:
     """Return the metrics of the task and the loss of a checkpoint on each split to evaluate."""
     run = runs.evaluation_settings(settings, settings.evaluation.eval_batch_size)
     result = {}
     for split in _eval_splits(settings, inputs.task):
-        found = runs.predict_examples(run, inputs.graph, inputs.files[split], checkpoint)
+        found = predictions.predict(run, inputs.graph, inputs.files[split], checkpoint)
         metrics = compute(inputs.task, found["predictions"], found["label_ids"])
         result[split] = {**metrics, "loss": float(np.mean(found["loss"], dtype=np.float64))}
     return result

@@ -23,6 +23,7 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory
 
 _NEXT = {"evaluate this model on the test data": ("--do_eval=True", "--eval_split=test")}
@@ -52,12 +53,9 @@ def run(settings: RaceSettings) -> None:
         step = runs.fine_tune(
             settings, inputs.directory, files, inputs.config, inputs.graph, metadata
         )
-    best = None
-    if settings.run.do_eval:
-        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+    best = runs.evaluate_if_asked(settings, partial(_score, settings, inputs))
     if settings.task.do_predict:
-        prefix = best.saved.prefix if best else runs.best_or_last_checkpoint(settings)
-        write_results(settings, inputs, prefix)
+        write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
         runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
@@ -123,12 +121,14 @@ def _build_graph(
     return Graph(head.loss, {**head.predictions, "loss": head.per_example_loss, **kept})
 
 
-def _score(settings: RaceSettings, inputs: RunInputs, checkpoint: Path) -> Scores:
+def _score(
+    settings: RaceSettings, inputs: RunInputs, predictions: Predictions, checkpoint: Path
+) -> Scores:
     """Return accuracy (all, middle, high) and loss of a checkpoint on --eval_split."""
     evaluation = settings.evaluation
     run = runs.evaluation_settings(settings, evaluation.eval_batch_size)
     file = inputs.files[evaluation.eval_split]
-    found = runs.predict_examples(run, inputs.graph, file, checkpoint)
+    found = predictions.predict(run, inputs.graph, file, checkpoint)
     metrics = race_accuracy(found["predictions"], found["label_ids"], found["is_high_example"])
     loss = float(np.mean(found["loss"], dtype=np.float64))
     return {evaluation.eval_split: {**metrics, "loss": loss}}

@@ -50,6 +50,7 @@ from funnel_tf.training.evaluation import (
     evaluate_all,
     write_best,
 )
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
@@ -358,6 +359,21 @@ def evaluate_and_keep(
     if run.do_train and not settings.eval_model_dir:
         Retention(sweep.retain_all, sweep.retain_best).apply(run.model_dir, best.saved)
     return best
+
+
+def evaluate_if_asked(
+    settings: FineTuningSettings, score: Callable[[Predictions, Path], Scores]
+) -> BestCheckpoint | None:
+    """With --do_eval, :func:`evaluate_and_keep` in one graph and session; else return None."""
+    if not settings.run.do_eval:
+        return None
+    with Predictions() as predictions:
+        return evaluate_and_keep(settings, partial(score, predictions))
+
+
+def chosen_checkpoint(settings: FineTuningSettings, best: BestCheckpoint | None) -> Path:
+    """Return the checkpoint that this run found best, else that of an earlier run or the last."""
+    return best_or_last_checkpoint(settings) if best is None else best.saved.prefix
 
 
 def best_or_last_checkpoint(settings: FineTuningSettings) -> Path:

@@ -14,6 +14,8 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -99,7 +101,7 @@ def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:
     # TensorFlow's C++ log reads the environment when it is loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    with _held_back_stderr():
+    with _held_back_stderr(), keras_left_out():
         deprecation = import_installed("tensorflow.python.util.deprecation")
     wrapper = import_installed("tensorflow.python.util.module_wrapper")
     deprecation._PRINT_DEPRECATION_WARNINGS = False
@@ -107,6 +109,24 @@ def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:
     warnings.filterwarnings("ignore", module="tensorflow")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def keras_left_out() -> Iterator[None]:
+    """Import TensorFlow without Keras, which takes as long again; ``tf.keras`` loads it when used.
+
+    TensorFlow loads the optimizers of Keras 3 at once, for saved models that name them.
+    """
+    optimizers = "keras.src.optimizers"
+    loads_it = find_spec("keras") is not None and metadata.version("keras").startswith("3.")
+    if not loads_it or {"tensorflow", "keras"} & set(sys.modules):
+        yield
+        return
+    sys.modules[optimizers] = ModuleType(optimizers)
+    try:
+        yield
+    finally:
+        del sys.modules[optimizers]
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.token_classification import token_head
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 # What a run that has trained is good for next; see :func:`runs.close_run`.
@@ -62,12 +63,9 @@ def run(settings: TaggerSettings) -> None:
     inputs, step = prepare(settings), 0
     if inputs.directory is not None:
         step = train(settings, inputs, inputs.directory)
-    best = None
-    if settings.run.do_eval:
-        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+    best = runs.evaluate_if_asked(settings, partial(_score, settings, inputs))
     if settings.task.do_predict:
-        prefix = best.saved.prefix if best else runs.best_or_last_checkpoint(settings)
-        write_results(settings, inputs, prefix)
+        write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
         runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
@@ -219,11 +217,13 @@ def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, m
     return Graph(head.loss, {**head.predictions, "loss": head.per_example_loss})
 
 
-def _score(settings: TaggerSettings, inputs: RunInputs, checkpoint: Path) -> Scores:
+def _score(
+    settings: TaggerSettings, inputs: RunInputs, predictions: Predictions, checkpoint: Path
+) -> Scores:
     """Return the metrics of the task and the loss of a checkpoint on --eval_split."""
     split, size = settings.evaluation.eval_split, settings.evaluation.eval_batch_size
     run, features = runs.evaluation_settings(settings, size), inputs.splits[split].features
-    found = runs.predict_examples(run, inputs.graph, inputs.files[split], checkpoint)
+    found = predictions.predict(run, inputs.graph, inputs.files[split], checkpoint)
     words = {name: features.by_word(array, at_positions=True) for name, array in found.items()}
     gold = features.by_sentence(np.asarray(features.labels))
     metrics = inputs.task.score(gold, features.by_sentence(words["predictions"]))

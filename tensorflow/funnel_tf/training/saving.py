@@ -73,7 +73,12 @@ class SaveHook(tf.train.CheckpointSaverHook):
         """Save the first step of a new run; resume the record of temporary checkpoints."""
         self._step = int(session.run(self._global_step_tensor))
         self._temporary = set(_read_state(self._folder).get("temporary", ()))
-        super().after_create_session(session, coord)
+        # The base class also writes the graph as text, which takes a second of every start; the
+        # event file has it for TensorBoard.
+        if self._summary_writer is not None:
+            self._summary_writer.add_graph(session.graph)
+        self._save(session, self._step)
+        self._timer.update_last_triggered_step(self._step)
         self._forget(self._temporary)
         self._saved = time.monotonic()
 
