@@ -19,14 +19,13 @@ import _paths  # noqa: F401
 from funnel.cli.flags import parse_settings
 from funnel.utils.main import run_main
 from funnel_tf.cli.start import import_installed, silence_tensorflow
-from funnel_tf.cli.tpu_settings import TpuCompileSettings
+from funnel_tf.cli.tpu_settings import COMPILER_ENVIRONMENT, TpuCompileSettings
 
 
 def main() -> None:
     """Run the program with the command line of this process."""
     settings = parse_settings(TpuCompileSettings, __doc__, absl_booleans=True)
-    # libtpu asks a metadata server what machine this is, and JAX would look for a TPU here.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ |= COMPILER_ENVIRONMENT
     silence_tensorflow()
     for package in ("jax", "libtpu"):
         import_installed(package)
