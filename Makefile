@@ -23,7 +23,7 @@ TPU := $(VENV)/.installed-tpu-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-thorough test-torch test-tensorflow test-tensorflow-2.15 test-tpu \
-    coverage lint bench install clean
+    coverage lint bench tpu install clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +75,11 @@ bench: export MALLOC_TOP_PAD_ := 268435456
 bench: $(ALL)  ## time everything against other implementations; 40 minutes
 	set -e; for part in $(BENCHMARKS); do \
 	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
+
+# Resumable: what benchmarks/results/tpu.json has already is not compiled again.
+tpu: $(TPU)  ## compile the published sizes for TPUs that are not there; hours, ONLY='B4*' for a part
+	$(BIN)/python benchmarks/tpu.py --only='$(or $(ONLY),*)'
+	$(BIN)/python benchmarks/tpu_tables.py --write
 
 install: $(ALL)  ## install the packages in .venv (editable)
 	$(BIN)/pip install --no-deps -e .

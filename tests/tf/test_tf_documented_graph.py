@@ -33,11 +33,11 @@ def checkpoint(tmp_path):
 
 
 def test_example_computes_decoder_and_summary(checkpoint, tmp_path, monkeypatch):
-    blocks = readme_commands.blocks(repo_layout.ROOT / "tensorflow" / "README.md", "python")
+    blocks = readme_commands.blocks(repo_layout.ROOT / "docs" / "tensorflow_graph.md", "python")
     (code,) = [block for block in blocks if "funnel_tf" in block]
     monkeypatch.chdir(tmp_path)
     with tf.Graph().as_default():
-        exec(compile(code, "tensorflow/README.md", "exec"), {})
+        exec(compile(code, "docs/tensorflow_graph.md", "exec"), {})
     words = ("<cls>", *WORDS[len(SYMBOLS.split()) :], "<sep>")
     ids = [WORDS.index(word) for word in words]
     padded = np.array([ids + [WORDS.index("<pad>")] * (128 - len(ids))])

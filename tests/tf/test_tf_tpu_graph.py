@@ -141,7 +141,7 @@ def test_operations_and_shapes(build):
     assert {op.type for op in inside} - known - FRAME == set()
     unknown = [out.name for op in inside for out in op.outputs if not out.shape.is_fully_defined()]
     assert not unknown
-    products = {op.inputs[0].dtype for op in inside if "MatMul" in op.type}
+    products = {op.inputs[0].dtype for op in inside if "MatMul" in op.type or op.type == "Einsum"}
     assert products == {tf.bfloat16}
     exact = {op.inputs[0].dtype for op in inside if op.type in ("Softmax", "Rsqrt", "Log")}
     assert exact == {tf.float32}

@@ -82,8 +82,7 @@ def import_installed(module: str) -> ModuleType:
 
 def prepare_tpu_compiler() -> None:
     """Keep libtpu and JAX from looking for a TPU; before either is imported."""
-    # libtpu asks a metadata server what machine this is, and JAX would look for a TPU here.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ |= COMPILER_ENVIRONMENT
 
 
 def silence_tensorflow(verbose: bool = False, quiet: bool = False) -> None:

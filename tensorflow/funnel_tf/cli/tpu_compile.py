@@ -35,6 +35,8 @@ Batch = Mapping[str, tf.Tensor]
 # Names of the features after the input pipeline.
 _RENAMED = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
 _DAY = 86400
+# Rows of the profile.
+_OPERATIONS = 20
 
 
 def run(settings: TpuCompileSettings) -> None:
@@ -43,7 +45,7 @@ def run(settings: TpuCompileSettings) -> None:
     config = load_config(settings)
 
     def compile_batch(size: int) -> Compiled | None:
-        found = compile_step(make_step(settings, config, size), chip)
+        found = compile_step(make_step(settings, config, size), chip, profile=settings.profile)
         return found if found is not None and found.memory <= chip.memory else None
 
     size = settings.batch_per_core
@@ -143,7 +145,21 @@ def format_report(report: Mapping[str, Any]) -> str:
         rows.append((f"{wanted['train_steps']} steps", f"{report['days']:.2f} days"))
     lines = [f"{name:<28}{value}" for name, value in rows]
     note = "The compiler's account of one core, without the exchange of gradients; nothing was run."
-    return "\n".join([title, *lines, note])
+    return "\n".join([title, *lines, note, *_format_profile(report)])
+
+
+def _format_profile(report: Mapping[str, Any]) -> list[str]:
+    """Return the operations with the most bytes, one a line after a heading; nothing without."""
+    operations = report["figures"]["operations"]
+    if not operations:
+        return []
+    total = sum(operation["bytes"] for operation in operations)
+    lines = [
+        f"{operation['bytes'] / 1e9:8.3f}{operation['bytes'] / total:7.1%}"
+        f"{operation['instructions']:8}  {operation['operation']}"
+        for operation in operations[:_OPERATIONS]
+    ]
+    return [f"{'GB':>8}{'share':>7}{'kernels':>8}  operation, all layers together", *lines]
 
 
 def _batch(settings: TpuCompileSettings, size: int) -> dict[str, tf.TensorSpec]:

@@ -9,6 +9,13 @@ from funnel.config.heads import DEFAULT_PRETRAINING
 from funnel.config.settings import setting
 
 STEPS = ("mlm", "electra", "classifier", "squad", "race")
+# Set before JAX is imported. libtpu would ask a metadata server what machine this is, and lock a
+# TPU that is not there against a second process; JAX would look for one.
+COMPILER_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_PLATFORMS": "cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class TpuCompileSettings:
     )
     find_batch: bool = setting(False, "search the largest batch_per_core that fits")
     train_steps: int = setting(0, "steps of a run, for the days it would take")
+    profile: bool = setting(False, "also print the operations that read and write the most bytes")
     output: str = setting("", "JSON file to write the figures to")
 
     def __post_init__(self) -> None:

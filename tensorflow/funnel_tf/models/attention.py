@@ -17,7 +17,8 @@ from funnel.config.model import ModelConfig
 from funnel_tf.models.attention_inputs import AttentionContext
 from funnel_tf.models.layers import dropout, get_shape_list, layer_norm, linear
 from funnel_tf.models.options import GraphOptions
-from funnel_tf.models.variables import get_vector
+from funnel_tf.models.softmax_product import softmax_product
+from funnel_tf.models.variables import get_constant, get_kernel, get_vector
 
 
 class Queries(NamedTuple):
@@ -51,23 +52,45 @@ def relative_attention(
     Returns:
         [B, Tq, D].
     """
-    heads = [config.n_head, config.d_head]
     with tf.variable_scope("rel_attn"):
-        projected = linear(query, "q", heads, config, options, use_bias=False)
-        keys = _to_head_major(linear(key, "k", heads, config, options))
-        values = _to_head_major(linear(key, "v", heads, config, options))
-        queries = _add_query_biases(_to_head_major(projected), context, config, options)
+        projected = _project(query, "q", config, options, use_bias=False)
+        keys = _project(key, "k", config, options)
+        values = _project(key, "v", config, options)
+        queries = _add_query_biases(projected, context, config, options)
         scores = _compute_scores(queries, keys, context, config, options)
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32))
-        weights = tf.cast(dropout(weights, config.dropatt, options), values.dtype)
-        attended = tf.transpose(tf.matmul(weights, values), [1, 2, 0, 3])
-        output = linear(attended, "o", [config.d_model], config, options, in_axes=2)
+        attended = softmax_product(scores, values, config.dropatt, options)
+        output = _project_back(attended, config, options)
         return layer_norm(query + dropout(output, config.dropout, options), config)
 
 
-def _to_head_major(projected: tf.Tensor) -> tf.Tensor:
-    """Transpose [B, T, N, d] to [N, B, T, d]."""
-    return tf.transpose(projected, [2, 0, 1, 3])
+def _project(
+    hidden: tf.Tensor, scope: str, config: ModelConfig, options: GraphOptions, use_bias: bool = True
+) -> tf.Tensor:
+    """Project [B, T, D] to the queries, keys or values of all heads, [N, B, T, d]."""
+    heads = [config.n_head, config.d_head]
+    if not options.use_tpu:
+        projected = linear(hidden, scope, heads, config, options, use_bias=use_bias)
+        return tf.transpose(projected, [2, 0, 1, 3])
+    # Heads of 64 elements do not fill the 128 lanes of a TPU. Without a reshape between product and
+    # transpose, the compiler chooses a layout for both and copies nothing.
+    with tf.variable_scope(scope):
+        weights = get_kernel("kernel", (hidden.shape.as_list()[-1], *heads), config, options)
+        projected = tf.einsum("btm,mnd->nbtd", hidden, weights)
+        if use_bias:
+            projected += get_constant("bias", heads, 0.0, options.dtype)[:, None, None]
+    return projected
+
+
+def _project_back(attended: tf.Tensor, config: ModelConfig, options: GraphOptions) -> tf.Tensor:
+    """Project the outputs of all heads [N, B, T, d] to [B, T, D]."""
+    if not options.use_tpu:
+        attended = tf.transpose(attended, [1, 2, 0, 3])
+        return linear(attended, "o", [config.d_model], config, options, in_axes=2)
+    with tf.variable_scope("o"):
+        shape = (config.n_head, config.d_head, config.d_model)
+        weights = get_kernel("kernel", shape, config, options, in_axes=2)
+        output = tf.einsum("nbtd,ndm->btm", attended, weights)
+        return output + get_constant("bias", [config.d_model], 0.0, options.dtype)
 
 
 def _add_query_biases(
@@ -144,11 +167,13 @@ def _segment_scores(
     """
     embed = get_vector("seg_embed", [2, config.n_head, config.d_head], config, options)
     vectors = tf.stack([embed[1] - embed[0], -embed[0]], -1)
-    return tuple(tf.split(_multiply_per_head(queries, vectors), 2, -1))
+    return tuple(tf.split(_multiply_per_head(queries, vectors, options), 2, -1))
 
 
-def _multiply_per_head(queries: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
+def _multiply_per_head(queries: tf.Tensor, matrices: tf.Tensor, options: GraphOptions) -> tf.Tensor:
     """Multiply [N, B, Tq, d] by one matrix [N, d, C] per head: [N, B, Tq, C]."""
+    if options.use_tpu:
+        return tf.einsum("nbtd,ndc->nbtc", queries, matrices)
     heads, _, length, size = get_shape_list(queries)
     product = tf.matmul(tf.reshape(queries, [heads, -1, size]), matrices)
     return tf.reshape(product, [heads, -1, length, matrices.shape.as_list()[-1]])
@@ -162,13 +187,16 @@ def _position_scores(
         shape = (config.d_model, config.n_head, config.d_head)
         weights = get_vector("kernel", shape, config, options)
     if context.sinusoids is not None:
-        projected = _multiply_per_head(queries, tf.transpose(weights, [1, 2, 0]))
-        return _factorized_scores(projected, context)
-    return _shifted_scores(queries, weights, context, config)
+        return _factorized_scores(queries, weights, context, options)
+    return _shifted_scores(queries, weights, context, config, options)
 
 
 def _shifted_scores(
-    queries: tf.Tensor, weights: tf.Tensor, context: AttentionContext, config: ModelConfig
+    queries: tf.Tensor,
+    weights: tf.Tensor,
+    context: AttentionContext,
+    config: ModelConfig,
+    options: GraphOptions,
 ) -> tf.Tensor:
     """Compute scores by distance and shift every row so that column j belongs to key j.
 
@@ -184,7 +212,7 @@ def _shifted_scores(
     flat = tf.reshape(weights, [config.d_model, -1])
     table = tf.matmul(context.relative_embeddings, flat)
     table = tf.reshape(table, [-1, config.n_head, config.d_head])
-    scores = _multiply_per_head(queries, tf.transpose(table, [1, 2, 0]))
+    scores = _multiply_per_head(queries, tf.transpose(table, [1, 2, 0]), options)
     leading, row = get_shape_list(scores)[:2], shift.count - shift.ratio
     scores = tf.reshape(scores, [*leading, length * shift.count])
     scores = _slice_last(scores, shift.offset, length * row)
@@ -204,20 +232,27 @@ def _slice_last(scores: tf.Tensor, begin: int, size: int) -> tf.Tensor:
     return tf.slice(scores, [*before, begin], [*[-1] * len(before), size])
 
 
-def _factorized_scores(projected: tf.Tensor, context: AttentionContext) -> tf.Tensor:
+def _factorized_scores(
+    queries: tf.Tensor, weights: tf.Tensor, context: AttentionContext, options: GraphOptions
+) -> tf.Tensor:
     """Compute the position term without a table of distances.
 
     Rows that start at different offsets fit badly into the tiled memory of a TPU, for which the
-    relative shift is slow. This form has dense products only, of depth D instead of d. For
-    ``projected`` = [p, q] [N, B, Tq, D], whose halves multiply ``sin(i - j)`` and ``cos(i - j)``:
+    relative shift is slow. This form has dense products only, of depth D instead of d. For the
+    products p and q [N, B, Tq, D / 2] of queries with the rows of the weights that belong to
+    ``sin(i - j)`` and ``cos(i - j)``:
 
         p sin(i - j) + q cos(i - j) = (p sin i + q cos i) cos j + (q sin i - p cos i) sin j.
     """
     sinusoids = context.sinusoids
-    by_sine, by_cosine = tf.split(projected, 2, -1)
+    # Two products instead of one that is split: its gradient would join both halves in a copy.
+    by_sine, by_cosine = (
+        _multiply_per_head(queries, half, options)
+        for half in tf.split(tf.transpose(weights, [1, 2, 0]), 2, -1)
+    )
     with_cosine = by_sine * sinusoids.query_sine + by_cosine * sinusoids.query_cosine
     with_sine = by_cosine * sinusoids.query_sine - by_sine * sinusoids.query_cosine
-    queries = tf.concat([with_cosine, with_sine], -1)
-    *leading, width = get_shape_list(queries)
-    scores = tf.matmul(tf.reshape(queries, [-1, width]), sinusoids.key, transpose_b=True)
+    rotated = tf.concat([with_cosine, with_sine], -1)
+    *leading, width = get_shape_list(rotated)
+    scores = tf.matmul(tf.reshape(rotated, [-1, width]), sinusoids.key, transpose_b=True)
     return tf.reshape(scores, [*leading, context.key_length])

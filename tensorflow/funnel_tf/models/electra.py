@@ -154,8 +154,19 @@ def _generator_logits(
 
 def _sample(logits: tf.Tensor, noise: tf.Tensor | None) -> tf.Tensor:
     """Sample token ids [B, P] from the softmax of ``logits``, without a gradient."""
-    drawn = gumbel_noise(get_shape_list(logits)) if noise is None else noise
-    return tf.stop_gradient(tf.argmax(logits + drawn, -1, output_type=tf.int32))
+    rows = _rows(logits)
+    shape = get_shape_list(rows)
+    drawn = gumbel_noise(shape) if noise is None else tf.reshape(noise, shape)
+    tokens = tf.argmax(rows + drawn, -1, output_type=tf.int32)
+    return tf.stop_gradient(tf.reshape(tokens, get_shape_list(logits)[:-1]))
+
+
+def _rows(logits: tf.Tensor) -> tf.Tensor:
+    """Return logits [B, P, V] as [B * P, V], the shape in which they were computed.
+
+    A TPU pads P to a multiple of 8, so that the other shape is a copy of all logits.
+    """
+    return tf.reshape(logits, [-1, logits.shape.as_list()[-1]])
 
 
 def _replace_targets(batch: Batch, tokens: tf.Tensor) -> tf.Tensor:
@@ -182,7 +193,8 @@ def _select_targets(hidden: tf.Tensor, batch: Batch) -> tf.Tensor:
 
 def _mlm_loss(logits: tf.Tensor, batch: Batch) -> dict[str, tf.Tensor]:
     """Return the summed cross entropy of logits [B, P, V] and the sums for the metrics."""
-    target, target_mask = batch["target"], batch["target_mask"]
+    logits = _rows(logits)
+    target, target_mask = tf.reshape(batch["target"], [-1]), tf.reshape(batch["target_mask"], [-1])
     correct = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), target), tf.float32)
     return {
         "targets": tf.reduce_sum(target_mask),

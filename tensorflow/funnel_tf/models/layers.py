@@ -76,10 +76,39 @@ def layer_norm(hidden: tf.Tensor, config: ModelConfig) -> tf.Tensor:
     with tf.variable_scope("layer_norm"):
         beta = get_constant("beta", [size], 0.0, tf.float32)
         gamma = get_constant("gamma", [size], 1.0, tf.float32)
-    exact = tf.cast(hidden, tf.float32)
-    mean, variance = tf.nn.moments(exact, axes=[-1], keepdims=True)
-    normalized = (exact - mean) * (tf.rsqrt(variance + epsilon) * gamma) + beta
-    return tf.cast(normalized, hidden.dtype)
+    return _normalize(hidden, gamma, beta, epsilon)
+
+
+def _normalize(hidden: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Compute LayerNorm in float32; the backward pass reads ``hidden`` in its own type.
+
+    The gradient that TensorFlow derives reads the centred float32 values, twice the bytes of
+    bfloat16, and keeps them from the forward pass until then.
+    """
+
+    @tf.custom_gradient
+    def compute(
+        hidden: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+        mean, variance = tf.nn.moments(tf.cast(hidden, tf.float32), axes=[-1], keepdims=True)
+        scale = tf.rsqrt(variance + epsilon)
+        exact = tf.cast(hidden, tf.float32)
+        output = tf.cast((exact - mean) * (scale * gamma) + beta, hidden.dtype)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            by_output = tf.cast(upstream, tf.float32)
+            normalized = (tf.cast(hidden, tf.float32) - mean) * scale
+            by_normalized = by_output * gamma
+            leading = list(range(hidden.shape.rank - 1))
+            row_mean = tf.reduce_mean(by_normalized, -1, keepdims=True)
+            row_product = tf.reduce_mean(by_normalized * normalized, -1, keepdims=True)
+            by_hidden = scale * (by_normalized - row_mean - normalized * row_product)
+            by_gamma = tf.reduce_sum(by_output * normalized, leading)
+            return tf.cast(by_hidden, hidden.dtype), by_gamma, tf.reduce_sum(by_output, leading)
+
+        return output, gradient
+
+    return compute(hidden, gamma, beta)
 
 
 def dropout(hidden: tf.Tensor, rate: float, options: GraphOptions) -> tf.Tensor:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from funnel.utils.errors import ConfigError
 from funnel_tf.training.functional_step import TrainingStep
+from funnel_tf.training.hlo_profile import OperationBytes, profile_bytes
 
 GIB = 2**30
 
@@ -59,6 +60,7 @@ class Compiled:
         flops: floating-point operations.
         bytes_accessed: bytes read and written.
         seconds: the compiler's estimate of the time; None for a graph too small for it.
+        operations: bytes by operation, the most first; empty unless requested.
     """
 
     arguments: int
@@ -68,6 +70,7 @@ class Compiled:
     flops: float
     bytes_accessed: float
     seconds: float | None
+    operations: tuple[OperationBytes, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -92,8 +95,13 @@ def parse_topology(name: str) -> tuple[Chip, int]:
     return chip, devices
 
 
-def compile_step(step: TrainingStep, chip: Chip) -> Compiled | None:
+def compile_step(step: TrainingStep, chip: Chip, *, profile: bool = False) -> Compiled | None:
     """Compile a step, the update of all variables included, for one device.
+
+    Args:
+        step: the step.
+        chip: the device.
+        profile: also return the bytes by operation.
 
     Returns:
         The figures; None if the compiler refuses because the memory does not suffice.
@@ -127,7 +135,7 @@ def compile_step(step: TrainingStep, chip: Chip) -> Compiled | None:
     )
     lowered = jitted.trace(*arguments).lower(lowering_platforms=("cpu",))
     try:
-        return _figures(lowered.compile())
+        return _figures(lowered.compile(), profile)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
@@ -138,7 +146,7 @@ def _jax_dtype(dtype: tf.DType) -> Any:
     return np.int32 if dtype == tf.int64 else dtype.as_numpy_dtype
 
 
-def _figures(compiled: Any) -> Compiled:
+def _figures(compiled: Any, profile: bool) -> Compiled:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     seconds = cost.get("optimal_seconds", 0.0)
@@ -150,4 +158,5 @@ def _figures(compiled: Any) -> Compiled:
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
         seconds=seconds if seconds > 0 else None,
+        operations=tuple(profile_bytes(compiled.as_text())) if profile else (),
     )
