@@ -283,7 +283,11 @@ def _describe_source(task: Task, split: str) -> dict[str, Any]:
     """Return everything in a task's definition that determines its examples."""
     source = asdict(task.sources[split])
     del source["names"]  # the file is identified by its content
+    # Only where it is used: other caches stay valid.
+    fraction = getattr(task, "dev_fraction", None)
+    held_out = {} if fraction is None or split == "test" else {"dev_fraction": fraction}
     return {
+        **held_out,
         "labels": task.labels and list(task.labels),
         "is_regression": task.is_regression,
         "skipped_labels": list(task.skipped_labels),

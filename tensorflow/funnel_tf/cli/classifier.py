@@ -14,6 +14,7 @@ from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
 from funnel.config.heads import SavedHead
 from funnel.config.model import ModelConfig
+from funnel.features.held_out import hold_out
 from funnel.features.record_files import ExampleFile
 from funnel.features.tfrecords import RecordOptions, classifier_records
 from funnel.tasks import Task, get_task
@@ -30,7 +31,8 @@ from funnel_tf.models.heads import classification_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
-from funnel_tf.training.evaluation import BestCheckpoint, Scores
+from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.patience import CachedScores
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
 logger = logging.getLogger(__name__)
@@ -61,10 +63,12 @@ class RunInputs:
 
 def run(settings: ClassifierSettings) -> None:
     """Train, evaluate, predict and submit, as the settings request."""
-    inputs, step = prepare(settings), 0
+    inputs, step, best = prepare(settings), 0, None
+    score = CachedScores(partial(_score, settings, inputs))
     if inputs.directory is not None:
-        step = train(settings, inputs, inputs.directory)
-    best = evaluate(settings, inputs) if settings.run.do_eval else None
+        step = train(settings, inputs, inputs.directory, score)
+    if settings.run.do_eval:
+        best = runs.evaluate_and_keep(settings, score)
     if settings.task.do_submit or settings.task.do_predict:
         chosen = runs.best_or_last_checkpoint(settings) if best is None else best.saved.prefix
         write_results(settings, inputs, chosen)
@@ -86,6 +90,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval, --do_submit or --do_predict")
     configs.check_model_dir(settings)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
+    task = hold_out(task, settings.economy.dev_fraction)
     if wanted.do_train:
         task = task.resolve_labels(data_dir)
     split = settings.evaluation.eval_split
@@ -177,7 +182,12 @@ def load_records(
     return files
 
 
-def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirectory) -> int:
+def train(
+    settings: ClassifierSettings,
+    inputs: RunInputs,
+    directory: RunDirectory,
+    score: CachedScores,
+) -> int:
     """Fine-tune up to --train_steps; return the last step."""
     task = inputs.task
     kind = "regression" if task.is_regression else "single_label_classification"
@@ -188,12 +198,7 @@ def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirecto
         "cls_scope": inputs.scope,
     }
     files = [inputs.files["train"]]
-    return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata)
-
-
-def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> BestCheckpoint:
-    """Score all checkpoints on the development data; return the best one."""
-    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+    return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata, score)
 
 
 def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> None:

@@ -22,6 +22,7 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.patience import CachedScores
 from funnel_tf.training.run_directory import RunDirectory
 
 _NEXT = {"evaluate this model on the test data": ("--do_eval=True", "--eval_split=test")}
@@ -44,16 +45,16 @@ class RunInputs:
 
 def run(settings: RaceSettings) -> None:
     """Train, evaluate or both."""
-    inputs, step = prepare(settings), 0
+    inputs, step, best = prepare(settings), 0, None
+    score = CachedScores(partial(_score, settings, inputs))
     if inputs.directory is not None:
         metadata = {"tokenizer": inputs.tokenizer}
         files = [inputs.files["train"]]
         step = runs.fine_tune(
-            settings, inputs.directory, files, inputs.config, inputs.graph, metadata
+            settings, inputs.directory, files, inputs.config, inputs.graph, metadata, score
         )
-    best = None
     if settings.run.do_eval:
-        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs))
+        best = runs.evaluate_and_keep(settings, score)
     if inputs.directory is not None:
         runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
