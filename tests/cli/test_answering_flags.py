@@ -12,7 +12,7 @@ from funnel_torch.cli.squad_settings import SquadSettings
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {
     *("dataset", "data_dir", "test_only", "write_prediction", "do_submit", "submit_dir"),
-    "indexed_predictions",
+    *("indexed_predictions", "dev_fraction", "no_dev"),
     *("text_column", "text_b_column", "label_column", "labels", "regression", "metric"),
     *("train_file", "dev_file", "test_file", "no_header", "delimiter", "id_column", "encoding"),
 }

@@ -14,6 +14,9 @@ PROGRAMS = {
 NEW = """
 seed PCSR
 seeds CSR
+freeze CSR
+patience CSR
+dev_fraction C
 overwrite_run PCSR
 deterministic PCSR
 save_minutes PCSR

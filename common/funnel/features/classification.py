@@ -286,7 +286,11 @@ def _describe_source(task: Task, split: str) -> dict[str, Any]:
     del source["id"]  # decides no example
     if source["encoding"] == "utf-8":
         del source["encoding"]  # caches of earlier versions do not record it
+    # Only where it is used: other caches stay valid.
+    fraction = getattr(task, "dev_fraction", None)
+    held_out = {} if fraction is None or split == "test" else {"dev_fraction": fraction}
     return {
+        **held_out,
         "labels": task.labels and list(task.labels),
         "is_regression": task.is_regression,
         "skipped_labels": list(task.skipped_labels),

@@ -14,6 +14,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.cli.sweep import run_seeds
 from funnel.features.classification import Features
+from funnel.features.held_out import hold_out, without_dev
 from funnel.inference.task_files import read_ids, write_task_predictions
 from funnel.tasks import Task, get_task
 from funnel.tasks.custom import custom_task_config
@@ -83,7 +84,9 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     settings.check()
     custom = custom_task_config(settings.task.dataset, settings.custom)
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
-    task = get_task(settings.task.dataset or "", custom=custom)
+    task = hold_out(get_task(settings.task.dataset or "", custom=custom), data.dev_fraction)
+    if data.no_dev and settings.trains:
+        task = without_dev(task)
     if settings.trains:
         task = task.resolve_labels(data.data_dir)
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains, segments=data.segments)

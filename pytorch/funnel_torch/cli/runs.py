@@ -20,7 +20,13 @@ from funnel.cli.flags import split_list
 from funnel.config import hub
 from funnel.config.inputs import SegmentIds
 from funnel.config.model import ModelConfig
-from funnel.runs.endings import Ending, describe_interruption, log_ending, next_command
+from funnel.runs.endings import (
+    Ending,
+    describe_interruption,
+    log_ending,
+    next_command,
+    next_commands,
+)
 from funnel.runs.provenance import describe_run
 from funnel.runs.scores import format_scores
 from funnel.tokenization import Tokenizer
@@ -39,11 +45,12 @@ from funnel_torch.models.initial_model import (
     read_initial_checkpoint,
 )
 from funnel_torch.models.pretrained import PretrainedModel
-from funnel_torch.tasks.finetune import Evaluation, fine_tune
+from funnel_torch.tasks.finetune import Evaluation, fine_tune, prepare_model
 from funnel_torch.training.distributed import (
     DistributedContext,
     FirstProcessFailed,
 )
+from funnel_torch.training.freezing import count_parameters
 from funnel_torch.training.fsdp import ShardedModel
 from funnel_torch.training.progress import Progress
 from funnel_torch.training.rng import seed_everything
@@ -218,7 +225,11 @@ def open_run(
     if trains and not run.debug:
         if world.is_rank_zero:
             acquire(run.model_dir)
-        directory = RunDirectory(run.model_dir, config, resume=run.resume, overwrite=run.overwrite)
+        extends = getattr(settings.training, "extend_to", None) is not None
+        resume = run.resume or extends
+        directory = RunDirectory(run.model_dir, config, resume=resume, overwrite=run.overwrite)
+        if extends and not directory.can_resume:
+            raise RunError(f"--extend_to: {run.model_dir} holds no run to train further")
         recorded = directory.recorded("seed")
         seed = seed if recorded is None else recorded
         checkpoint = directory.last if directory.can_resume else None
@@ -274,18 +285,13 @@ def open_output(
     if directory is None:
         return RunOutput(**more)
     model = saver.model
-    weights = list(model.parameters())
-    counts = {
-        "total": sum(weight.numel() for weight in weights),
-        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
-    }
     information = {"seed": run_context.seed, "command": sys.argv}
     versions = {"torch": torch.__version__}
     # A process that is still checking the directory must not find what this run writes.
     world.barrier()
     if world.is_rank_zero:
-        tokenizer, length = factory.tokenizer, factory.max_length
-        information |= describe_run(model.config, counts, tokenizer, length, versions)
+        sizes = (count_parameters(model), factory.tokenizer, factory.max_length)
+        information |= describe_run(model.config, *sizes, versions)
     world.on_rank_zero(directory.create, model.config, information)
     step = directory.resume_step
     log: RunLog = NullLog()
@@ -321,6 +327,8 @@ def train(
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; return the best model (with --debug: the last one) and its scores."""
     directory, device = run_context.directory, settings.device
+    # Before anything is written: it may refuse.
+    prepare_model(model, settings.training, bool(evaluations))
     output = open_output(run_context, factory, factory.saver(model), world)
     config = replace(
         settings.training,
@@ -383,10 +391,7 @@ def close_run(
         where = "the run" if directory is None else str(directory.path)
         raise RunError(f"{where} diverged: {reason}; try a lower --lr, or a longer warm-up")
     for ending in run_context.endings:
-        commands = {
-            purpose: next_command(sys.argv, without=_TRAINING, more=flags)
-            for purpose, flags in evaluation.items()
-        }
+        commands = next_commands(sys.argv, evaluation, without=_TRAINING)
         folder = None if directory is None else directory.path
         log_ending(ending, folder, RunDirectory.result_files, commands)
 

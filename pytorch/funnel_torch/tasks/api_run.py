@@ -74,6 +74,10 @@ class BestInMemory:
         """Raise RunError: there is nothing to resume from."""
         raise RunError("a run without output_dir cannot be resumed")
 
+    def read_progress(self) -> tuple[int, int | None]:
+        """Return (0, None): nothing is saved."""
+        return 0, None
+
     def restore(self) -> None:
         """Give the model the best weights, if it was evaluated."""
         if self._weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funnel.config.economy import EconomySettings, check_patience
 from funnel.config.inputs import SEGMENT_FLAGS, SegmentIds
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel.config.settings import group, like, setting
@@ -24,8 +25,16 @@ class DataConfig:
     cache_dir: str = setting("", "cache of encoded examples; empty: none", affects_result=False)
     max_length: int = setting(128, "tokens per example")
     overwrite: bool = setting(False, "rebuild that cache", affects_result=False)
+    dev_fraction: float | None = like(EconomySettings, "dev_fraction")
+    no_dev: bool | None = setting(
+        None, "train without dev data: the last model is the final one", affects_result=False
+    )
     segments: SegmentIds = group("", SegmentIds, names=SEGMENT_FLAGS)
     length_step: int = 1
+
+    def __post_init__(self) -> None:
+        if self.no_dev and self.dev_fraction is not None:
+            raise ConfigError("--no_dev and --dev_fraction contradict each other")
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class FineTuneConfig:
     """A fine-tuning run, in epochs or steps.
 
     ``train_steps`` takes precedence over ``epochs``, ``warmup_steps`` over ``warmup_prop``.
+    ``extend_to`` replaces the one that is in use, for a run that continues after its end.
     """
 
     batches: BatchConfig = group("", BatchConfig, names={"batch_size": "train_bsz"})
@@ -46,6 +56,20 @@ class FineTuneConfig:
     warmup_steps: int | None = setting(None, "steps to warm up, instead of that share")
     epochs: int = setting(10, "passes over the training data")
     train_steps: int | None = setting(None, "optimizer steps, instead of epochs")
+    extend_to: int | None = setting(
+        None,
+        "train the run in model_dir further, with its optimizer's state: up to so many epochs, or "
+        "steps if train_steps is given",
+        affects_result=False,
+    )
+    freeze: str | None = like(EconomySettings, "freeze")
+    patience: int | None = like(EconomySettings, "patience")
+    recompute_layers: bool = setting(
+        False,
+        "recompute activations in the backward pass to save memory",
+        aliases=("gradient_checkpointing",),
+        affects_result=False,
+    )
     logs_per_epoch: int = setting(20, "log lines per epoch", affects_result=False)
     eval_steps: int | None = setting(None, "steps between evaluations; default: one epoch")
     save_steps: int | None = setting(
@@ -60,21 +84,32 @@ class FineTuneConfig:
             raise ConfigError(f"warmup_prop={self.warmup_prop}: must be from 0 to 1")
         if self.train_steps is None and self.epochs < 1:
             raise ConfigError(f"epochs={self.epochs}: must be at least 1")
+        check_patience(self.patience)
+        planned = self.epochs if self.train_steps is None else self.train_steps
+        if self.extend_to is not None and self.extend_to <= planned:
+            unit = "epochs" if self.train_steps is None else "train_steps"
+            raise ConfigError(f"--extend_to={self.extend_to}: must be more than {unit}={planned}")
         # Contradictions are reported now, not after the data has been read.
         self.schedule(1)
         self.trainer(1)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps of the run."""
-        return self.epochs * steps_per_epoch if self.train_steps is None else self.train_steps
+        if self.train_steps is None:
+            return (self.extend_to or self.epochs) * steps_per_epoch
+        return self.extend_to or self.train_steps
 
     def schedule(self, steps_per_epoch: int) -> ScheduleConfig:
         """Return the learning rate over those steps."""
         total, warmup = self.total_steps(steps_per_epoch), self.warmup_steps
+        if warmup is None:
+            # An extended run has made the warm-up of the original one.
+            original = self.train_steps or self.epochs * steps_per_epoch
+            warmup = int(self.warmup_prop * original)
         return ScheduleConfig(
             lr=self.lr,
             total_steps=total,
-            warmup_steps=int(self.warmup_prop * total) if warmup is None else warmup,
+            warmup_steps=warmup,
             min_lr=self.min_lr,
             decay_method=self.decay_method,
         )
@@ -89,4 +124,5 @@ class FineTuneConfig:
             eval_steps=steps_per_epoch if self.eval_steps is None else self.eval_steps,
             save_steps=steps_per_epoch if self.save_steps is None else self.save_steps,
             save_minutes=self.save_minutes,
+            patience=self.patience or 0,
         )

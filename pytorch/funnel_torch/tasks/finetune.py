@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from funnel.inference.collect import OutputArrays
+from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import (
     ExampleSource,
@@ -26,8 +27,10 @@ from funnel_torch.data.batching import (
     to_device,
 )
 from funnel_torch.kernels.sharing import share_choices
+from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
+from funnel_torch.training.freezing import freeze, log_frozen
 from funnel_torch.training.optimizer import build_optimizer
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
@@ -79,7 +82,12 @@ def fine_tune(
         output: destinations of logs and checkpoints.
         resume: restore optimizer, schedule, data order and random generators from the last
             checkpoint of ``output.directory``; ``model`` must already have its weights.
+
+    Raises:
+        ConfigError: a part to freeze does not exist.
+        RunError: the checkpoint is of a run with more steps.
     """
+    prepare_model(model, config, bool(evaluations))
     batches = TrainBatches(train, config.batches, world.rank, world.size)
     # Every process has its own dropout masks.
     seed_everything(config.batches.seed + world.rank)
@@ -95,12 +103,41 @@ def fine_tune(
         world.wrap(compiled(model) if config.compile else model),
     )
     _log_sizes(train, batches, config, world)
+    log_frozen(model)
     if resume and output is not None and output.directory is not None:
         trainer.restore(output.directory.load_state())
+        _check_length(trainer, config, output.directory.read_progress()[1])
         logger.info("resumed at step %d", trainer.progress.step)
     if not evaluations:
         return trainer.train()
     return trainer.train(partial(evaluate_all, model, evaluations, world, config.precision))
+
+
+def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> None:
+    """Freeze parts of a model and turn on recomputation, as the settings say.
+
+    Raises:
+        ConfigError: a part to freeze does not exist, or patience has no evaluations to count.
+    """
+    if config.patience and not evaluates:
+        raise ConfigError("--patience: needs dev data to evaluate on")
+    if config.freeze:
+        freeze(model, config.freeze)
+    if config.recompute_layers:
+        recompute_layers(model)
+
+
+def _check_length(trainer: Trainer, config: FineTuneConfig, recorded: int | None) -> None:
+    """Refuse to go back from an extension; let an extended run continue after its end."""
+    total = trainer.config.total_steps
+    if recorded is not None and recorded > total:
+        raise RunError(
+            f"the run was extended to {recorded} steps, now it would have {total}: repeat "
+            "--extend_to to resume or evaluate it"
+        )
+    if config.extend_to is not None and trainer.progress.step < total:
+        trainer.progress.stopped_early = False
+        trainer.progress.evaluations_since_best = 0
 
 
 def _log_sizes(

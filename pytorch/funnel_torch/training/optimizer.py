@@ -166,7 +166,9 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     :func:`set_learning_rate`).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    factors = layer_factors(parameter_layers(n for n, _ in named), config.layer_decay_rate)
+    # Frozen layers count: the factors of the others do not depend on them.
+    layers = parameter_layers(name for name, _ in model.named_parameters())
+    factors = layer_factors(layers, config.layer_decay_rate)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
         factor = factors[name]

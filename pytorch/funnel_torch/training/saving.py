@@ -44,6 +44,10 @@ class CheckpointStore(Protocol):
         """Return the training state of the newest checkpoint."""
         ...
 
+    def read_progress(self) -> tuple[int, int | None]:
+        """Return the step of the newest checkpoint and the last step of its run."""
+        ...
+
 
 @dataclass(frozen=True)
 class ModelSaver:

@@ -14,6 +14,7 @@ from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
 from funnel.config.heads import SavedHead
 from funnel.config.model import ModelConfig
+from funnel.features.held_out import hold_out
 from funnel.features.record_files import ExampleFile
 from funnel.features.tfrecords import RecordOptions, classifier_records
 from funnel.inference.task_files import read_ids, write_task_predictions
@@ -30,7 +31,8 @@ from funnel_tf.models.heads import classification_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
-from funnel_tf.training.evaluation import BestCheckpoint, Scores
+from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.patience import CachedScores
 from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
@@ -63,12 +65,12 @@ class RunInputs:
 def run(settings: ClassifierSettings) -> None:
     """Train, evaluate, predict and submit, as the settings request."""
     inputs, step = prepare(settings), 0
+    score = CachedScores(partial(_score, settings, inputs))
     if inputs.directory is not None:
-        step = train(settings, inputs, inputs.directory)
-    best = evaluate(settings, inputs) if settings.run.do_eval else None
+        step = train(settings, inputs, inputs.directory, score)
+    best = runs.evaluate_if_asked(settings, score)
     if settings.task.do_submit or settings.task.do_predict:
-        chosen = runs.best_or_last_checkpoint(settings) if best is None else best.saved.prefix
-        write_results(settings, inputs, chosen)
+        write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
         runs.close_run(settings, inputs.directory, step, best, _NEXT)
 
@@ -88,6 +90,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     settings.predictions.check(writes=chosen.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
+    task = hold_out(task, settings.economy.dev_fraction)
     if wanted.do_train:
         task = task.resolve_labels(data_dir)
     split = settings.evaluation.eval_split
@@ -179,7 +182,12 @@ def load_records(
     return files
 
 
-def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirectory) -> int:
+def train(
+    settings: ClassifierSettings,
+    inputs: RunInputs,
+    directory: RunDirectory,
+    score: CachedScores,
+) -> int:
     """Fine-tune up to --train_steps; return the last step."""
     task = inputs.task
     kind = "regression" if task.is_regression else "single_label_classification"
@@ -190,13 +198,9 @@ def train(settings: ClassifierSettings, inputs: RunInputs, directory: RunDirecto
         "cls_scope": inputs.scope,
     }
     files = [inputs.files["train"]]
-    return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata)
-
-
-def evaluate(settings: ClassifierSettings, inputs: RunInputs) -> BestCheckpoint:
-    """Score all checkpoints on the development data; return the best one."""
-    with Predictions() as predictions:
-        return runs.evaluate_and_keep(settings, partial(_score, settings, inputs, predictions))
+    return runs.fine_tune(
+        settings, directory, files, inputs.config, inputs.graph, metadata, evaluate=score
+    )
 
 
 def write_results(settings: ClassifierSettings, inputs: RunInputs, checkpoint: Path) -> None:

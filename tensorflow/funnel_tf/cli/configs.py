@@ -55,6 +55,21 @@ def check_model_dir(settings: FineTuningSettings) -> None:
     check_evaluated(settings, "eval_model_dir", settings.eval_model_dir)
 
 
+def check_patience(settings: TrainingSettings) -> None:
+    """Refuse early stopping without evaluations.
+
+    Raises:
+        ConfigError: names the flag that is missing.
+    """
+    if not isinstance(settings, FineTuningSettings) or settings.economy.patience is None:
+        return
+    is_squad = isinstance(settings, SquadSettings)
+    flag = "do_predict" if is_squad else "do_eval"
+    evaluates = settings.task.do_predict if is_squad else settings.run.do_eval
+    if not evaluates or not settings.training.save_steps:
+        raise ConfigError(f"--patience: needs --{flag}, and --save_steps between the evaluations")
+
+
 def check_evaluated(settings: TrainingSettings, flag: str, checkpoints: str | None) -> None:
     """Check that the results of checkpoints elsewhere do not replace those of the run.
 

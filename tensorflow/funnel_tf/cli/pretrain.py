@@ -38,7 +38,13 @@ from funnel_tf.training.estimator import (
     evaluate_graph,
     make_model_fn,
 )
-from funnel_tf.training.evaluation import BestCheckpoint, Scores, evaluate_all, write_best
+from funnel_tf.training.evaluation import (
+    BestCheckpoint,
+    Scores,
+    evaluate_all,
+    open_evaluation_log,
+    write_best,
+)
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
@@ -141,7 +147,7 @@ def evaluate(settings: PretrainSettings, inputs: RunInputs) -> BestCheckpoint:
         count = evaluation.max_eval_batch
     score = partial(_score, settings, estimator, input_fn, count)
     is_waiting = evaluation.eval_wait > 0 and not settings.run.do_train
-    log = runs.open_evaluation_log(model_dir, is_waiting, replaces=settings.run.do_train)
+    log = open_evaluation_log(model_dir, is_waiting, replaces=settings.run.do_train)
     with _report_corrupt(collection, inputs):
         best = evaluate_all(find_checkpoints(settings), score, log, higher_is_better=False)
     log.close()

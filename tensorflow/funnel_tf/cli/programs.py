@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.create_pretrain_data import CreateDataSettings, VocabularyCheck
 from funnel.cli.feature_extraction import ExtractionSettings
+from funnel.config.economy import EconomySettings
 from funnel.config.heads import AnswerConfig, PretrainingConfig
 from funnel.config.inputs import (
     SEGMENT_FLAGS,
@@ -114,6 +115,7 @@ class FineTuningSettings(TrainingSettings):
     records: RecordFileOptions
     sweep: SweepOptions
     series: SeriesSettings
+    economy: EconomySettings
 
     @property
     def eval_model_dir(self) -> str:
@@ -136,6 +138,7 @@ class ClassifierSettings(FineTuningSettings):
     series: SeriesSettings = group("run", SeriesSettings)
     evaluation: EvaluationOptions = group("evaluation", EvaluationOptions)
     training: TrainingOptions = group("training", TrainingOptions)
+    economy: EconomySettings = group("training", EconomySettings)
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
     classification: ClassifierOptions = group("classification", ClassifierOptions)
@@ -170,6 +173,7 @@ class RaceSettings(FineTuningSettings):
         "evaluation", EvaluationOptions, defaults={"eval_batch_size": 128}
     )
     training: TrainingOptions = group("training", TrainingOptions)
+    economy: EconomySettings = group("training", EconomySettings, omit=("dev_fraction",))
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
     sequences: RaceConfig = group("race", RaceConfig)
@@ -201,6 +205,7 @@ class TaggerSettings(FineTuningSettings):
     series: SeriesSettings = group("run", SeriesSettings)
     evaluation: EvaluationOptions = group("evaluation", EvaluationOptions)
     training: TrainingOptions = group("training", TrainingOptions)
+    economy: EconomySettings = group("training", EconomySettings, omit=("dev_fraction",))
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
     tagger: TaggerOptions = group("tagging", TaggerOptions)
@@ -235,6 +240,7 @@ class SquadSettings(FineTuningSettings):
     run: RunOptions = group("run", RunOptions, omit=("do_eval",))
     series: SeriesSettings = group("run", SeriesSettings)
     training: TrainingOptions = group("training", TrainingOptions, defaults={"train_steps": 5500})
+    economy: EconomySettings = group("training", EconomySettings, omit=("dev_fraction",))
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
     windows: WindowConfig = group(_QUESTIONS, WindowConfig)

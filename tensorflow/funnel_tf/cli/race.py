@@ -23,6 +23,7 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.patience import CachedScores
 from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory
 
@@ -47,13 +48,14 @@ class RunInputs:
 def run(settings: RaceSettings) -> None:
     """Train, evaluate or both."""
     inputs, step = prepare(settings), 0
+    score = CachedScores(partial(_score, settings, inputs))
     if inputs.directory is not None:
         metadata = {"tokenizer": inputs.tokenizer}
         files = [inputs.files["train"]]
         step = runs.fine_tune(
-            settings, inputs.directory, files, inputs.config, inputs.graph, metadata
+            settings, inputs.directory, files, inputs.config, inputs.graph, metadata, evaluate=score
         )
-    best = runs.evaluate_if_asked(settings, partial(_score, settings, inputs))
+    best = runs.evaluate_if_asked(settings, score)
     if settings.task.do_predict:
         write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:

@@ -14,16 +14,24 @@ from typing import Any
 
 import numpy as np
 
+from funnel.checkpoints.names import expected_shapes
 from funnel.cli.flags import check_given
+from funnel.config.freezing import frozen_names
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
 from funnel.flops import parameter_count
-from funnel.runs.endings import Ending, describe_interruption, log_ending, next_command
+from funnel.runs.endings import (
+    Ending,
+    describe_interruption,
+    log_ending,
+    next_command,
+    next_commands,
+)
 from funnel.runs.provenance import describe_run
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError
 from funnel.utils.interruption import Interrupted, stop_requests
-from funnel.utils.logging import MetricsLog, RunLog
+from funnel.utils.logging import MetricsLog
 from funnel.utils.run_directory import is_inside
 from funnel.utils.run_lock import acquire
 from funnel_tf.cli import configs
@@ -48,9 +56,11 @@ from funnel_tf.training.evaluation import (
     Scores,
     best_checkpoint,
     evaluate_all,
+    open_evaluation_log,
     write_best,
 )
-from funnel_tf.training.prediction import Predictions
+from funnel_tf.training.freezing import variable_parts
+from funnel_tf.training.patience import CachedScores, train_with_patience
 from funnel_tf.training.run_directory import (
     RunDirectory,
     SavedStep,
@@ -96,6 +106,7 @@ def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> R
         RunError: the directory belongs to another run, or another process is writing there.
     """
     check_given(model_dir=settings.run.model_dir)
+    configs.check_patience(settings)
     acquire(settings.run.model_dir)
     recorded = configs.recorded_settings(settings)
     recorded |= {"vocabulary": tokenizer.fingerprint, **more}
@@ -141,14 +152,27 @@ def train_config(settings: TrainingSettings) -> TrainConfig:
         configs.schedule_config(settings),
         per_core_clip=settings.update.per_core_clip,
         skip_nan_grad=settings.update.skip_nan_grad,
+        freeze=settings.economy.freeze if isinstance(settings, FineTuningSettings) else None,
     )
 
 
-def train_model(settings: TrainingSettings, directory: RunDirectory, job: TrainingJob) -> int:
-    """Train up to --train_steps from the last checkpoint in ``directory``; return the last step."""
+def train_model(
+    settings: TrainingSettings,
+    directory: RunDirectory,
+    job: TrainingJob,
+    evaluate: CachedScores | None = None,
+) -> int:
+    """Train up to --train_steps from the last checkpoint in ``directory``; return the last step.
+
+    With ``evaluate``, --patience may end training before.
+    """
     seed, first = configs.choose_seed(settings.run.seed, directory.seed), directory.step
     run = run_settings(settings, seed)
     configs.schedule_config(settings).warn_of_warmup()
+    if freeze := train_config(settings).freeze:
+        # Refused before anything is written.
+        has_decoder = job.config.decoder_size != "0"
+        frozen_names(freeze, variable_parts(expected_shapes(job.config, decoder=has_decoder)))
     information = {"seed": seed, "command": sys.argv, **describe_job(settings, job)}
     directory.create(job.config, information, job.metadata)
     init = initial_model(settings, directory, job) if first == 0 else None
@@ -162,8 +186,19 @@ def train_model(settings: TrainingSettings, directory: RunDirectory, job: Traini
         start_step=first,
         examples_per_step=run.train_batch_size // run.num_hosts,
     )
+
+    def train_until(start: int, end: int | None = None) -> int:
+        # A part of its own draws dropout masks of its own.
+        part = run if end is None else replace(run, seed=(seed + start) % 2**31)
+        source = job.make_input(replace(order, start_step=start))
+        return train(build_estimator(part, model_fn), source, run, end)
+
+    patience = settings.economy.patience if isinstance(settings, FineTuningSettings) else None
     try:
-        return train(build_estimator(run, model_fn), job.make_input(order), run)
+        if patience is None or evaluate is None:
+            return train_until(first)
+        steps = (first, run.save_steps or run.train_steps, run.train_steps)
+        return train_with_patience(train_until, evaluate, directory.path, steps, patience)
     except Interrupted as stop:
         if directory.overwrites:
             raise Interrupted(f"{stop}, without {directory.overwrite_flag}") from None
@@ -206,14 +241,12 @@ def close_run(
         RunError: training diverged: the results are those of a model that is of no use.
     """
     total = settings.training.train_steps
-    directory.finish(step, total)
+    stopped_early = step < total
+    directory.finish(step, min(step, total))
     saved = saved_steps(directory.path)[-1] if best is None else best.saved
     scores = {} if best is None else best.scores
-    ending = Ending(saved.prefix, scores, saved.step, total, best is not None)
-    commands = {
-        purpose: next_command(sys.argv, without=_TRAINING, more=flags)
-        for purpose, flags in evaluation.items()
-    }
+    ending = Ending(saved.prefix, scores, saved.step, total, best is not None, stopped_early)
+    commands = next_commands(sys.argv, evaluation, without=_TRAINING)
     log_ending(ending, directory.path, RunDirectory.result_files, commands)
 
 
@@ -243,6 +276,7 @@ def fine_tune(
     build_graph: BuildGraph,
     metadata: Mapping[str, Any],
     random_decoder: bool = False,
+    evaluate: CachedScores | None = None,
 ) -> int:
     """Train on record files up to --train_steps; return the last step.
 
@@ -254,13 +288,14 @@ def fine_tune(
         build_graph: graph of the model with its loss.
         metadata: written next to the checkpoints: vocab_path, labels, cls_scope, problem_type.
         random_decoder: see :class:`TrainingJob`.
+        evaluate: scores checkpoints for --patience.
     """
     order = InputConfig(is_training=True, shuffle_buffer=settings.records.shuffle_buffer)
     source = partial(example_input, files)
     job = TrainingJob(config, build_graph, source, metadata, order, random_decoder=random_decoder)
     counts = [file.num_examples for file in files]
     with report_corrupt_records([str(file.path) for file in files], files[0].schema, counts):
-        return train_model(settings, directory, job)
+        return train_model(settings, directory, job, evaluate)
 
 
 def predict_examples(
@@ -319,32 +354,6 @@ def trained_checkpoint(settings: FineTuningSettings) -> Path:
     return saved_checkpoints(settings, folder)[-1].prefix
 
 
-class _ReopenedLog:
-    """Writes to the log of a run that trains in another process, which may replace the files."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def log(self, step: int, split: str, **scalars: float) -> None:
-        log = MetricsLog(self._folder)
-        log.log(step, split, **scalars)
-        log.close()
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""
-
-
-def open_evaluation_log(folder: str, is_waiting: bool, replaces: bool) -> RunLog:
-    """Return the log of an evaluation.
-
-    Args:
-        folder: directory of the log.
-        is_waiting: whether the run still trains elsewhere.
-        replaces: whether evaluations of an interrupted start are replaced.
-    """
-    return _ReopenedLog(folder) if is_waiting else MetricsLog(folder, replaces=replaces)
-
-
 def evaluate_and_keep(
     settings: FineTuningSettings, evaluate: Callable[[Path], Scores]
 ) -> BestCheckpoint:
@@ -361,14 +370,12 @@ def evaluate_and_keep(
     return best
 
 
-def evaluate_if_asked(
-    settings: FineTuningSettings, score: Callable[[Predictions, Path], Scores]
-) -> BestCheckpoint | None:
+def evaluate_if_asked(settings: FineTuningSettings, score: CachedScores) -> BestCheckpoint | None:
     """With --do_eval, :func:`evaluate_and_keep` in one graph and session; else return None."""
     if not settings.run.do_eval:
         return None
-    with Predictions() as predictions:
-        return evaluate_and_keep(settings, partial(score, predictions))
+    with score.session():
+        return evaluate_and_keep(settings, score)
 
 
 def chosen_checkpoint(settings: FineTuningSettings, best: BestCheckpoint | None) -> Path:

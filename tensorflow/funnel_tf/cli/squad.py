@@ -39,6 +39,8 @@ from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.question_answering import squad_head
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import BestCheckpoint, Scores
+from funnel_tf.training.patience import CachedScores
+from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import SavedStep
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,10 @@ class _BestAnswers:
         if self.best is None or found.beats(self.best):
             self.answers, self.best = answers, found
         return found.scores
+
+
+def _score_alone(found: _BestAnswers, _predictions: Predictions, checkpoint: Path) -> Scores:
+    return found.score(checkpoint)
 
 
 def run(settings: SquadSettings) -> None:
@@ -131,11 +137,18 @@ def train_and_predict(settings: SquadSettings) -> None:
     directory = runs.open_run(settings, tokenizer) if settings.run.do_train else None
     questions = load_questions(settings, tokenizer) if settings.task.do_predict else None
     graph, step = _graph(settings, config), 0
+    found = score = None
+    if questions is not None and questions.scorer.has_gold:
+        found = _BestAnswers(settings, graph, questions)
+        # The outputs of all windows may be too large for memory: no session that keeps them there.
+        score = CachedScores(partial(_score_alone, found))
+    elif settings.economy.patience is not None:
+        raise DataError(f"{settings.files.predict_file}: has no answers, which --patience needs")
     if directory is not None:
         files = load_train_files(settings, tokenizer)
         metadata = {"tokenizer": tokenizer}
-        step = runs.fine_tune(settings, directory, files, config, graph, metadata)
-    best = None if questions is None else predict(settings, graph, questions)
+        step = runs.fine_tune(settings, directory, files, config, graph, metadata, score)
+    best = None if questions is None else predict(settings, graph, questions, found, score)
     if directory is not None:
         runs.close_run(settings, directory, step, best, _NEXT)
 
@@ -166,16 +179,22 @@ def load_questions(settings: SquadSettings, tokenizer: Tokenizer) -> Questions:
 
 
 def predict(
-    settings: SquadSettings, graph: BuildGraph, questions: Questions
+    settings: SquadSettings,
+    graph: BuildGraph,
+    questions: Questions,
+    found: _BestAnswers | None,
+    score: CachedScores | None,
 ) -> BestCheckpoint | None:
     """Score the answers of all checkpoints; write those of the best one and its scores.
+
+    Without ``score`` the answers of the best or last checkpoint are written.
 
     Returns:
         The best checkpoint; None if there are no gold answers.
     """
-    found, folder = _BestAnswers(settings, graph, questions), _predict_dir(settings)
-    if questions.scorer.has_gold:
-        best = runs.evaluate_and_keep(settings, found.score)
+    folder = _predict_dir(settings)
+    if found is not None and score is not None:
+        best = runs.evaluate_and_keep(settings, score)
         write_answers(found.answers, folder)
         write_answer_rows(folder, found.answers, settings.predictions)
         atomic_write_json(folder / "final_scores.json", best.scores)

@@ -34,6 +34,7 @@ from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.token_classification import token_head
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
 from funnel_tf.training.evaluation import Scores
+from funnel_tf.training.patience import CachedScores
 from funnel_tf.training.prediction import Predictions
 from funnel_tf.training.run_directory import RunDirectory, saved_steps
 
@@ -61,9 +62,10 @@ class RunInputs:
 def run(settings: TaggerSettings) -> None:
     """Train, evaluate and predict, as the settings request."""
     inputs, step = prepare(settings), 0
+    score = CachedScores(partial(_score, settings, inputs))
     if inputs.directory is not None:
-        step = train(settings, inputs, inputs.directory)
-    best = runs.evaluate_if_asked(settings, partial(_score, settings, inputs))
+        step = train(settings, inputs, inputs.directory, score)
+    best = runs.evaluate_if_asked(settings, score)
     if settings.task.do_predict:
         write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
@@ -183,11 +185,15 @@ def write_records(
     }
 
 
-def train(settings: TaggerSettings, inputs: RunInputs, directory: RunDirectory) -> int:
+def train(
+    settings: TaggerSettings, inputs: RunInputs, directory: RunDirectory, score: CachedScores
+) -> int:
     """Fine-tune up to --train_steps; return the last step."""
     metadata = {"tokenizer": inputs.tokenizer, "labels": list(inputs.task.known_labels)}
     files, random = [inputs.files["train"]], settings.decoder.random_decoder
-    return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata, random)
+    return runs.fine_tune(
+        settings, directory, files, inputs.config, inputs.graph, metadata, random, score
+    )
 
 
 def write_results(settings: TaggerSettings, inputs: RunInputs, checkpoint: Path) -> None:

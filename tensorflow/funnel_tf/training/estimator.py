@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.inference.collect import AppendedArrays
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.interruption import Interrupted, stop_requests
@@ -24,87 +22,33 @@ from funnel_tf.compat import tf
 from funnel_tf.models.initial_model import InitConfig, init_from_checkpoint
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import variable_name
+from funnel_tf.training.freezing import trained_variables
 from funnel_tf.training.hooks import CheckpointCheckHook, LoggingHook, build_host_call
 from funnel_tf.training.optimizer import SKIPPED_STEPS, TrainOp, create_train_op, replica_mean
 from funnel_tf.training.run_directory import latest_step
 from funnel_tf.training.saving import DeferStopsHook, SaveHook, read_log_state
+from funnel_tf.training.settings import RunSettings, TpuAddress, TrainConfig
 
 logger = logging.getLogger(__name__)
 
+__all__ = [
+    "BuildGraph",
+    "Features",
+    "Graph",
+    "InputFn",
+    "RunSettings",
+    "TpuAddress",
+    "TrainConfig",
+    "build_estimator",
+    "evaluate_graph",
+    "make_model_fn",
+    "predict_all",
+    "train",
+    "training_devices",
+]
+
 Features = dict[str, tf.Tensor]
 InputFn = Callable[[dict[str, Any]], tf.data.Dataset]
-
-
-@dataclass(frozen=True)
-class TpuAddress:
-    """Address of a TPU; all None without one. On a TPU VM, ``name`` is ``local``."""
-
-    name: str | None = None
-    zone: str | None = None
-    project: str | None = None
-    job_name: str | None = None
-    master: str | None = None
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Length, intervals, batch sizes and devices of a run.
-
-    Attributes:
-        model_dir: directory of the checkpoints.
-        train_steps: step at which training ends.
-        train_batch_size: global batch size, as all batch sizes here.
-        eval_batch_size: in evaluation.
-        predict_batch_size: in prediction.
-        save_steps: steps between checkpoints; None saves the last step only.
-        save_minutes: minutes between further checkpoints, which only serve to resume; 0: none.
-        max_save: number of checkpoints to keep; 0 keeps all.
-        iterations: steps per call of a TPU, between which the host gets no results.
-        log_freq: steps between log lines.
-        seed: seed of initial weights and dropout.
-        use_tpu: run on a TPU.
-        use_bfloat16: compute products in bfloat16.
-        num_hosts: hosts of the TPU.
-        num_core_per_host: cores per host of the TPU; elsewhere the maximum number of devices for
-            training, which divide the batch.
-        address: of the TPU.
-    """
-
-    model_dir: str
-    train_steps: int = 0
-    train_batch_size: int = 1
-    eval_batch_size: int = 8
-    predict_batch_size: int = 8
-    save_steps: int | None = None
-    save_minutes: float = 15.0
-    max_save: int = 0
-    iterations: int = 1000
-    log_freq: int = 100
-    seed: int = 0
-    use_tpu: bool = False
-    use_bfloat16: bool = False
-    num_hosts: int = 1
-    num_core_per_host: int = 1
-    address: TpuAddress = field(default_factory=TpuAddress)
-
-    def __post_init__(self) -> None:
-        for key in ("train_batch_size", "eval_batch_size", "predict_batch_size", "num_hosts"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1")
-        if self.save_steps is not None and self.save_steps < 1:
-            raise ConfigError(f"--save_steps={self.save_steps}: must be at least 1")
-        if not self.save_minutes >= 0:
-            raise ConfigError(f"--save_minutes={self.save_minutes:g}: must not be negative")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Optimizer settings; see :func:`funnel_tf.training.optimizer.create_train_op`."""
-
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    per_core_clip: bool = True
-    skip_nan_grad: bool = False
 
 
 class Graph(NamedTuple):
@@ -185,6 +129,7 @@ def _training_spec(
         use_tpu=settings.use_tpu,
         per_core_clip=train.per_core_clip,
         skip_nan_grad=train.skip_nan_grad,
+        variables=trained_variables(tf.trainable_variables(), train.freeze),
     )
     if is_new and init.with_optimizer:
         # A new run counts its skipped steps from 0.
@@ -341,23 +286,27 @@ def _mirrored(devices: list[str]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
 
 
-def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
+def train(
+    estimator: Any, input_fn: InputFn, settings: RunSettings, until: int | None = None
+) -> int:
     """Train from the last checkpoint in ``model_dir`` to ``train_steps``; return the last step.
+
+    ``until`` ends this call at an earlier step, one that is saved.
 
     Raises:
         RunError: the loss became NaN.
         Interrupted: a stop signal arrived; a checkpoint of the current step was written. Not raised
             after the last step.
     """
-    step = latest_step(settings.model_dir)
-    if step >= settings.train_steps:
+    step, last = latest_step(settings.model_dir), until or settings.train_steps
+    if step >= last:
         logger.info("%s: training is finished at step %d", settings.model_dir, step)
         return step
     if step:
         logger.info("%s: training continues at step %d", settings.model_dir, step)
     deferral = DeferStopsHook()
     try:
-        estimator.train(input_fn, hooks=[deferral], max_steps=settings.train_steps)
+        estimator.train(input_fn, hooks=[deferral], max_steps=last)
     except tf.train.NanLossDuringTrainingError:
         raise RunError(
             f"{settings.model_dir}: the loss is NaN after step {latest_step(settings.model_dir)}, "
@@ -366,7 +315,7 @@ def train(estimator: Any, input_fn: InputFn, settings: RunSettings) -> int:
     finally:
         deferral.close()
     step = latest_step(settings.model_dir)
-    if stop_requests.received is not None and step < settings.train_steps:
+    if stop_requests.received is not None and step < last:
         raise Interrupted(
             f"stopped by {stop_requests.received} after step {step}/{settings.train_steps}, which "
             f"is saved in {settings.model_dir}; the same command resumes there"

@@ -13,7 +13,7 @@ from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.interruption import stop_requests
 from funnel.utils.json_files import read_json_object
-from funnel.utils.logging import RunLog
+from funnel.utils.logging import MetricsLog, RunLog
 from funnel.utils.run_directory import BEST_RESULT
 from funnel_tf.training.run_directory import SavedStep, retain, saved_steps
 
@@ -161,3 +161,29 @@ def best_checkpoint(model_dir: str | Path) -> Path | None:
         f"{record}: the best checkpoint, {name or path}, is missing; --do_eval records the best of "
         "those that are left"
     )
+
+
+class _ReopenedLog:
+    """Writes to the log of a run that trains in another process, which may replace the files."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def log(self, step: int, split: str, **scalars: float) -> None:
+        log = MetricsLog(self._folder)
+        log.log(step, split, **scalars)
+        log.close()
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+
+def open_evaluation_log(folder: str, is_waiting: bool, replaces: bool) -> RunLog:
+    """Return the log of an evaluation.
+
+    Args:
+        folder: directory of the log.
+        is_waiting: whether the run still trains elsewhere.
+        replaces: whether evaluations of an interrupted start are replaced.
+    """
+    return _ReopenedLog(folder) if is_waiting else MetricsLog(folder, replaces=replaces)

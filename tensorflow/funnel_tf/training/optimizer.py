@@ -104,7 +104,9 @@ def create_train_op(
     values, norm = _clip_and_average(gradients, optimizer.clip, per_core_clip, average)
     is_finite = tf.is_finite(tf.linalg.global_norm(values)) if skip_nan_grad else None
 
-    factors = layer_factors(variable_layers(names), optimizer.layer_decay_rate)
+    # Frozen layers count: the factors of the others do not depend on them.
+    every = {*names, *map(variable_name, tf.trainable_variables())}
+    factors = layer_factors(variable_layers(every), optimizer.layer_decay_rate)
     if optimizer.layer_decay == "gradient":
         # As in the original. Adam normalizes the gradient's size and so removes most of the effect;
         # layer_decay "lr" scales the update itself.
