@@ -46,6 +46,7 @@ class Engine:
         batch_size: sequences computed at a time; None: as many as have ``positions`` in all.
         positions: tokens of a batch, padding included.
         shortest: tokens to which a batch is padded at least.
+        length_step: lengths are rounded up to a multiple of it, for fewer graphs.
         window: inputs of a part; None for a number that suits the problem type.
         counts: what became of all texts so far.
     """
@@ -57,6 +58,7 @@ class Engine:
     batch_size: int | None = None
     positions: int = CPU_POSITIONS
     shortest: int = 1
+    length_step: int = 1
     window: int | None = None
     counts: TextCounts = field(default=NO_TEXTS)
 
@@ -99,7 +101,9 @@ class Engine:
         return found
 
     def _padded(self, longest: int) -> int:
-        return bucket_length(longest, max(self.encoding.max_length, longest), self.config)
+        most = max(self.encoding.max_length, longest)
+        length = bucket_length(longest, most, self.config)
+        return min(most, -(-length // self.length_step) * self.length_step)
 
     def log_counts(self, source: object) -> None:
         """Log how many texts were cut, and how many tokens the vocabulary does not know."""
