@@ -28,6 +28,7 @@ TITLES = {
     "tensorflow_step": "TensorFlow",
     "finetuning": "Fine-tuning",
     "int8": "int8",
+    "prediction": "Prediction",
     "tpu": "TPU, by the compiler's account",
 }
 SETTING = ("size", "mode", "batch", "length", "precision", "compiled", "device", "threads")

@@ -1,8 +1,13 @@
 """``export_onnx.py`` end to end, and every snippet of docs/inference.md."""
 
+import csv
+import gzip
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ import pytest
 import program_server
 import readme_commands
 import repo_layout
+from classifier_runs import invoke, load_program
 from funnel.config.model import ModelConfig
 from half_installation import run_without
 
@@ -89,24 +95,52 @@ def test_without_the_packages(folder):
     assert "pip install -r requirements/export.txt" in done.stderr
 
 
-def test_every_snippet_of_the_document_runs(folder):
-    """Both loops find for each text what it gets alone, padded to the maximum."""
-    with_torch, in_8_bits, with_onnx = readme_commands.blocks(DOCUMENT, "python")
+def predict_as_documented(lines, folder):
+    """Run the documented commands of predict.py, which must agree; return rows with logits."""
+    program = load_program("predict")
+    for line in lines:
+        words = shlex.split(line)
+        if words[:2] == ["python", "pytorch/predict.py"] and "--help" not in words:
+            assert invoke(program, words[2:]) == 0
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").open()]
+    with (folder / "predictions.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows] == [row["label"] for row in table]
+    (pipe,) = [line for line in lines if line.startswith("zcat")]
+    (folder / "texts.txt.gz").write_bytes(gzip.compress((folder / "texts.txt").read_bytes()))
+    pipe = " ".join(shlex.split(pipe)).replace(
+        "python pytorch", f"{sys.executable} {PROGRAM.parent}"
+    )
+    done = subprocess.run(pipe, shell=True, capture_output=True, text=True, check=True)
+    piped = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["label"] for row in piped] == [row["label"] for row in rows]
+    return rows
+
+
+def test_every_snippet_of_the_document_runs(folder, monkeypatch, capsys):
+    """Predictor, predict.py, 8 bits and ONNX: the logits of every text computed alone."""
+    with_class, in_8_bits, with_onnx = readme_commands.blocks(DOCUMENT, "python")
     lines = readme_commands.shell_lines(DOCUMENT)
     (export,) = [line.split() for line in lines if "export_onnx.py" in line]
-    run(["-c", with_torch.replace("\ntokenizer =", f"\n{in_8_bits}\ntokenizer =")], folder)
-    rounded = np.load(folder / "logits.npy")
-    run(["-c", with_torch], folder)
-    exact = np.load(folder / "logits.npy")
-    assert 0 < np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)
+    monkeypatch.chdir(folder)
+    exec(compile(with_class, "snippet", "exec"), {})
+    answers = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == 2 and all(a in "xy" and 0.5 <= float(p) <= 1 for a, p in answers)
+    rows = predict_as_documented(lines, folder)
+    logits = np.array([list(row["logits"].values()) for row in rows])
+    names: dict = {}
+    exec(compile(in_8_bits, "snippet", "exec"), names)
+    batch = torch.tensor([[2, 5, 6, 3]]), None, torch.tensor([[2, 0, 0, 0]])
+    model = FunnelForSequenceClassification.from_pretrained(folder / "runs" / "mine" / "best")
+    with torch.inference_mode():
+        rounded, exact = (m(*batch).logits for m in (names["model"], model))
+    assert 0 < (rounded - exact).norm() < 0.1 * exact.norm()
     run([repo_layout.ROOT / export[1], *export[2:]], folder)
     done = run_without(
         ["torch", "tensorflow"], ["-c", f"import os\nos.chdir({str(folder)!r})\n{with_onnx}"],
         [repo_layout.ROOT / "common"],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    logits = np.load(folder / "logits.npy")
-    model = FunnelForSequenceClassification.from_pretrained(folder / "runs" / "mine" / "best")
     texts = (folder / "texts.txt").read_text().splitlines()
     assert len(texts) == len(logits) == 70
     for text, row in zip(texts, logits, strict=True):

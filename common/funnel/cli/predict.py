@@ -13,6 +13,8 @@ from funnel.config.inputs import TokenizerSettings
 from funnel.config.predictions import ROW_FORMATS, InputFileSettings, PredictorConfig
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
+from funnel.utils.json_files import read_json_object
+from funnel.utils.run_directory import BEST_RESULT
 
 if TYPE_CHECKING:
     from funnel.inference.engine import Engine
@@ -62,9 +64,16 @@ class PredictSettings:
 
 
 def find_model(path: str) -> str:
-    """Return the directory of the weights: of a run, its best model."""
-    best = Path(path) / "best"
-    return str(best) if best.is_dir() and not (Path(path) / "config.json").is_file() else path
+    """Return the directory of the weights, or the checkpoint: of a run, its best model."""
+    folder = Path(path)
+    best, record = folder / "best", folder / BEST_RESULT
+    if best.is_dir() and not (folder / "config.json").is_file():
+        return str(best)
+    if record.is_file():  # TensorFlow's checkpoints are all in one directory
+        name = read_json_object(record).get("checkpoint")
+        if isinstance(name, str) and (folder / f"{name}.index").is_file():
+            return str(folder / name)
+    return path
 
 
 def predict_file(settings: PredictSettings, load: Callable[[], Engine]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.create_pretrain_data import CreateDataSettings, VocabularyCheck
 from funnel.cli.feature_extraction import ExtractionSettings
+from funnel.cli.predict import PredictSettings
 from funnel.config.economy import EconomySettings
 from funnel.config.heads import AnswerConfig, PretrainingConfig
 from funnel.config.inputs import (
@@ -320,6 +321,24 @@ class ExtractSettings(ExtractionSettings):
     Its flags are spelled as in that program, by argparse.
     """
 
+    log: LogOptions = group("run", LogOptions)
+
+
+@dataclass(frozen=True)
+class PredictComputeOptions:
+    """Device of ``predict.py``."""
+
+    device_id: int = setting(0, "GPU to use, if there is one; -1 for the CPU")
+
+
+@dataclass(frozen=True)
+class FilePredictionSettings(PredictSettings):
+    """Settings of ``predict.py``: those of the PyTorch program that apply, and verbosity.
+
+    Its flags are spelled as in that program, by argparse.
+    """
+
+    compute: PredictComputeOptions = group("run", PredictComputeOptions)
     log: LogOptions = group("run", LogOptions)
 
 
