@@ -17,12 +17,12 @@ import _paths  # noqa: F401
 
 from funnel.cli.flags import parse_settings
 from funnel.utils.main import run_main
-from funnel_torch.cli.tagger_settings import TaggerSettings
+from funnel_torch.cli.tagging.settings import TaggerSettings
 
 
 def main() -> None:
     settings = parse_settings(TaggerSettings, __doc__)
-    from funnel_torch.cli.tagger import run  # imports PyTorch, which --help does not need
+    from funnel_torch.cli.tagging.program import run  # imports PyTorch, which --help does not need
 
     run(settings)
 

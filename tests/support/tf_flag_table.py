@@ -38,6 +38,11 @@ labels C
 id_column C
 encoding C
 regression C
+multi_label C
+label_separator C
+class_weights C
+label_smoothing C
+balanced_sampling C
 train_file C
 dev_file C
 test_file C

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from funnel.tasks.base import Task
+from funnel.tasks.multi_label import score_labels
 from funnel.utils.errors import DataError
 
 
@@ -20,12 +21,16 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
 
     Args:
         task: determines the metrics; the diagnostic set has none.
-        predictions: class ids, or scores for regression, [n].
-        labels: gold labels, [n].
+        predictions: class ids, or scores for regression, [n]; 0 or 1 for every label, [n, L], where
+            several can hold.
+        labels: gold labels, of the same shape.
 
     Raises:
         ValueError: the arrays are empty or of different lengths.
     """
+    if task.is_multi_label:
+        scores = score_labels(np.asarray(predictions), np.asarray(labels))
+        return {name: scores[name] for name in task.metrics}
     predictions, labels = np.asarray(predictions).reshape(-1), np.asarray(labels).reshape(-1)
     if len(predictions) != len(labels) or not len(labels):
         raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import CustomTaskSettings
+from funnel.config.losses import LossSettings
 from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
@@ -54,6 +55,8 @@ class ClassifierSettings(FineTuneSettings):
         names={"header": "not no_header"},
     )
 
+    losses: LossSettings = group("training", LossSettings)
+
     @property
     def trains(self) -> bool:
         """Whether the run trains a model."""
@@ -69,5 +72,7 @@ class ClassifierSettings(FineTuneSettings):
         check_given(dataset=self.task.dataset, data_dir=self.data.data_dir)
         if not self.run.model_dir and (self.task.do_submit or self.task.write_prediction):
             raise ConfigError("--model_dir is needed: predictions are written there")
+        if self.custom.multi_label and self.task.do_submit:
+            raise ConfigError("--do_submit: goes with benchmarks, which have one label per text")
         self.predictions.check(writes=self.task.write_prediction, flag="write_prediction")
         self.check_run(trains=self.trains, only="--test_only")

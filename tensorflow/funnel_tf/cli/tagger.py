@@ -19,10 +19,10 @@ from funnel.checkpoints.saved_head import (
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
-from funnel.features.tagging_records import tagging_records
-from funnel.features.tagging_splits import LoadedSplit, load_split
+from funnel.features.tagging.records import tagging_records
+from funnel.features.tagging.splits import LoadedSplit, load_split
 from funnel.features.tfrecords import RecordOptions
-from funnel.tasks.tagging.predictions import write_tags
+from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.tokenization import Tokenizer
@@ -59,9 +59,7 @@ def run(settings: TaggerSettings) -> None:
     inputs, step = prepare(settings), 0
     if inputs.directory is not None:
         step = train(settings, inputs, inputs.directory)
-    best = None
-    if settings.run.do_eval:
-        best = runs.evaluate_and_keep(settings, partial(_score, settings, inputs)).saved.prefix
+    best = evaluate(settings, inputs) if settings.run.do_eval else None
     if settings.task.do_predict:
         write_results(settings, inputs, best or runs.best_or_last_checkpoint(settings))
     if inputs.directory is not None:
@@ -82,6 +80,7 @@ def prepare(settings: TaggerSettings) -> RunInputs:
     )
     if not (wanted.do_train or wanted.do_eval or settings.task.do_predict):
         raise ConfigError("nothing to do: --do_train, --do_eval or --do_predict")
+    settings.predictions.check(writes=settings.task.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
     task = tagging_task(settings.task.task_name, settings.files)
     if wanted.do_train:
@@ -188,19 +187,19 @@ def train(settings: TaggerSettings, inputs: RunInputs, directory: RunDirectory) 
     return runs.fine_tune(settings, directory, files, inputs.config, inputs.graph, metadata, random)
 
 
+def evaluate(settings: TaggerSettings, inputs: RunInputs) -> Path:
+    """Score all checkpoints on --eval_split; return the best one."""
+    return runs.evaluate_and_keep(settings, partial(_score, settings, inputs)).saved.prefix
+
+
 def write_results(settings: TaggerSettings, inputs: RunInputs, checkpoint: Path) -> None:
     """Write the predicted tags of the test data."""
     folder = Path(settings.run.model_dir or settings.eval_model_dir)
     size, loaded = settings.tagger.predict_batch_size, inputs.splits["test"]
     run, features = runs.evaluation_settings(settings, size), loaded.features
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
-    ids, probabilities = (
-        features.by_sentence(features.by_word(found[name], at_positions=True))
-        for name in ("predictions", "probabilities")
-    )
-    tags = inputs.task.name_tags(ids)
-    write_tags(folder / "test_results.conll", loaded.words, tags)
-    write_tags(folder / "test_results.jsonl", loaded.words, tags, probabilities)
+    logits, labels = features.by_word(found["logits"], at_positions=True), inputs.task.known_labels
+    write_tags(folder / "test_results", loaded.words, labels, logits, settings.predictions)
 
 
 def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, mode: str) -> Graph:

@@ -1,0 +1,1 @@
+"""Token classification: the settings of ``tagger.py``, and what it runs."""
