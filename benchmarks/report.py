@@ -28,6 +28,7 @@ TITLES = {
     "tensorflow_step": "TensorFlow",
     "finetuning": "Fine-tuning",
     "int8": "int8",
+    "prediction": "Prediction",
 }
 SETTING = ("size", "mode", "batch", "length", "precision", "compiled", "device", "threads")
 COLUMNS = {

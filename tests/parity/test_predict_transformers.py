@@ -20,7 +20,9 @@ TEXTS = ["good film", "bad plots the good", "", "the the the the the the the the
 def tokenizer(tmp_path_factory):
     vocabulary = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     vocabulary.write_text("".join(f"{piece}\n" for piece in PIECES))
-    return transformers.FunnelTokenizer(str(vocabulary))
+    # Version 5 of transformers gives no segment ids without this, which its files record.
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return transformers.FunnelTokenizer(str(vocabulary), model_input_names=inputs)
 
 
 def save(name, folder, tokenizer, **settings):
@@ -52,7 +54,7 @@ def test_classification(tokenizer, tmp_path):
     for text, row in zip(inputs, predictor(inputs), strict=True):
         parts = (text,) if isinstance(text, str) else text
         logits = outputs(theirs, tokenizer, *parts).logits[0]
-        assert list(row["logits"].values()) == pytest.approx(logits.tolist(), abs=1e-4)
+        assert list(row["logits"].values()) == pytest.approx(logits.tolist(), abs=2e-6)
         assert row["label"] == LABELS[int(logits.argmax())]
 
 
@@ -61,11 +63,10 @@ def test_question_answering(tokenizer, tmp_path):
     theirs = save("FunnelForQuestionAnswering", tmp_path, tokenizer)
     question, context = "where is the film", "good film bad plots the good film is the bad"
     found = outputs(theirs, tokenizer, question, context)
-    starts, ends = (torch.log_softmax(x[0], -1) for x in (found.start_logits, found.end_logits))
+    starts, ends = found.start_logits[0], found.end_logits[0]
     encoded = tokenizer(question, context, return_offsets_mapping=True)
     inside = [i for i, part in enumerate(encoded.sequence_ids()) if part == 1]
     predictor = Predictor.from_pretrained(tmp_path, write_logits=True, max_length=LENGTH)
-    # Only the paragraph and [CLS] can be an answer here, so scores differ by a constant.
     best = max((float(starts[i] + ends[j]), i, j) for i in inside for j in inside if i <= j)
     row = predictor((question, context))
     begin, end = encoded["offset_mapping"][best[1]][0], encoded["offset_mapping"][best[2]][1]
@@ -80,7 +81,7 @@ def test_tokens_and_several_labels(tokenizer, tmp_path):
     encoded = tokenizer(words, is_split_into_words=True)
     logits = outputs(theirs, tokenizer, words, is_split_into_words=True).logits[0].numpy()
     first = [encoded.word_ids().index(i) for i in range(len(words))]
-    assert np.abs(np.array(row["logits"]) - logits[first]).max() < 1e-4
+    assert np.abs(np.array(row["logits"]) - logits[first]).max() < 2e-6
     assert set(row["label"]) <= {"LABEL_0", "LABEL_1", "LABEL_2"}
     kind = {"problem_type": "multi_label_classification", "num_labels": 3}
     theirs = save("FunnelForSequenceClassification", tmp_path / "m", tokenizer, **kind)

@@ -89,7 +89,9 @@ class InputFileSettings:
 class PredictorConfig:
     """How a finished model predicts; None leaves a setting to the files of the model."""
 
-    batch_size: int = setting(32, "sequences computed at a time")
+    batch_size: int | None = setting(
+        None, "sequences computed at a time; default: short ones more than long ones"
+    )
     max_length: int | None = setting(
         None, "tokens per sequence; default: as in training if a run_config.json says so, else 512"
     )

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # Inputs sorted by length at a time: enough that those of a batch are equally long. Where an input
 # is several sequences or has an output per word, fewer hold as much memory.
 _WINDOW, _SMALL_WINDOW = 4096, 512
+# Tokens of a batch: on a CPU its hidden states should fit the caches, a GPU has to be filled.
+CPU_POSITIONS, GPU_POSITIONS = 1536, 65536
 _SEVERAL = (MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
 Compute = Callable[[Arrays], Arrays]
 
@@ -41,7 +43,8 @@ class Engine:
         config: configuration of the model.
         form: how outputs become rows.
         encoding: how inputs become sequences.
-        batch_size: sequences computed at a time.
+        batch_size: sequences computed at a time; None: as many as have ``positions`` in all.
+        positions: tokens of a batch, padding included.
         shortest: tokens to which a batch is padded at least.
         window: inputs of a part; None for a number that suits the problem type.
         counts: what became of all texts so far.
@@ -51,7 +54,8 @@ class Engine:
     config: ModelConfig
     form: RowFormat
     encoding: EncodingConfig
-    batch_size: int = 32
+    batch_size: int | None = None
+    positions: int = CPU_POSITIONS
     shortest: int = 1
     window: int | None = None
     counts: TextCounts = field(default=NO_TEXTS)
@@ -80,10 +84,13 @@ class Engine:
         lengths = encoded.lengths
         # The longest first, so that an out-of-memory error shows on the first batch.
         order, found = np.argsort(-lengths, kind="stable"), Arrays()
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            longest = max(int(lengths[indices[0]]), self.shortest)
+        start = 0
+        while start < len(order):
+            longest = max(int(lengths[order[start]]), self.shortest)
             length = max(self._padded(longest), self.shortest)
+            size = self.batch_size or max(1, self.positions // length)
+            indices = order[start : start + size]
+            start += size
             kept = encoded.keep(self.compute(encoded.pad(indices, length)), indices)
             for name, values in kept.items():
                 if name not in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,12 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(
             "a parquet file is not read in order: name the file, not the standard input"
         )
-    number = 0
     with name_read_errors(path):
         try:
             with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=_ROWS):
-                    for members in batch.to_pylist():
-                        number += 1
-                        yield number, members
+                batches = file.iter_batches(batch_size=_ROWS)
+                rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+                yield from enumerate(rows, start=1)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: no readable parquet file: {reason}") from None

@@ -76,6 +76,7 @@ class TorchModel:
         self.model = model.eval()
         self._names = output_names(problem_type)
         self._device = next(model.parameters()).device
+        self.on_gpu = self._device.type != "cpu"
         self.shortest = 1
         if isinstance(model, FunnelForQuestionAnswering):
             # The beam needs as many positions as it is wide.
@@ -102,6 +103,8 @@ class OnnxModel:
         ConfigError: onnxruntime is missing, or the file is of another model.
         CheckpointError: the file cannot be read.
     """
+
+    on_gpu = False
 
     def __init__(
         self, path: str | Path, head: ModelHead, vocabulary: str, threads: int | None = None

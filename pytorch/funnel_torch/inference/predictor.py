@@ -18,7 +18,7 @@ import torch
 from funnel.checkpoints import load_checkpoint
 from funnel.config.inputs import TokenizerRequest
 from funnel.config.predictions import PredictorConfig
-from funnel.inference.engine import Engine
+from funnel.inference.engine import CPU_POSITIONS, GPU_POSITIONS, Engine
 from funnel.inference.inputs import Input
 from funnel.inference.rows import Row, RowFormat
 from funnel.inference.saved_model import encoding_config, find_head, row_format
@@ -84,8 +84,16 @@ class Predictor:
                 f"{model_config.vocab_size}"
             )
         encoding = encoding_config(checkpoint, opened, model_config, config)
-        form = row_format(head, config)
-        engine = Engine(compute, model_config, form, encoding, config.batch_size, compute.shortest)
+        form, on_gpu = row_format(head, config), compute.on_gpu
+        engine = Engine(
+            compute,
+            model_config,
+            form,
+            encoding,
+            config.batch_size,
+            GPU_POSITIONS if on_gpu else CPU_POSITIONS,
+            compute.shortest,
+        )
         return cls(engine)
 
     @property
