@@ -109,6 +109,7 @@ OURS = {
     "overwrite": False,
     "regression": False,
     "multi_label": False,
+    "task_module": None,
     "label_separator": "|",
     "class_weights": None,
     "label_smoothing": 0.0,

@@ -39,6 +39,7 @@ id_column C
 encoding C
 regression C
 multi_label C
+task_module C
 label_separator C
 class_weights C
 label_smoothing C

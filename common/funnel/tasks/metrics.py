@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.tasks.base import Task
 from funnel.tasks.multi_label import score_labels
-from funnel.utils.errors import DataError
+from funnel.utils.errors import ConfigError, DataError
 
 
 def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -42,6 +42,23 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
         # Scikit-learn and scipy warn about constant inputs, for which 0 is intended.
         warnings.simplefilter("ignore")
         return {name: _finite(_METRICS[name](predictions, labels)) for name in task.metrics}
+
+
+def register_metric(name: str, function: Metric) -> None:
+    """Add a metric that tasks can name.
+
+    Args:
+        name: of the metric.
+        function: returns the score of predictions and gold labels, class ids [n] each (numbers in
+            a regression).
+
+    Raises:
+        ConfigError: there is a metric of this name.
+    """
+    if name in _METRICS and name not in _REGISTERED:
+        raise ConfigError(f"metric {name!r} exists; give yours another name")
+    _REGISTERED.add(name)
+    _METRICS[name] = function
 
 
 def main_metric(task: Task) -> str:
@@ -123,7 +140,9 @@ def _pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     return (_finite(_pearson(predictions, labels)) + _finite(_spearman(predictions, labels))) / 2
 
 
-_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+Metric = Callable[[np.ndarray, np.ndarray], float]
+_REGISTERED: set[str] = set()
+_METRICS: dict[str, Metric] = {
     "accuracy": _accuracy,
     "error_rate": _error_rate,
     "f1": _f1,

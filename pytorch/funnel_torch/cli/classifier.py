@@ -12,6 +12,7 @@ import numpy as np
 
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
+from funnel.cli.task_module import load_task_module
 from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.features.class_balance import balance_examples, count_classes, label_loss
 from funnel.features.classification import Features
@@ -77,6 +78,7 @@ def run(settings: ClassifierSettings) -> None:
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; write nothing but the cache of encoded texts."""
     settings.check()
+    extension = load_task_module(settings.task.task_module)
     custom = custom_task_config(settings.task.dataset, settings.custom)
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
     task = get_task(settings.task.dataset or "", custom=custom)
@@ -85,7 +87,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains, segments=data.segments)
     data = replace(data, segments=tokenizer.segments)
 
-    config = settings.result_affecting_config()
+    config = settings.result_affecting_config() | extension
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)

@@ -23,6 +23,11 @@ class ClassificationSettings:
         "task, e.g. CoLA; or tsv, csv, jsonl, json, parquet for own files",
         aliases=("task_name",),
     )
+    task_module: str | None = setting(
+        None,
+        "Python file that registers a task of your own, see docs/extending.md",
+        affects_result=False,
+    )
     test_only: bool = setting(
         False, "no training: evaluate model_dir or init_ckpt", affects_result=False
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
+from funnel.cli.task_module import load_task_module
 from funnel.config.heads import SavedHead
 from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.config.model import ModelConfig
@@ -90,6 +91,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         raise ConfigError("--do_submit: goes with benchmarks, which have one label per text")
     settings.predictions.check(writes=chosen.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    extension = load_task_module(chosen.task_module)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
     if wanted.do_train:
         task = task.resolve_labels(data_dir)
@@ -102,7 +104,8 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     directory = None
     if wanted.do_train:
         configs.schedule_config(settings)  # refuses values out of range
-        directory = runs.open_run(settings, tokenizer, task_name=task.name, labels=task.labels)
+        named = {"task_name": task.name, "labels": task.labels, **extension}
+        directory = runs.open_run(settings, tokenizer, **named)
     scope = settings.classification.cls_scope or chosen.task_name.lower()
     if directory is None:
         scope, head = find_trained_head(settings, scope)
