@@ -16,7 +16,7 @@ import _paths  # noqa: F401
 
 from funnel.cli.flags import parse_settings
 from funnel.utils.main import run_main
-from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
 
 PROGRAM = Path(__file__).resolve().with_name("classifier.py")
 

@@ -5,9 +5,9 @@ import pytest
 pytest.importorskip("torch")
 
 from funnel.cli.flags import make_parser
-from funnel_torch.cli.classifier_settings import ClassifierSettings
-from funnel_torch.cli.race_settings import RaceSettings
-from funnel_torch.cli.squad_settings import SquadSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
+from funnel_torch.cli.settings.race import RaceSettings
+from funnel_torch.cli.settings.squad import SquadSettings
 
 # Flags of classifier.py that make no sense for these tasks; the others are shared, defaults too.
 CLASSIFIERS = {

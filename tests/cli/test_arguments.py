@@ -7,8 +7,8 @@ import pytest
 from funnel.cli.arguments import KnownFlags, prepare
 from funnel.cli.flags import parse_settings
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.classifier_settings import ClassifierSettings
-from funnel_torch.cli.pretrain_settings import PretrainSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
+from funnel_torch.cli.settings.pretrain import PretrainSettings
 
 
 def torch(*arguments, program=ClassifierSettings):

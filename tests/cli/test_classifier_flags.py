@@ -8,7 +8,7 @@ from funnel.cli.flags import make_parser, parse_settings
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli import multigpu, processes
-from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
 
 # The shared parser of the original classifier.py and multigpu_classifier.py, with its defaults.
 ORIGINAL = {
@@ -115,6 +115,12 @@ OURS = {
     "patience": None,
     "recompute_layers": False,
     "regression": False,
+    "multi_label": False,
+    "task_module": None,
+    "label_separator": "|",
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "balanced_sampling": False,
     "attention": "auto",
     "attention_chunk": "auto",
     "distributed_timeout": 60.0,

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH
 from funnel.cli.flags import make_parser
-from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
 
 SCRIPTS = sorted((PYTORCH / "scripts").glob("finetune*.sh"))
 

@@ -16,7 +16,7 @@ from funnel.formats.npy_rows import atomic_npy
 from funnel.utils.errors import ConfigError, DataError
 from funnel_torch import FunnelModel
 from funnel_torch.cli.extract_features import run as run_program
-from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 from repo_layout import ROOT
 
 pytestmark = pytest.mark.slow

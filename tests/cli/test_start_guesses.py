@@ -11,7 +11,7 @@ from funnel.config.model import ModelConfig
 from funnel.config.pretraining import TargetSettings
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.pretrain_settings import PretrainSettings
+from funnel_torch.cli.settings.pretrain import PretrainSettings
 
 SIZES = {"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32}
 CONFIG = ModelConfig(vocab_size=9, block_size="1_1", decoder_size="1", **SIZES)

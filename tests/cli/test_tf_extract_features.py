@@ -105,7 +105,7 @@ def test_vectors_are_those_of_pytorch(checkpoints, tmp_path, monkeypatch):
     from funnel_tf.cli.extract_features import run as run_tensorflow
     from funnel_tf.cli.programs import ExtractSettings
     from funnel_torch.cli.extract_features import run as run_torch
-    from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+    from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 
     (tmp_path / "lines.txt").write_text("a b\tc .\nab d\n\n")
     flags = [f"--text={tmp_path / 'lines.txt'}", "--layers=decoder", "--pooling=max", "--normalize",

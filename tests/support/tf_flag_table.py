@@ -42,6 +42,12 @@ labels C
 id_column C
 encoding C
 regression C
+multi_label C
+task_module C
+label_separator C
+class_weights C
+label_smoothing C
+balanced_sampling C
 train_file C
 dev_file C
 test_file C

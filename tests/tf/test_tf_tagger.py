@@ -32,7 +32,7 @@ def trained(program, tmp_path_factory):
     """Return the folder of a run that has learned its 24 sentences by heart."""
     folder = tmp_path_factory.mktemp("tagger")
     cases.write_files(folder)
-    wanted = {"do_eval": True, "do_predict": True, "test_file": "dev.txt"}
+    wanted = {"do_eval": True, "do_predict": True, "test_file": "dev.txt", "write_logits": True}
     flags = cases.tf_flags(folder, eval_start_step=0, **wanted)
     assert invoke(program, flags) == 0
     return folder
@@ -64,7 +64,7 @@ def test_pytorch_predicts_the_same_tags_with_this_checkpoint(trained):
     torch.set_num_threads(1)
     flags = cases.torch_flags(
         trained, test_only=True, write_prediction=True, init_ckpt=trained / "run-tf/latest",
-        init_ckpt_config=None, tokenizer_path=None, test_file="dev.txt",
+        init_ckpt_config=None, tokenizer_path=None, test_file="dev.txt", prediction_format="jsonl",
     )  # fmt: skip
     assert invoke(load_program("tagger"), flags) == 0
     name = "test_results.jsonl"
@@ -73,8 +73,8 @@ def test_pytorch_predicts_the_same_tags_with_this_checkpoint(trained):
         for run in ("run-tf", "run")
     )
     for one, other in zip(ours, theirs, strict=True):
-        assert one["tags"] == other["tags"]
-        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-5)
+        assert one["label"] == other["label"] and one["tokens"] == other["tokens"]
+        np.testing.assert_allclose(one["probability"], other["probability"], atol=1e-5)
     model = FunnelForTokenClassification.from_pretrained(trained / "run-tf/latest")
     assert model.num_labels == 5
 

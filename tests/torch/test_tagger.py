@@ -27,7 +27,7 @@ def trained(program, tmp_path_factory):
     """Return the folder of a run that has learned its 24 sentences by heart."""
     folder = tmp_path_factory.mktemp("tagger")
     cases.write_files(folder)
-    assert invoke(program, cases.torch_flags(folder, write_prediction=True)) == 0
+    assert invoke(program, cases.torch_flags(folder, write_prediction=True, write_logits=True)) == 0
     return folder
 
 
@@ -45,8 +45,8 @@ def test_a_tiny_model_learns_the_sentences_and_scores_as_seqeval(trained):
     assert scores["test"]["accuracy"] == pytest.approx(seqeval.accuracy_score(gold, found))
     lines = (trained / "run/test_results.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
-    assert first["tags"] == found[0] and len(first["probabilities"]) == len(found[0])
-    assert all(0 < value <= 1 for value in first["probabilities"])
+    assert first["label"] == found[0] and len(first["logits"]) == len(found[0])
+    assert all(0 < value <= 1 for value in first["probability"])
 
 
 def test_the_model_keeps_its_tags_for_transformers_too(trained):

@@ -141,6 +141,10 @@ class CustomTaskSettings:
         'list (\'["yes, sir", "no"]\'); default: read from the data',
     )
     regression: bool = setting(False, "the label is a number")
+    multi_label: bool = setting(False, "several labels can hold for a text, or none")
+    label_separator: str = setting(
+        "|", "with multi_label, what separates labels in a cell that is no JSON list"
+    )
     train_file: str | None = setting(None, "default: train.<format> in data_dir")
     dev_file: str | None = setting(None, "default: dev.<format>")
     test_file: str | None = setting(None, "default: test.<format>")

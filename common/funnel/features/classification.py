@@ -47,7 +47,8 @@ class Features:
         input_ids: int32 [total], the concatenated sequences.
         segment_ids: int8 [total].
         offsets: int64 [n + 1]; sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        labels: int64 [n] class ids, float32 [n] for regression, or ``None``.
+        labels: int64 [n] class ids, float32 [n] for regression, float32 [n, L] of 0 and 1 where
+            several labels can hold, or ``None``.
         texts: counts of truncated texts and unknown tokens.
         files: temporary files that hold the arrays, if they are large.
     """
@@ -171,7 +172,8 @@ def _label_array(examples: Sequence[Example]) -> np.ndarray | None:
         labels = [example.label for example in examples]
     if not labels or any(label is None for label in labels):
         return None
-    dtype = np.float32 if any(isinstance(label, float) for label in labels) else np.int64
+    is_float = any(isinstance(label, float | tuple) for label in labels)
+    dtype = np.float32 if is_float else np.int64
     return np.array(labels, dtype)
 
 
@@ -293,6 +295,7 @@ def _describe_source(task: Task, split: str) -> dict[str, Any]:
         **held_out,
         "labels": task.labels and list(task.labels),
         "is_regression": task.is_regression,
+        "label_separator": task.label_separator,
         "skipped_labels": list(task.skipped_labels),
         "clean": task.clean,
         "source": source,
@@ -369,7 +372,7 @@ def _check_arrays(features: Features) -> None:
         and offsets[-1] == len(ids)
         and bool((np.diff(offsets) > 0).all())
         and ids.min(initial=0) >= 0
-        and (features.labels is None or features.labels.shape == (len(features),))
+        and (features.labels is None or len(features.labels) == len(features))
     )
     if not is_consistent:
         raise ValueError("arrays are inconsistent")

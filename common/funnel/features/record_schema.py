@@ -107,12 +107,17 @@ def classifier_schema(
     vocab_size: int | None = None,
     num_labels: int | None = None,
     segments: SegmentIds | None = None,
+    multi_label: bool = False,
 ) -> RecordSchema:
     """Return the schema of classification records, one sequence of ``length`` = T tokens each.
 
-    ``vocab_size`` and ``num_labels`` limit the ids; ``segments`` may add to the usual ones.
+    ``vocab_size`` and ``num_labels`` limit the ids; ``segments`` may add to the usual ones. With
+    ``multi_label`` there is a 0 or 1 for every label.
     """
     last = None if num_labels is None else num_labels - 1
+    if multi_label:
+        flags = FieldSpec((num_labels or 1,), is_float=True, low=0, high=1, meaning="labels")
+        return _labelled(length, {"label_ids": flags}, vocab_size, segments)
     label = FieldSpec((), is_float=True) if regression else FieldSpec((), False, 0, last, "labels")
     return _labelled(length, {"label_ids": label}, vocab_size, segments)
 

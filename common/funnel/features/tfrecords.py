@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funnel.features.class_balance import balance_examples
 from funnel.features.classification import Features as EncodedTexts
 from funnel.features.classification import SegmentIds, encode_examples, pad_batch, source_key
 from funnel.features.race import RaceConfig, RaceFeatures, encode_race
@@ -77,6 +78,7 @@ class RecordOptions:
         num_passes: copies of every example; each pass is shuffled differently.
         multiple: padding examples are added up to a multiple of this number.
         segments: segment ids.
+        balanced: classification examples of rare labels are repeated until all are as frequent.
     """
 
     overwrite: bool = False
@@ -84,6 +86,7 @@ class RecordOptions:
     num_passes: int = 1
     multiple: int = 1
     segments: SegmentIds = field(default_factory=SegmentIds)
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         for key in ("num_passes", "multiple"):
@@ -122,7 +125,8 @@ def classifier_records(
     """
     num_labels = None if task.is_regression else task.num_labels
     schema = classifier_schema(
-        max_length, task.is_regression, tokenizer.vocab_size, num_labels, options.segments
+        *(max_length, task.is_regression, tokenizer.vocab_size, num_labels, options.segments),
+        multi_label=task.is_multi_label,
     )
     path = Path(output_dir, record_name(tokenizer.path, max_length, split))
     common = _common_key(tokenizer, max_length, options)
@@ -136,7 +140,9 @@ def classifier_records(
         examples, report = task.read(data_dir, split)
         features = encode_examples(examples, tokenizer, max_length, options.segments)
         source.report = replace(report, texts=features.texts)
-        return _classifier_batches(features, tokenizer, max_length, options)
+        if options.balanced and features.labels is None:
+            raise DataError(f"{task.path(data_dir, split)}: some examples have no label")
+        return _classifier_batches(features, tokenizer, max_length, options, schema)
 
     file = load_or_write(path, schema, key, RecordSource(make_batches), options)
     file.report.log(split, task.path(data_dir, split), tokenizer.path)
@@ -151,12 +157,20 @@ def _has_data(task: Task, data_dir: str | os.PathLike[str], split: str) -> bool:
 
 
 def _classifier_batches(
-    features: EncodedTexts, tokenizer: Tokenizer, max_length: int, options: RecordOptions
+    features: EncodedTexts,
+    tokenizer: Tokenizer,
+    max_length: int,
+    options: RecordOptions,
+    schema: RecordSchema,
 ) -> Iterator[Batch]:
     pad_id, segment_pad = tokenizer.special.pad_id, options.segments.pad
-    for part in iter_chunks(options.order(len(features))):
+    order, shape = options.order(len(features)), schema.fields["label_ids"].shape
+    if options.balanced and features.labels is not None:
+        chosen = balance_examples(features.labels, options.shuffle_seed or 0)
+        order = chosen[options.order(len(chosen))]
+    for part in iter_chunks(order):
         batch = pad_batch(features, part, max_length, pad_id, segment_pad)
-        yield to_columns(batch) | {"label_ids": batch.get("labels", np.zeros(len(part)))}
+        yield to_columns(batch) | {"label_ids": batch.get("labels", np.zeros((len(part), *shape)))}
 
 
 def race_records(
@@ -215,6 +229,8 @@ def _race_files(data_dir: str | os.PathLike[str], split: str) -> list[Any]:
 def _common_key(tokenizer: Tokenizer, length: int, options: RecordOptions) -> dict[str, Any]:
     settings = asdict(options)
     del settings["overwrite"]
+    if not options.balanced:  # the usual records do not mention it
+        del settings["balanced"]
     return {
         "uncased": tokenizer.uncased,
         "tokenizer_sha256": tokenizer.fingerprint,

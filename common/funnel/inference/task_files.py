@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from funnel.config.heads import REGRESSION, SINGLE_LABEL
 from funnel.config.predictions import PredictionSettings
 from funnel.features.squad_predictions import SquadAnswers
 from funnel.inference.files import write_rows_of_arrays
@@ -20,7 +19,7 @@ from funnel.inference.rows import (
     name_choice,
 )
 from funnel.tasks.base import Task
-from funnel.tasks.predictions import write_predictions
+from funnel.tasks.predictions import decide, write_predictions
 from funnel.tasks.race import RaceData
 from funnel.tasks.tables import read_records
 from funnel.utils.files import atomic_path
@@ -30,8 +29,7 @@ ANSWERS_NAME = "predictions"  # with .csv or .jsonl
 
 def task_row_format(task: Task, settings: PredictionSettings) -> RowFormat:
     """Return how predictions for a task become rows."""
-    kind = REGRESSION if task.is_regression else SINGLE_LABEL
-    return RowFormat(kind, task.known_labels(), settings.write_logits)
+    return RowFormat(task.problem_type, task.known_labels(), settings.write_logits)
 
 
 def write_task_predictions(
@@ -54,8 +52,7 @@ def write_task_predictions(
         ids: ids of the examples; None without any.
     """
     if settings.writes_text:
-        found = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
-        write_predictions(f"{path}.txt", task, found, indexed=indexed)
+        write_predictions(f"{path}.txt", task, decide(task, logits), indexed=indexed)
     if (kind := settings.row_format) is not None:
         form = task_row_format(task, settings)
         write_rows_of_arrays(f"{path}.{kind}", kind, form, logits, ids)

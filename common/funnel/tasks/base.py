@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from funnel.tasks.labels import (
     PLACEHOLDER,
     FoundLabels,
@@ -19,6 +20,7 @@ from funnel.tasks.labels import (
     count_labels,
     is_missing,
 )
+from funnel.tasks.multi_label import count_holding, find_labels, split_labels
 from funnel.tasks.tables import Source, TableRow, Tally, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.split_report import SplitReport
@@ -36,11 +38,15 @@ _BROKEN = "broken"  # reason for which a line is left out
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text or pair of texts. ``label`` is a class id, a number (regression) or ``None``."""
+    """One text or pair of texts.
+
+    ``label`` is a class id, a number (regression), 0 or 1 for every label (several labels), or
+    ``None``.
+    """
 
     text_a: str
     text_b: str | None = None
-    label: int | float | None = None
+    label: int | float | tuple[int, ...] | None = None
 
 
 class LoadedSplit(NamedTuple):
@@ -70,6 +76,8 @@ class Task:
         also_submits: task whose test set is predicted and submitted with this one's.
         positive_id: class id that precision, recall and F1 of two classes are about.
         label_origin: where the labels come from, for messages; empty: the definition of the task.
+        label_separator: several labels can hold for a text, and this separates them in a file;
+            None if one does.
     """
 
     name: str
@@ -85,6 +93,7 @@ class Task:
     also_submits: str | None = None
     positive_id: int = 1
     label_origin: str = ""
+    label_separator: str | None = None
 
     def __post_init__(self) -> None:
         if self.labels is None:
@@ -96,6 +105,17 @@ class Task:
                 f"task {self.name}: f1 is a metric for two labels, not {len(self.labels)}; "
                 "use macro_f1"
             )
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether several labels can hold for a text."""
+        return self.label_separator is not None
+
+    @property
+    def problem_type(self) -> str:
+        """Problem type, as a saved model states it."""
+        kind = MULTI_LABEL if self.is_multi_label else SINGLE_LABEL
+        return REGRESSION if self.is_regression else kind
 
     @property
     def num_labels(self) -> int:
@@ -173,7 +193,11 @@ class Task:
             return self
         found = FoundLabels()
         for record in self._records(data_dir, "train"):
-            found.add(record.label, record.where)
+            names = [record.label]
+            if self.label_separator is not None:
+                names = [*split_labels(record.label or "", self.label_separator)]
+            for name in names:
+                found.add(name, record.where)
         found.warn()
         origin = str(self.path(data_dir, "train"))
         return replace(self, labels=found.ordered(), label_origin=origin)
@@ -225,8 +249,8 @@ class Task:
             examples.append(Example(text_a, text_b, label))
         if not examples:
             raise DataError(f"{path}: no line with a label that task {self.name} uses")
-        if self.is_regression and self.sources[split].label_optional:
-            _drop_placeholders(examples)
+        if self.sources[split].label_optional:
+            _drop_placeholders(self, examples)
         if tally.broken:
             kept = self.sources[split].label is None or self.sources[split].label_optional
             skipped[f"{_BROKEN}, kept as empty text" if kept else _BROKEN] = len(tally.broken)
@@ -240,11 +264,16 @@ class Task:
         self, examples: ExampleList[Example], skipped: Counter[str], matcher: LabelMatcher
     ) -> SplitReport:
         given = [label for label in examples.labels if label is not None]
-        labels, numbers = {}, None
-        if given and self.is_regression:
-            numbers = (float(min(given)), float(sum(given) / len(given)), float(max(given)))
+        labels: Mapping[str, int] = {}
+        numbers = None
+        if given and self.is_multi_label:
+            labels = count_holding(self.known_labels(), cast("list[tuple[int, ...]]", given))
+        elif given and self.is_regression:
+            values = cast("list[float]", given)
+            numbers = (float(min(values)), float(sum(values) / len(values)), float(max(values)))
         elif given:
-            labels = count_labels(self.known_labels(), Counter(map(int, given)))
+            ids = cast("list[int]", given)
+            labels = count_labels(self.known_labels(), Counter(map(int, ids)))
         return SplitReport(
             rows=len(examples),
             skipped=dict(skipped),
@@ -273,14 +302,19 @@ class Task:
 
     def _parse_label(
         self, record: TableRow, matcher: LabelMatcher, split: str
-    ) -> int | float | None:
+    ) -> int | float | tuple[int, ...] | None:
         if record.label is None:
             return None
         text, is_optional = clean_label(record.label), self.sources[split].label_optional
         if self.is_regression:
             return None if is_optional and is_missing(text) else self._parse_score(record)
-        found = matcher.find(text)
-        if found is not None:
+        if self.label_separator is not None:
+            count = len(self.known_labels())
+            holds, unknown = find_labels(text, self.label_separator, matcher, count)
+            if unknown is None:
+                return holds
+            text = unknown
+        elif (found := matcher.find(text)) is not None:
             return found
         if is_optional and (is_missing(text) or text == PLACEHOLDER):
             return None
@@ -299,9 +333,14 @@ class Task:
         return value
 
 
-def _drop_placeholders(examples: ExampleList[Example]) -> None:
-    """Leave out the numbers of the examples, if all of these are the placeholder."""
-    if set(examples.labels) - {None} == {float(PLACEHOLDER)}:
+def _drop_placeholders(task: Task, examples: ExampleList[Example]) -> None:
+    """Leave out the labels of the examples, if all of these are the placeholder.
+
+    That is a number in a regression, and no label where several can hold.
+    """
+    given = set(examples.labels) - {None}
+    is_empty = task.is_multi_label and given == {(0,) * len(task.known_labels())}
+    if is_empty or (task.is_regression and given == {float(PLACEHOLDER)}):
         examples.drop_labels()
 
 

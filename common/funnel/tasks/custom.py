@@ -6,10 +6,11 @@ import csv
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from funnel.config.inputs import CUSTOM_FORMATS, CustomTaskSettings
 from funnel.tables.readers import KEYED_FORMATS
+from funnel.tasks import multi_label
 from funnel.tasks.base import Task
 from funnel.tasks.labels import clean_label
 from funnel.tasks.tables import Column, Source
@@ -55,6 +56,8 @@ class CustomTaskConfig:
         metric: main metric; the default is ``accuracy``, or ``pearson_spearman`` for regression.
         id: column that names the examples of dev and test data in files of predictions.
         encoding: of the files.
+        label_separator: several labels can hold for a text, in a cell with this between them (or a
+            JSON list); None: one label.
     """
 
     format: str = "tsv"
@@ -71,6 +74,7 @@ class CustomTaskConfig:
     metric: str | None = None
     id: Column | None = None
     encoding: str = "utf-8"
+    label_separator: str | None = None
 
 
 def custom_task_config(name: str | None, settings: CustomTaskSettings) -> CustomTaskConfig | None:
@@ -95,6 +99,7 @@ def custom_task_config(name: str | None, settings: CustomTaskSettings) -> Custom
         metric=settings.metric,
         id=None if name is None else parse_column(name, kind),
         encoding=check_encoding(settings.encoding, ConfigError),
+        label_separator=settings.label_separator if settings.multi_label else None,
     )
 
 
@@ -143,7 +148,9 @@ def build_custom_task(config: CustomTaskConfig) -> Task:
         ConfigError: a setting is unknown or contradicts another.
     """
     _check(config)
-    metric = config.metric or ("pearson_spearman" if config.regression else "accuracy")
+    default = "pearson_spearman" if config.regression else "accuracy"
+    metrics = METRICS if config.label_separator is None else multi_label.METRICS
+    metric = config.metric or (default if metrics is METRICS else "micro_f1")
     files = {
         "train": config.train_file or f"train.{config.format}",
         "dev": config.dev_file or f"dev.{config.format}",
@@ -159,13 +166,15 @@ def build_custom_task(config: CustomTaskConfig) -> Task:
             header=config.header,
             delimiter=config.delimiter or FORMATS[config.format],
             label_optional=split == "test",
+            label_list=config.label_separator is not None,
             id=None if split == "train" else config.id,
             encoding=config.encoding,
         )
         for split, file in files.items()
     }
     labels = None if config.labels is None else tuple(config.labels)
-    return Task(config.format, labels, sources, METRICS[metric], is_regression=config.regression)
+    task = Task(config.format, labels, sources, metrics[metric], is_regression=config.regression)
+    return replace(task, label_separator=config.label_separator)
 
 
 def _check(config: CustomTaskConfig) -> None:
@@ -197,6 +206,9 @@ def _check_labels(config: CustomTaskConfig) -> None:
         raise ConfigError("custom task: a label in the list is empty")
     if config.labels is not None and not config.labels:
         raise ConfigError("custom task: the list of labels is empty")
+    if config.label_separator is not None:
+        _check_multi_label(config)
+        return
     if config.metric is None:
         return
     fitting = [name for name in METRICS if ("pearson" in METRICS[name]) == config.regression]
@@ -204,4 +216,16 @@ def _check_labels(config: CustomTaskConfig) -> None:
         kind = "regression" if config.regression else "classification"
         raise ConfigError(
             f"custom task: metric {config.metric!r} is not one for {kind}: {', '.join(fitting)}"
+        )
+
+
+def _check_multi_label(config: CustomTaskConfig) -> None:
+    if config.regression:
+        raise ConfigError("custom task: several labels and regression exclude each other")
+    if not config.label_separator or config.label_separator.isspace():
+        raise ConfigError(f"custom task: {config.label_separator!r} cannot separate labels")
+    if config.metric is not None and config.metric not in multi_label.METRICS:
+        raise ConfigError(
+            f"custom task: metric {config.metric!r} is not one for several labels: "
+            f"{', '.join(multi_label.METRICS)}"
         )

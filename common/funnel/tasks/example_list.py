@@ -14,7 +14,7 @@ _CHUNK = 1024  # examples decoded at a time
 # Lone surrogates, from broken JSON escapes, have no UTF-8 encoding of their own.
 _ERRORS = "surrogatepass"
 
-Label = int | float | None
+Label = int | float | tuple[int, ...] | None
 
 
 class TextExample(Protocol):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from funnel.tasks.base import Task
-from funnel.utils.errors import DataError
+from funnel.tasks.multi_label import score_labels
+from funnel.utils.errors import ConfigError, DataError
 
 
 def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -20,12 +21,16 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
 
     Args:
         task: determines the metrics; the diagnostic set has none.
-        predictions: class ids, or scores for regression, [n].
-        labels: gold labels, [n].
+        predictions: class ids, or scores for regression, [n]; 0 or 1 for every label, [n, L], where
+            several can hold.
+        labels: gold labels, of the same shape.
 
     Raises:
         ValueError: the arrays are empty or of different lengths.
     """
+    if task.is_multi_label:
+        scores = score_labels(np.asarray(predictions), np.asarray(labels))
+        return {name: scores[name] for name in task.metrics}
     predictions, labels = np.asarray(predictions).reshape(-1), np.asarray(labels).reshape(-1)
     if len(predictions) != len(labels) or not len(labels):
         raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels")
@@ -37,6 +42,23 @@ def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str
         # Scikit-learn and scipy warn about constant inputs, for which 0 is intended.
         warnings.simplefilter("ignore")
         return {name: _finite(_METRICS[name](predictions, labels)) for name in task.metrics}
+
+
+def register_metric(name: str, function: Metric) -> None:
+    """Add a metric that tasks can name.
+
+    Args:
+        name: of the metric.
+        function: returns the score of predictions and gold labels, class ids [n] each (numbers in
+            a regression).
+
+    Raises:
+        ConfigError: there is a metric of this name.
+    """
+    if name in _METRICS and name not in _REGISTERED:
+        raise ConfigError(f"metric {name!r} exists; give yours another name")
+    _REGISTERED.add(name)
+    _METRICS[name] = function
 
 
 def main_metric(task: Task) -> str:
@@ -118,7 +140,9 @@ def _pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     return (_finite(_pearson(predictions, labels)) + _finite(_spearman(predictions, labels))) / 2
 
 
-_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+Metric = Callable[[np.ndarray, np.ndarray], float]
+_REGISTERED: set[str] = set()
+_METRICS: dict[str, Metric] = {
     "accuracy": _accuracy,
     "error_rate": _error_rate,
     "f1": _f1,

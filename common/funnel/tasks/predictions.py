@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from funnel.config.heads import SINGLE_LABEL
 from funnel.tasks.base import Task
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, atomic_write_text
@@ -31,24 +32,45 @@ def write_predictions(
     Args:
         path: the file; its directory is created if needed.
         task: decides how predictions are written.
-        predictions: class ids, or scores for regression, [n].
+        predictions: those of :func:`decide`.
         indexed: write the form of submissions.
 
     Raises:
         DataError: a prediction is not a class of the task.
         FunnelError: the file cannot be written.
     """
-    values = np.asarray(predictions).reshape(-1)
-    if not task.is_regression:
+    values = np.asarray(predictions)
+    if not task.is_multi_label:
+        values = values.reshape(-1)
+    if task.problem_type == SINGLE_LABEL:
         check_class_ids(task, values)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         if indexed:
             stream.write(HEADER)
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
-            texts = [f"{x:.6f}" for x in part] if task.is_regression else label_texts(task, part)
+            texts = _texts(task, part)
             for index, text in enumerate(texts, start=start):
                 stream.write(f"{index}\t{text}\n" if indexed else f"{text}\n")
+
+
+def decide(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Return the predictions of logits [n, num_labels].
+
+    Returns:
+        Class ids [n], the numbers of a regression [n], or 0 or 1 for every label, [n, num_labels],
+        where several can hold: 1 from a probability of one half on.
+    """
+    if task.is_multi_label:
+        return (logits >= 0).astype(np.int64)
+    return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+
+
+def _texts(task: Task, values: np.ndarray) -> list[str]:
+    if task.label_separator is not None:
+        names = np.array(task.known_labels(), object)
+        return [task.label_separator.join(names[row > 0]) for row in values]
+    return [f"{x:.6f}" for x in values] if task.is_regression else label_texts(task, values)
 
 
 def label_texts(task: Task, class_ids: np.ndarray) -> list[str]:

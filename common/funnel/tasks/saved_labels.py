@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SavedHead
+from funnel.tasks import multi_label
 from funnel.tasks.base import Task
-from funnel.tasks.custom import METRICS
+from funnel.tasks.custom import FORMATS, METRICS
 from funnel.tasks.labels import clean_label, describe_labels, match_order, name_unnamed
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from funnel.utils.text import join_names
@@ -59,11 +60,15 @@ def take_labels(
 
 
 def _take_problem_type(task: Task, head: SavedHead, remedy: str) -> Task:
-    if head.problem_type == MULTI_LABEL:
+    if head.problem_type == MULTI_LABEL and not task.is_multi_label:
+        return _take_several_labels(task, head, remedy)
+    if task.is_multi_label and head.problem_type not in (MULTI_LABEL, None):
         raise ConfigError(
-            f"{head.where}: its problem_type is {MULTI_LABEL}: several labels hold at a time; "
-            f"tasks here have one label per text{_add(remedy)}"
+            f"{head.where}: its problem_type is {head.problem_type}, with --multi_label it is "
+            f"{MULTI_LABEL}{_add(remedy)}"
         )
+    if task.is_multi_label:
+        return task
     if task.is_regression == head.is_regression:
         return task
     # A head of one output without stated type is refused for its size.
@@ -81,6 +86,21 @@ def _take_problem_type(task: Task, head: SavedHead, remedy: str) -> Task:
     raise ConfigError(
         f"{head.where}: its problem_type is {theirs}, task {task.name} is {ours}{_add(remedy)}"
     )
+
+
+def _take_several_labels(task: Task, head: SavedHead, remedy: str) -> Task:
+    """Return a task of own files whose labels are read as those of a model with several."""
+    is_own = task.name in FORMATS and not task.is_regression
+    if not is_own or task.metrics != METRICS["accuracy"]:
+        about = f"for which {task.metrics[0]} is no metric" if is_own else f"task {task.name}'s not"
+        raise ConfigError(
+            f"{head.where}: its problem_type is {MULTI_LABEL}: several labels hold at a time, "
+            f"{about}{_add(remedy)}"
+        )
+    logger.info("%s: several labels can hold for a text", head.where)
+    sources = {split: replace(one, label_list=True) for split, one in task.sources.items()}
+    metrics, separator = multi_label.METRICS["micro_f1"], multi_label.DEFAULT_SEPARATOR
+    return replace(task, label_separator=separator, sources=sources, metrics=metrics)
 
 
 def _check_outputs(head: SavedHead, needed: int, remedy: str) -> None:

@@ -40,6 +40,7 @@ class Source:
         header: whether the first line names the columns.
         width: number of columns of a file without header; ``None`` takes that of its first line.
         delimiter: column separator in ``tsv`` and ``csv``.
+        label_list: a label may be a list, in formats that have some.
         label_optional: a missing label column or an empty label means "not labelled".
         id: column that names the examples in files of predictions.
         encoding: of the text, as :func:`funnel.utils.text_files.check_encoding` returns it.
@@ -54,6 +55,7 @@ class Source:
     width: int | None = None
     delimiter: str = "\t"
     label_optional: bool = False
+    label_list: bool = False
     id: Column | None = None
     encoding: str = "utf-8"
 
@@ -259,6 +261,8 @@ class _MemberPicker:
         value = members.get(str(key))
         if key is None or (value is None and self.source.label_optional):
             return None
+        if isinstance(value, list) and self.source.label_list:
+            return json.dumps(value)
         return self._spell(key, value)
 
     def _id(self, members: dict[str, Any]) -> str | None:

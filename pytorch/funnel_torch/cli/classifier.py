@@ -13,6 +13,9 @@ import numpy as np
 from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.cli.sweep import run_seeds
+from funnel.cli.task_module import load_task_module
+from funnel.config.losses import PLAIN_LOSS, LabelLoss
+from funnel.features.class_balance import balance_examples, count_classes, label_loss
 from funnel.features.classification import Features
 from funnel.features.held_out import hold_out, without_dev
 from funnel.inference.task_files import read_ids, write_task_predictions
@@ -24,8 +27,8 @@ from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, DataError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import processes, runs
-from funnel_torch.cli.classifier_settings import ClassifierSettings
-from funnel_torch.data.batching import SequenceSource
+from funnel_torch.cli.settings.classifier import ClassifierSettings
+from funnel_torch.data.batching import ExampleSource, ResampledSource, SequenceSource
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.tasks.classification import (
     build_evaluation,
@@ -82,6 +85,7 @@ def run(settings: ClassifierSettings) -> None:
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
     """Read and check everything; write nothing but the cache of encoded texts."""
     settings.check()
+    extension = load_task_module(settings.task.task_module)
     custom = custom_task_config(settings.task.dataset, settings.custom)
     data = replace(settings.data, length_step=settings.device.length_step(settings.data.max_length))
     task = hold_out(get_task(settings.task.dataset or "", custom=custom), data.dev_fraction)
@@ -92,13 +96,15 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     tokenizer = runs.load_tokenizer(settings, trains=settings.trains, segments=data.segments)
     data = replace(data, segments=tokenizer.segments)
 
-    config = settings.result_affecting_config()
+    config = settings.result_affecting_config() | extension
     config |= {"dataset": task.name, "labels": task.labels, "processes": world.size}
     config["vocabulary"] = tokenizer.fingerprint
     run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)
     runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
     checkpoint = runs.read_start(settings, run_context)
     task = match_labels(settings, task, run_context, checkpoint)
+    if settings.trains:
+        settings.losses.check(task.problem_type)
 
     head, arguments = FunnelForSequenceClassification, head_arguments(task)
     length, labels = data.max_length, task.labels
@@ -106,6 +112,8 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
     model = factory.load(run_context.checkpoint, checkpoint)
     companion = find_companion(task, data.data_dir) if settings.task.do_submit else None
     features = load_features(settings, task, data, tokenizer)
+    if settings.trains:
+        model.label_loss = make_loss(settings, task, features["train"])
     if companion is not None:
         other, folder = companion
         data = replace(data, data_dir=str(folder))
@@ -152,8 +160,17 @@ def head_arguments(task: Task) -> dict[str, Any]:
     return {
         "num_labels": task.num_labels,
         "regression": task.is_regression,
+        "multi_label": task.is_multi_label,
         "cls_scope": task.name,
     }
+
+
+def make_loss(settings: ClassifierSettings, task: Task, train: Features) -> LabelLoss:
+    """Return the loss that a model is trained with."""
+    if task.is_regression or train.labels is None:
+        return PLAIN_LOSS
+    counts = count_classes(train.labels, task.num_labels)
+    return label_loss(settings.losses, task, counts, len(train))
 
 
 def load_features(
@@ -185,11 +202,15 @@ def train(
 ) -> tuple[FunnelForSequenceClassification, Scores]:
     """Fine-tune; return the best model (with --debug: the last one) and its dev scores."""
     task, sources, size = inputs.task, inputs.sources, settings.evaluation.valid_bsz
+    source: ExampleSource = sources["train"]
+    labels = sources["train"].features.labels
+    if settings.losses.balanced_sampling and labels is not None:
+        source = ResampledSource(source, balance_examples(labels, inputs.run.seed))
     evaluations = [
         build_evaluation(task, split, sources[split], size) for split in task.eval_splits
     ]
     return runs.train(
-        settings, inputs.run, inputs.factory, inputs.model, sources["train"], evaluations, world
+        settings, inputs.run, inputs.factory, inputs.model, source, evaluations, world
     )
 
 

@@ -13,7 +13,7 @@ from funnel.features.feature_extraction import (
     load_inputs,
     select_outputs,
 )
-from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.models.feature_extractor import FeatureExtractor

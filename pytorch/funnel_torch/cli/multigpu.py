@@ -17,7 +17,7 @@ import torch
 from funnel.cli.sweep import run_seeds
 from funnel.utils.errors import ConfigError
 from funnel.utils.interruption import stop_requests
-from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
+from funnel_torch.cli.settings.base import FineTuneSettings, ProgramSettings
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0

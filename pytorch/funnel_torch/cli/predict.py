@@ -7,7 +7,7 @@ import torch
 from funnel.cli.predict import find_model, predict_file
 from funnel.inference.engine import Engine
 from funnel.utils.logging import configure_logging
-from funnel_torch.cli.predict_settings import TorchPredictSettings
+from funnel_torch.cli.settings.predict import TorchPredictSettings
 from funnel_torch.inference.predictor import Predictor
 
 

@@ -15,7 +15,7 @@ from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import finite_json
 from funnel_torch.cli import processes, runs
-from funnel_torch.cli.pretrain_settings import PretrainSettings
+from funnel_torch.cli.settings.pretrain import PretrainSettings
 from funnel_torch.data.pretraining_loader import (
     PretrainBatchConfig,
     PretrainBatches,

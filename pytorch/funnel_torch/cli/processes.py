@@ -14,7 +14,7 @@ from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import configure_logging
 from funnel.utils.main import TERMINATED, USER_ERROR
 from funnel.utils.run_lock import release_all
-from funnel_torch.cli.settings import ProgramSettings
+from funnel_torch.cli.settings.base import ProgramSettings
 from funnel_torch.kernels.choices import choices
 from funnel_torch.training.distributed import (
     DistributedConfig,

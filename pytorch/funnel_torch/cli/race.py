@@ -13,7 +13,7 @@ from funnel.inference.task_files import write_race_predictions
 from funnel.tasks.race import read_race
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import processes, runs
-from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.cli.settings.race import RaceSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForMultipleChoice
 from funnel_torch.tasks.finetune import Evaluation, predict

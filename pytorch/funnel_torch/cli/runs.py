@@ -35,7 +35,7 @@ from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.logging import MetricsLog, NullLog, RunLog
 from funnel.utils.run_directory import refuse_foreign_results
 from funnel.utils.run_lock import acquire
-from funnel_torch.cli.settings import FineTuneSettings, ProgramSettings
+from funnel_torch.cli.settings.base import FineTuneSettings, ProgramSettings
 from funnel_torch.data.batching import ExampleSource
 from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.models.attention import choose_attention
@@ -392,8 +392,9 @@ def close_run(
         raise RunError(f"{where} diverged: {reason}; try a lower --lr, or a longer warm-up")
     for ending in run_context.endings:
         commands = next_commands(sys.argv, evaluation, without=_TRAINING)
-        folder = None if directory is None else directory.path
-        log_ending(ending, folder, RunDirectory.result_files, commands)
+        log_ending(
+            ending, directory.path if directory else None, RunDirectory.result_files, commands
+        )
 
 
 def log_scores(split: str, scores: Mapping[str, float]) -> None:

@@ -19,7 +19,7 @@ from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import processes, runs
-from funnel_torch.cli.squad_settings import SquadSettings
+from funnel_torch.cli.settings.squad import SquadSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import Outputs, predict
 from funnel_torch.tasks.squad import SquadScorer, TrainableQuestionAnswering

@@ -18,19 +18,19 @@ from funnel.checkpoints.saved_head import (
     require_decoder,
 )
 from funnel.cli.sweep import run_seeds
-from funnel.features.tagging import TaggingFeatures
-from funnel.features.tagging_splits import LoadedSplit, choose_splits, load_split
-from funnel.tasks.tagging.predictions import write_tags
+from funnel.features.tagging.splits import LoadedSplit, choose_splits, load_split
+from funnel.features.tagging.windows import TaggingFeatures
+from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import processes, runs
-from funnel_torch.cli.tagger_settings import TaggerSettings
+from funnel_torch.cli.settings.tagger import TaggerSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForTokenClassification
 from funnel_torch.tasks.finetune import Evaluation, predict
-from funnel_torch.tasks.tagging import build_evaluation, choose_tags
+from funnel_torch.tasks.tagging import build_evaluation
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
@@ -208,6 +208,5 @@ def write_results(
     atomic_write_json(folder / "final_scores.json", scores)
     for split, logits in predictions.items() if settings.task.write_prediction else ():
         loaded, name = inputs.splits[split], "test" if split == "test" else "valid"
-        tags, probabilities = choose_tags(inputs.task, loaded.features, logits)
-        write_tags(folder / f"{name}_results.conll", loaded.words, tags)
-        write_tags(folder / f"{name}_results.jsonl", loaded.words, tags, probabilities)
+        words, labels = loaded.features.by_word(logits), inputs.task.known_labels
+        write_tags(folder / f"{name}_results", loaded.words, labels, words, settings.predictions)

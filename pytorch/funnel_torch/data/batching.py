@@ -80,6 +80,28 @@ class SequenceSource:
         return pad_batch(self.features, indices, length, self.pad_id, self.segment_pad)
 
 
+@dataclass(frozen=True)
+class ResampledSource:
+    """Some examples of another source, each any number of times.
+
+    Attributes:
+        source: the examples.
+        examples: numbers of those that this source consists of, in its order.
+    """
+
+    source: ExampleSource
+    examples: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of every example, int [n]."""
+        return self.source.lengths[self.examples]
+
+    def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of the source's examples."""
+        return self.source.collate(self.examples[indices])
+
+
 class Paddable(Protocol):
     """Examples that can be padded to a given length."""
 

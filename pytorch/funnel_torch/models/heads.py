@@ -15,11 +15,12 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import LM_BIAS, LM_PROJECTION, SUMMARY, TOKEN_LOGITS
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from funnel.config.losses import PLAIN_LOSS
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import gelu, get_activation, select_positions
-from funnel_torch.models.losses import token_cross_entropy
+from funnel_torch.models.losses import sequence_loss, token_cross_entropy
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
@@ -71,6 +72,9 @@ class FunnelForSequenceClassification(PretrainedModel):
         regression: whether labels are numbers.
         cls_scope: name of the head in TensorFlow checkpoints, where it is the task's.
         multi_label: whether several classes can hold at a time.
+
+    Attributes:
+        label_loss: weights and smoothing of labels in the loss; may be set before training.
     """
 
     architecture = "FunnelForSequenceClassification"
@@ -85,7 +89,9 @@ class FunnelForSequenceClassification(PretrainedModel):
     ) -> None:
         super().__init__(config)
         self.num_labels, self.regression, self.cls_scope = num_labels, regression, cls_scope
-        self.multi_label = multi_label
+        problem_type = MULTI_LABEL if multi_label else SINGLE_LABEL
+        self.problem_type = REGRESSION if regression else problem_type
+        self.multi_label, self.label_loss = multi_label, PLAIN_LOSS
         self.funnel = FunnelEncoder(config)
         self.classifier = ClassificationHead(config, num_labels)
         initialize(self.classifier, config)
@@ -104,11 +110,9 @@ class FunnelForSequenceClassification(PretrainedModel):
 
     def head_metadata(self) -> dict[str, Any]:
         """Return number of labels, problem type and scope."""
-        problem_type = MULTI_LABEL if self.multi_label else SINGLE_LABEL
-        problem_type = REGRESSION if self.regression else problem_type
         return {
             "num_labels": self.num_labels,
-            "problem_type": problem_type,
+            "problem_type": self.problem_type,
             "cls_scope": self.cls_scope,
         }
 
@@ -144,12 +148,8 @@ class FunnelForSequenceClassification(PretrainedModel):
         hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.classifier(hidden)
         loss = None
-        if labels is not None and self.regression:
-            loss = F.mse_loss(logits.reshape(labels.shape), labels.float())
-        elif labels is not None and self.multi_label:
-            loss = F.binary_cross_entropy_with_logits(logits, labels.float())
-        elif labels is not None:
-            loss = F.cross_entropy(logits, labels)
+        if labels is not None:
+            loss = sequence_loss(logits, labels, self.problem_type, self.label_loss)
         return HeadOutput(loss, logits)
 
 

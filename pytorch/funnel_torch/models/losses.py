@@ -1,9 +1,12 @@
-"""Losses that several heads share."""
+"""Losses of the heads."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from funnel.config.heads import MULTI_LABEL, REGRESSION
+from funnel.config.losses import PLAIN_LOSS, LabelLoss
 
 # Label of a position that is left out of a loss; the default of torch's cross entropy.
 IGNORED = -100
@@ -21,3 +24,29 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     flat = labels.flatten()
     total = F.cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
     return total / (flat != IGNORED).sum().clamp(min=1)
+
+
+def sequence_loss(
+    logits: Tensor, labels: Tensor, problem_type: str, config: LabelLoss = PLAIN_LOSS
+) -> Tensor:
+    """Return the mean loss of classification or regression, a scalar.
+
+    Args:
+        logits: [B, C].
+        labels: class ids [B]; numbers [B] or [B, C] in a regression; 0 or 1 for every label
+            [B, C] where several can hold.
+        problem_type: regression (squared error), or which cross entropy.
+        config: weights and smoothing of labels, see :class:`~funnel.config.losses.LabelLoss`.
+    """
+    if problem_type == REGRESSION:
+        return F.mse_loss(logits.reshape(labels.shape), labels.float())
+    weights = logits.new_tensor(config.weights) if config.weights else None
+    share = config.smoothing
+    if problem_type == MULTI_LABEL:
+        targets = labels.float() * (1.0 - share) + share / 2
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=share)
+    # torch's own weights divide by their sum, which depends on how a step is divided.
+    losses = F.cross_entropy(logits, labels, label_smoothing=share, reduction="none")
+    return (losses * weights[labels]).mean()

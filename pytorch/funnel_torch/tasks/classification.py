@@ -12,6 +12,7 @@ from funnel.config.model import ModelConfig
 from funnel.features.classification import Features, load_or_build
 from funnel.tasks import Task
 from funnel.tasks.metrics import compute
+from funnel.tasks.predictions import decide as decisions
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError, DataError
 from funnel_torch.data.batching import SequenceSource
@@ -64,15 +65,13 @@ def build_source(
     )
 
 
-def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Return the class ids (in regression: the scores) of logits [n, num_labels]."""
-    return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
-
-
 def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the training loss of logits [n, num_labels], in float64."""
     if task.is_regression:
         return float(np.mean((logits[:, 0].astype(np.float64) - labels) ** 2))
+    if task.is_multi_label:
+        scores = logits.astype(np.float64)
+        return float(np.mean(np.logaddexp(0.0, scores) - scores * labels))
     return mean_cross_entropy(logits, labels)
 
 

@@ -292,8 +292,9 @@ def read_examples(rows: Rows, task: Task) -> tuple[list[Example], SplitReport]:
         DataError: a label is missing, unknown or no number; names the row.
     """
     matcher = LabelMatcher(task.known_labels())
-    examples = [Example(row.text, row.text_b, _read_label(row, task, matcher)) for row in rows.rows]
-    given = [example.label for example in examples if example.label is not None]
+    given = [_read_label(row, task, matcher) for row in rows.rows]
+    pairs = zip(rows.rows, given, strict=True)
+    examples = [Example(row.text, row.text_b, label) for row, label in pairs]
     respelled = tuple((*pair, count) for pair, count in matcher.respelled.items())
     report = SplitReport(len(examples), respelled=respelled)
     if task.is_regression:

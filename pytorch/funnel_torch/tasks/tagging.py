@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
-from funnel.features.tagging import TaggingFeatures
+from funnel.features.tagging.windows import TaggingFeatures
 from funnel.tasks.tagging.task import TaggingTask
 from funnel.utils.errors import ConfigError
 from funnel_torch.data.batching import ExampleSource
@@ -34,15 +32,3 @@ def score(task: TaggingTask, features: TaggingFeatures, outputs: Outputs) -> dic
     gold = features.by_sentence(features.labels)
     metrics = task.score(gold, features.by_sentence(logits.argmax(axis=1)))
     return metrics | {"loss": mean_cross_entropy(logits, features.labels)}
-
-
-def choose_tags(
-    task: TaggingTask, features: TaggingFeatures, logits: np.ndarray
-) -> tuple[list[list[str]], list[list[float]]]:
-    """Return the tags of every sentence and their probabilities for ``logits`` [n, W, tags]."""
-    words = features.by_word(logits).astype(np.float64)
-    best = words.argmax(axis=1)
-    highest = words.max(axis=1, keepdims=True)
-    # exp(highest - highest) = 1, so the softmax of the best tag is one over this sum.
-    probabilities = 1.0 / np.exp(words - highest).sum(axis=1)
-    return task.name_tags(features.by_sentence(best)), features.by_sentence(probabilities)

@@ -12,8 +12,11 @@ import numpy as np
 
 from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
+from funnel.cli.task_module import load_task_module
 from funnel.config.heads import SavedHead
+from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.config.model import ModelConfig
+from funnel.features.class_balance import BALANCED, label_loss
 from funnel.features.held_out import hold_out
 from funnel.features.record_files import ExampleFile
 from funnel.features.tfrecords import RecordOptions, classifier_records
@@ -27,7 +30,8 @@ from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, ConfigError
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import ClassifierSettings
-from funnel_tf.models.heads import classification_head
+from funnel_tf.compat import tf
+from funnel_tf.models.heads import LabelHead, label_head
 from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.estimator import BuildGraph, Features, Graph
@@ -55,6 +59,7 @@ class RunInputs:
     files: Mapping[str, ExampleFile]
     directory: RunDirectory | None
     companion: Task | None
+    loss: LabelLoss = PLAIN_LOSS
 
     @property
     def graph(self) -> BuildGraph:
@@ -87,8 +92,11 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     )
     if not (wanted.do_train or wanted.do_eval or chosen.do_submit or chosen.do_predict):
         raise ConfigError("nothing to do: --do_train, --do_eval, --do_submit or --do_predict")
+    if settings.columns.multi_label and chosen.do_submit:
+        raise ConfigError("--do_submit: goes with benchmarks, which have one label per text")
     settings.predictions.check(writes=chosen.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    extension = load_task_module(chosen.task_module)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
     task = hold_out(task, settings.economy.dev_fraction)
     if wanted.do_train:
@@ -102,17 +110,36 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     directory = None
     if wanted.do_train:
         configs.schedule_config(settings)  # refuses values out of range
-        directory = runs.open_run(settings, tokenizer, task_name=task.name, labels=task.labels)
+        named = {"task_name": task.name, "labels": task.labels, **extension}
+        directory = runs.open_run(settings, tokenizer, **named)
     scope = settings.classification.cls_scope or chosen.task_name.lower()
     if directory is None:
         scope, head = find_trained_head(settings, scope)
         task = take_labels(task, head, data_dir)
     elif initial := find_initial_head(settings, directory, scope):
         task = take_labels(task, initial, data_dir, "" if directory.step else _NEW_SCOPE)
+    if wanted.do_train:
+        settings.losses.check(task.problem_type)
     companion = find_companion(task, data_dir) if chosen.do_submit else None
     files = load_records(settings, task, tokenizer, companion)
     other = None if companion is None else companion[0]
-    return RunInputs(task, tokenizer, config, scope, files, directory, other)
+    loss = make_loss(settings, task, files["train"]) if wanted.do_train else PLAIN_LOSS
+    return RunInputs(task, tokenizer, config, scope, files, directory, other, loss)
+
+
+def make_loss(settings: ClassifierSettings, task: Task, train: ExampleFile) -> LabelLoss:
+    """Return the loss that a model is trained with.
+
+    Raises:
+        ConfigError: its settings do not fit the labels, or the records do not say how many have
+            each label.
+    """
+    if task.is_regression:
+        return PLAIN_LOSS
+    counts = [train.report.labels.get(label, 0) for label in task.known_labels()]
+    if settings.losses.class_weights == BALANCED and not train.report.rows:
+        raise ConfigError(f"--class_weights=balanced: {train.path} does not count its labels")
+    return label_loss(settings.losses, task, counts, train.report.rows)
 
 
 def find_trained_head(settings: ClassifierSettings, scope: str) -> tuple[str, SavedHead]:
@@ -163,6 +190,7 @@ def load_records(
     if settings.run.do_train:
         seed = (settings.run.seed or 0) if details.shuffle_examples else None
         wanted["train"] = replace(options, shuffle_seed=seed, num_passes=details.num_passes)
+        wanted["train"] = replace(wanted["train"], balanced=settings.losses.balanced_sampling)
     if settings.run.do_eval:
         padded = replace(options, multiple=settings.evaluation.eval_batch_size)
         wanted |= dict.fromkeys(_eval_splits(settings, task), padded)
@@ -190,11 +218,10 @@ def train(
 ) -> int:
     """Fine-tune up to --train_steps; return the last step."""
     task = inputs.task
-    kind = "regression" if task.is_regression else "single_label_classification"
     metadata = {
         "tokenizer": inputs.tokenizer,
         "labels": None if task.labels is None else list(task.labels),
-        "problem_type": kind,
+        "problem_type": task.problem_type,
         "cls_scope": inputs.scope,
     }
     files = [inputs.files["train"]]
@@ -235,16 +262,13 @@ def _eval_splits(settings: ClassifierSettings, task: Task) -> list[str]:
 
 
 def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, mode: str) -> Graph:
-    head = classification_head(
-        inputs.config,
-        ModelInputs.from_features(features),
-        features["label_ids"],
-        features["is_real_example"],
-        options,
-        num_labels=inputs.task.num_labels,
-        regression=inputs.task.is_regression,
-        scope=inputs.scope,
-    )
+    task, is_training = inputs.task, mode == tf.estimator.ModeKeys.TRAIN
+    # Evaluations report the plain loss, so that runs can be compared.
+    loss = inputs.loss if is_training else PLAIN_LOSS
+    given = (features["label_ids"], features["is_real_example"])
+    wanted = LabelHead(task.num_labels, task.problem_type, inputs.scope, loss)
+    sequences = ModelInputs.from_features(features)
+    head = label_head(inputs.config, sequences, *given, options, wanted)
     kept = {"loss": head.per_example_loss, "label_ids": features["label_ids"]}
     return Graph(head.loss, {**head.predictions, **kept})
 

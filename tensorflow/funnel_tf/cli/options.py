@@ -165,6 +165,11 @@ class ClassifierTask:
         None, "task, e.g. RTE; or tsv, csv, jsonl, json, parquet for own files"
     )
     data_dir: str = setting("", "directory with the files of the task", is_path=True)
+    task_module: str | None = setting(
+        None,
+        "new: Python file that registers a task of your own, see docs/extending.md",
+        affects_result=False,
+    )
     do_submit: bool = setting(False, "write the GLUE submission file(s)", affects_result=False)
     submit_dir: str | None = setting(
         None, "directory of submissions; default model_dir/submit", affects_result=False

@@ -20,6 +20,7 @@ from funnel.config.inputs import (
     SegmentIds,
     TokenizerSettings,
 )
+from funnel.config.losses import LossSettings
 from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
 from funnel.config.predictions import PredictionSettings
@@ -143,6 +144,7 @@ class ClassifierSettings(FineTuningSettings):
     records: RecordFileOptions = group("record files", RecordFileOptions)
     sweep: SweepOptions = group("checkpoints to evaluate", SweepOptions)
     classification: ClassifierOptions = group("classification", ClassifierOptions)
+    losses: LossSettings = group("training", LossSettings)
     columns: CustomTaskSettings = group(_COLUMNS, CustomTaskSettings)
     tokenizer: TokenizerSettings = group("tokens", TokenizerSettings, defaults=_TOKENIZER)
     segments: SegmentIds = group("tokens", SegmentIds, names=SEGMENT_FLAGS)
@@ -201,6 +203,7 @@ class TaggerSettings(FineTuningSettings):
     """Settings of ``tagger.py``."""
 
     task: TaggerTask = group(_TASK, TaggerTask)
+    predictions: PredictionSettings = group(_TASK, PredictionSettings)
     files: TaggingFiles = group("tagged sentences", TaggingFiles)
     run: RunOptions = group("run", RunOptions)
     series: SeriesSettings = group("run", SeriesSettings)

@@ -19,10 +19,10 @@ from funnel.checkpoints.saved_head import (
 from funnel.cli.flags import check_given
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
-from funnel.features.tagging_records import tagging_records
-from funnel.features.tagging_splits import LoadedSplit, load_split
+from funnel.features.tagging.records import tagging_records
+from funnel.features.tagging.splits import LoadedSplit, load_split
 from funnel.features.tfrecords import RecordOptions
-from funnel.tasks.tagging.predictions import write_tags
+from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.tokenization import Tokenizer
@@ -86,6 +86,7 @@ def prepare(settings: TaggerSettings) -> RunInputs:
     )
     if not (wanted.do_train or wanted.do_eval or settings.task.do_predict):
         raise ConfigError("nothing to do: --do_train, --do_eval or --do_predict")
+    settings.predictions.check(writes=settings.task.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
     task = tagging_task(settings.task.task_name, settings.files)
     if wanted.do_train:
@@ -202,13 +203,8 @@ def write_results(settings: TaggerSettings, inputs: RunInputs, checkpoint: Path)
     size, loaded = settings.tagger.predict_batch_size, inputs.splits["test"]
     run, features = runs.evaluation_settings(settings, size), loaded.features
     found = runs.predict_examples(run, inputs.graph, inputs.files["test"], checkpoint)
-    ids, probabilities = (
-        features.by_sentence(features.by_word(found[name], at_positions=True))
-        for name in ("predictions", "probabilities")
-    )
-    tags = inputs.task.name_tags(ids)
-    write_tags(folder / "test_results.conll", loaded.words, tags)
-    write_tags(folder / "test_results.jsonl", loaded.words, tags, probabilities)
+    logits, labels = features.by_word(found["logits"], at_positions=True), inputs.task.known_labels
+    write_tags(folder / "test_results", loaded.words, labels, logits, settings.predictions)
 
 
 def _build_graph(inputs: RunInputs, features: Features, options: GraphOptions, mode: str) -> Graph:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import DEFAULT_CLS_SCOPE
+from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.config.model import ModelConfig
 from funnel_tf.models.layers import (
     dropout,
@@ -29,13 +32,30 @@ class HeadOutput(NamedTuple):
         per_example_loss: [B]; None without labels.
         logits: float32 [B, C].
         predictions: ``logits``, and ``predictions`` [B]: class ids (int32), or the predicted
-            values of a regression (float32).
+            values of a regression (float32); [B, C] where several labels can hold.
     """
 
     loss: tf.Tensor | None
     per_example_loss: tf.Tensor | None
     logits: tf.Tensor
     predictions: dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class LabelHead:
+    """A classification or regression head.
+
+    Attributes:
+        num_labels: number of outputs.
+        problem_type: what they mean.
+        scope: the task's scope in the checkpoint.
+        loss: weights and smoothing of labels.
+    """
+
+    num_labels: int
+    problem_type: str = SINGLE_LABEL
+    scope: str = DEFAULT_CLS_SCOPE
+    loss: LabelLoss = PLAIN_LOSS
 
 
 def classification_head(
@@ -61,13 +81,47 @@ def classification_head(
         regression: use the squared error instead of cross entropy.
         scope: the task's scope in the checkpoint.
     """
-    logits = _summary_logits(config, inputs, options, num_labels, f"{scope}/logit")
-    if regression:
+    head = LabelHead(num_labels, REGRESSION if regression else SINGLE_LABEL, scope)
+    return label_head(config, inputs, labels, weights, options, head)
+
+
+def label_head(
+    config: ModelConfig,
+    inputs: ModelInputs,
+    labels: tf.Tensor | None,
+    weights: tf.Tensor | None,
+    options: GraphOptions,
+    head: LabelHead,
+) -> HeadOutput:
+    """Compute the head that ``head`` describes; see :func:`classification_head`.
+
+    Where several labels can hold, labels and predictions are 0 or 1 for every label, [B, C].
+    """
+    logits = _summary_logits(config, inputs, options, head.num_labels, f"{head.scope}/logit")
+    if head.problem_type == REGRESSION:
         predicted = logits[:, 0]
         losses = None if labels is None else tf.square(predicted - tf.cast(labels, tf.float32))
         return _head_output(losses, weights, logits, predicted)
-    losses = None if labels is None else cross_entropy(logits, labels)
+    losses = None if labels is None else label_losses(logits, labels, head)
+    if head.problem_type == MULTI_LABEL:
+        return _head_output(losses, weights, logits, tf.cast(logits >= 0.0, tf.int32))
     return _head_output(losses, weights, logits, tf.argmax(logits, -1, output_type=tf.int32))
+
+
+def label_losses(logits: tf.Tensor, labels: tf.Tensor, head: LabelHead) -> tf.Tensor:
+    """Return the loss of every example, [B]; see :class:`funnel.config.losses.LabelLoss`."""
+    share, factors = head.loss.smoothing, tf.constant(head.loss.weights or 1.0, tf.float32)
+    if head.problem_type == MULTI_LABEL:
+        targets = tf.cast(labels, tf.float32) * (1.0 - share) + share / 2
+        losses = tf.nn.weighted_cross_entropy_with_logits(
+            labels=targets, logits=logits, pos_weight=factors
+        )
+        return tf.reduce_mean(losses, -1)
+    losses = cross_entropy(logits, labels)
+    if share:
+        even = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
+        losses = (1.0 - share) * losses + share * even
+    return losses * tf.gather(factors, labels) if head.loss.weights else losses
 
 
 def race_head(

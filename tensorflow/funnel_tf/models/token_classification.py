@@ -34,18 +34,14 @@ def token_head(
 
     Returns:
         The mean loss of the tokens with a label, their losses [B, T] (0 for the others), the logits
-        float32 [B, T, num_labels], and as ``predictions`` the class ids int32 [B, T] and the
-        ``probabilities`` of these.
+        float32 [B, T, num_labels], and these and the class ids int32 [B, T] as predictions.
     """
     encoded = funnel_encoder(config, inputs, options)
     hidden = dropout(funnel_decoder(config, encoded, options), config.dropout, options)
     with root_scope(MODEL, options):
         scope = TOKEN_LOGITS.removeprefix(f"{MODEL}/")
         logits = tf.cast(linear(hidden, scope, [num_labels], config, options), tf.float32)
-    found = {
-        "predictions": tf.argmax(logits, -1, output_type=tf.int32),
-        "probabilities": tf.reduce_max(tf.nn.softmax(logits), -1),
-    }
+    found = {"logits": logits, "predictions": tf.argmax(logits, -1, output_type=tf.int32)}
     if labels is None:
         return HeadOutput(None, None, logits, found)
     is_labelled = tf.cast(labels >= 0, tf.float32)

@@ -3,15 +3,16 @@
 import gzip
 import json
 from collections import Counter
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tagging_cases
 from funnel.config.heads import SavedHead
+from funnel.config.predictions import PredictionSettings
 from funnel.config.tagging import TaggingFiles
+from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.files import read_conll, read_jsonl
-from funnel.tasks.tagging.predictions import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import tagging_task
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
@@ -163,9 +164,13 @@ def test_the_tags_of_a_model_decide(tmp_path):
 
 def test_predictions_can_be_read_again(tmp_path):
     words, tags = [["a", "b"], ["c"]], [["O", "B-X"], ["O"]]
-    write_tags(tmp_path / "p.conll", words, tags)
-    assert _words(Path(tmp_path / "p.conll")) == list(zip(words, tags, strict=True))
-    write_tags(tmp_path / "p.jsonl", words, tags, [[0.5, 1.0], [0.25]])
+    logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5]])
+    written = PredictionSettings(write_logits=True)
+    write_tags(tmp_path / "p", words, ["O", "B-X"], logits, written)
+    assert _words(tmp_path / "p.conll") == list(zip(words, tags, strict=True))
     assert [list(s.tags) for s in read_jsonl(tmp_path / "p.jsonl")] == tags
-    with pytest.raises(DataError, match="not as many tags as words"):
-        write_tags(tmp_path / "p.conll", words, tags[:1])
+    row = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[1])
+    assert row["tokens"] == ["c"] and row["logits"] == [[1.0, 0.5]] and row["id"] == 1
+    write_tags(tmp_path / "p", words, ["O", "B-X"], logits, PredictionSettings("csv"))
+    header = (tmp_path / "p.csv").read_text().splitlines()[0]
+    assert header == "index,id,tokens,label,probability"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.config.tagging import TaggingWindows
-from funnel.features.tagging import (
+from funnel.features.tagging.windows import (
     IGNORED,
     choose_windows,
     cut_windows,

@@ -20,7 +20,7 @@ from funnel.utils.text_files import TextLine, read_lines
 
 DOCUMENT = "-DOCSTART-"
 WORD_KEYS = ("tokens", "words")
-TAG_KEYS = ("labels", "tags", "ner_tags", "pos_tags")
+TAG_KEYS = ("labels", "tags", "ner_tags", "pos_tags", "label")
 # CoNLL-U: the line of a contraction, whose words follow, or of a word that is not in the text.
 _NO_WORD = re.compile(r"\d+[-.]\d+")
 # CoNLL-U's comments, where the number of columns is not known yet.

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.classifier_settings import ClassifierSettings
+from funnel_torch.cli.settings.classifier import ClassifierSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.extract_features_settings import TorchExtractionSettings
+from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

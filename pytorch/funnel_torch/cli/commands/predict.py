@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.predict_settings import TorchPredictSettings
+from funnel_torch.cli.settings.predict import TorchPredictSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

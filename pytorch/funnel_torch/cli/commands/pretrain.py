@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.pretrain_settings import PretrainSettings
+from funnel_torch.cli.settings.pretrain import PretrainSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.race_settings import RaceSettings
+from funnel_torch.cli.settings.race import RaceSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.squad_settings import SquadSettings
+from funnel_torch.cli.settings.squad import SquadSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

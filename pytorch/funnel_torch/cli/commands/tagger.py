@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
-from funnel_torch.cli.tagger_settings import TaggerSettings
+from funnel_torch.cli.settings.tagger import TaggerSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

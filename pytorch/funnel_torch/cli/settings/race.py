@@ -10,7 +10,7 @@ from funnel.config.inputs import RaceConfig
 from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.settings import EvaluationSettings, FineTuneSettings, find_trained_model
+from funnel_torch.cli.settings.base import EvaluationSettings, FineTuneSettings, find_trained_model
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.settings import EvaluationSettings, FineTuneSettings
+from funnel_torch.cli.settings.base import EvaluationSettings, FineTuneSettings
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import CustomTaskSettings
+from funnel.config.losses import LossSettings
 from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.settings import FineTuneSettings
+from funnel_torch.cli.settings.base import FineTuneSettings
 from funnel_torch.tasks.config import DataConfig
 
 
@@ -21,6 +22,11 @@ class ClassificationSettings:
         None,
         "task, e.g. CoLA; or tsv, csv, jsonl, json, parquet for own files",
         aliases=("task_name",),
+    )
+    task_module: str | None = setting(
+        None,
+        "Python file that registers a task of your own, see docs/extending.md",
+        affects_result=False,
     )
     test_only: bool = setting(
         False, "no training: evaluate model_dir or init_ckpt", affects_result=False
@@ -54,6 +60,8 @@ class ClassifierSettings(FineTuneSettings):
         names={"header": "not no_header"},
     )
 
+    losses: LossSettings = group("training", LossSettings)
+
     @property
     def trains(self) -> bool:
         """Whether the run trains a model."""
@@ -69,5 +77,7 @@ class ClassifierSettings(FineTuneSettings):
         check_given(dataset=self.task.dataset, data_dir=self.data.data_dir)
         if not self.run.model_dir and (self.task.do_submit or self.task.write_prediction):
             raise ConfigError("--model_dir is needed: predictions are written there")
+        if self.custom.multi_label and self.task.do_submit:
+            raise ConfigError("--do_submit: goes with benchmarks, which have one label per text")
         self.predictions.check(writes=self.task.write_prediction, flag="write_prediction")
         self.check_run(trains=self.trains, only="--test_only")

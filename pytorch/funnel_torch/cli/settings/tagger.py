@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from funnel.cli.flags import check_given
+from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
 from funnel.config.tagging import DecoderSettings, TaggingFiles, TaggingWindows
 from funnel.utils.errors import ConfigError
-from funnel_torch.cli.settings import FineTuneSettings
+from funnel_torch.cli.settings.base import FineTuneSettings
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TaggerTaskSettings:
         False, "no training: evaluate model_dir or init_ckpt", affects_result=False
     )
     write_prediction: bool = setting(
-        False, "write {valid,test}_results.conll and .jsonl", affects_result=False
+        False, "write {valid,test}_results.conll", affects_result=False
     )
 
 
@@ -32,6 +33,7 @@ class TaggerSettings(FineTuneSettings):
     """All settings of the tagger."""
 
     task: TaggerTaskSettings = group("what to run", TaggerTaskSettings)
+    predictions: PredictionSettings = group("what to run", PredictionSettings)
     files: TaggingFiles = group("tagged sentences", TaggingFiles)
     windows: TaggingWindows = group("text to tokens", TaggingWindows)
     decoder: DecoderSettings = group("initial checkpoint", DecoderSettings)
@@ -51,4 +53,5 @@ class TaggerSettings(FineTuneSettings):
         check_given(dataset=self.task.dataset, data_dir=self.task.data_dir)
         if not self.run.model_dir and self.task.write_prediction:
             raise ConfigError("--model_dir is needed: predictions are written there")
+        self.predictions.check(writes=self.task.write_prediction, flag="write_prediction")
         self.check_run(trains=self.trains, only="--test_only")

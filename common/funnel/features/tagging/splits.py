@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from funnel.config.tagging import TaggingWindows
-from funnel.features.tagging import TaggingFeatures, encode_sentences
+from funnel.features.tagging.windows import TaggingFeatures, encode_sentences
 from funnel.tasks.tagging.task import TaggingTask
 from funnel.utils.errors import DataError
 from funnel.utils.split_report import SplitReport

@@ -11,7 +11,7 @@ from funnel.config.model_settings import ModelSettings
 from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel.config.pretraining import SPLITS, DatasetConfig, TargetSettings
 from funnel.config.settings import group, like, setting
-from funnel_torch.cli.settings import DeviceSettings, InitSettings, ProgramSettings
+from funnel_torch.cli.settings.base import DeviceSettings, InitSettings, ProgramSettings
 from funnel_torch.data.config import BatchConfig
 from funnel_torch.training.config import TrainerConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.features.record_files import ExampleFile
 from funnel.features.record_schema import NO_TAG, tagging_schema
-from funnel.features.tagging_splits import LoadedSplit
+from funnel.features.tagging.splits import LoadedSplit
 from funnel.features.tfrecords import (
     Batch,
     RecordOptions,

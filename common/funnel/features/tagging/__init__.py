@@ -1,0 +1,1 @@
+"""Tagged sentences as windows of tokens, and as records."""

@@ -1,0 +1,1 @@
+"""The settings of the programs, one module each; none imports PyTorch."""
