@@ -292,6 +292,8 @@ def test_question_answering_as_squad(program, tmp_path):
         assert len(row["nbest"]) == len(expected[row["id"]])
     predictor = funnel_torch.Predictor.from_pretrained(tmp_path / "run/best", na_threshold=-1e9)
     assert predictor((rows[0]["question"], rows[0]["context"]))["label"] == ""
+    empty = funnel_torch.Predictor.from_pretrained(tmp_path / "run/best")([("", ""), ("a", "a")])
+    assert empty[0]["label"] == "" and empty[1]["label"] == "a"
 
 
 def test_multiple_choice_as_race(program, tmp_path):

@@ -124,17 +124,24 @@ def encode_paragraphs(
         parts = sorted(run_in_processes(_encode_part, calls, num_proc), key=lambda part: part[0])
     spans = [np.empty((0, 2), np.int32), *(span for part in parts for span in part[2])]
     starts, ends = np.concatenate(spans).T.copy()
-    ids, offsets = flatten([row for part in parts for row in part[1]])
+    rows = [row for part in parts for row in part[1]]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    ids = np.concatenate([np.empty(0, np.int32), *rows])
     return EncodedParagraphs(ids, starts, ends, offsets)
 
 
 def _encode_part(
     begin: int, texts: Sequence[str], tokenizer: Tokenizer
-) -> tuple[int, list[list[int]], list[np.ndarray]]:
+) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
     """Return ``begin``, and the ids and the character offsets [tokens, 2] of each text."""
-    pairs = [tokenizer.encode_with_offsets(text) if text else ([], []) for text in texts]
-    spans = [np.array(offsets, np.int32).reshape(-1, 2) for _, offsets in pairs]
-    return begin, [ids for ids, _ in pairs], spans
+    rows, spans = [], []
+    for text in texts:
+        ids, offsets = tokenizer.encode_with_offsets(text) if text else ([], [])
+        # Arrays at once: as Python objects the offsets of a file take ten times its size.
+        rows.append(np.array(ids, np.int32))
+        spans.append(np.array(offsets, np.int32).reshape(-1, 2))
+    return begin, rows, spans
 
 
 @dataclass(frozen=True)

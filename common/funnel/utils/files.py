@@ -93,8 +93,14 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Numbers that are not finite become ``null``.
     """
-    text = json.dumps(finite_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(path, text + "\n")
+    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False)
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        # The pieces of a large value take many times as much memory as its text.
+        stream.writelines(encoder.iterencode(finite_json(value)))
+        stream.write("\n")
 
 
 def finite_json(value: Any) -> Any:
