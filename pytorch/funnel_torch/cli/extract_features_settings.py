@@ -10,9 +10,12 @@ from funnel.config.settings import group, setting
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """The number format of the weights."""
+    """The number format of the weights, and the device."""
 
     int8: bool = setting(False, "8-bit linear layers; on the CPU")
+    device: str = setting(
+        "auto", "cpu, cuda, cuda:N or mps (Apple's GPU); auto: CUDA GPU device_id, else the CPU"
+    )
 
 
 @dataclass(frozen=True)
