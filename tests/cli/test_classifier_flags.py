@@ -87,6 +87,7 @@ OURS = {
     "bf16": False,
     "compile": False,
     "decay_method": "poly",
+    "device": "auto",
     "delimiter": None,
     "dev_file": None,
     "dev_fraction": None,

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import classifier_runs
 import readme_commands
 from funnel.config.model import ModelConfig
 from funnel.tokenization import get_tokenizer
@@ -269,6 +270,35 @@ def test_the_same_call_resumes_or_returns_a_run(vocabulary, tmp_path, monkeypatc
     assert not (tmp_path / "run" / ".run.lock").exists()
     with pytest.raises(RunError, match=r"data was .*overwrite=True"):
         finetune(CONFIG, ROWS[:-1], ROWS[:6], **options)
+
+
+def test_the_result_is_that_of_the_program(tmp_path):
+    """Same data, same settings, same seed: the same losses and scores in every line."""
+    classifier_runs.write_files(tmp_path)
+    program = classifier_runs.load_program("classifier")
+    assert not classifier_runs.invoke(program, classifier_runs.arguments(tmp_path))
+    curve = classifier_runs.curve(tmp_path / "run")
+    parts = []
+    for name in ("train", "dev"):
+        lines = (tmp_path / "CoLA" / f"{name}.tsv").read_text().splitlines()
+        parts.append([(line.split("\t")[3], int(line.split("\t")[1])) for line in lines])
+    result = finetune(
+        ModelConfig.load(tmp_path / "net_config.json"),
+        *parts,
+        tokenizer=tmp_path / "vocab.txt",
+        metric="matthews_corr",
+        max_length=16,
+        batch_size=8,
+        epochs=2,
+        lr=1e-3,
+        seed=1,
+    )
+    assert len(result.history) == len(curve) > 4
+    for ours, theirs in zip(result.history, curve, strict=True):
+        assert {name: ours[name] for name in ("step", "split", "loss")} == {
+            name: pytest.approx(theirs[name], rel=1e-6) if name == "loss" else theirs[name]
+            for name in ("step", "split", "loss")
+        }
 
 
 def test_the_documentation_runs(tmp_path, monkeypatch, capsys):

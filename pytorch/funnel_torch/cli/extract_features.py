@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from funnel.checkpoints import load_checkpoint
 from funnel.features.feature_extraction import (
     TextSource,
@@ -17,11 +15,13 @@ from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.models.feature_extractor import FeatureExtractor
+from funnel_torch.training.devices import choose_device
 
 
 def run(settings: TorchExtractionSettings) -> None:
     """Compute the features of all sequences and write them."""
     files, switches, compute = settings.files, settings.switches, settings.compute
+    device = choose_device(compute.device_id, settings.quantization.device)
     choices.configure(settings.kernels)
     checkpoint = load_checkpoint(files.model, config_path=switches.model_config)
     changes = config_changes(checkpoint, switches.attn_type, switches.truncate_seq)
@@ -32,9 +32,9 @@ def run(settings: TorchExtractionSettings) -> None:
     inputs = load_inputs(checkpoint, files.ids, text)
 
     extractor = FeatureExtractor.from_checkpoint(checkpoint, **changes)
-    int8, device_id = settings.quantization.int8, compute.device_id
-    use_gpu = device_id >= 0 and torch.cuda.is_available() and not int8
-    extractor.to(f"cuda:{device_id}" if use_gpu else "cpu")
+    int8 = settings.quantization.int8
+    # 8 bits are computed on the CPU, whatever device_id is.
+    extractor.to("cpu" if int8 else device)
     if int8:
         quantize_int8(extractor)
     extract_to_file(

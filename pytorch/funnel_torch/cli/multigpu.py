@@ -36,7 +36,8 @@ def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> N
         return
     settings.check_paths()
     requested = settings.distributed.distributed_world_size
-    count = number_of_processes(requested, settings.device.device_id)
+    on_cpu = settings.device.device == "cpu"
+    count = number_of_processes(requested, -1 if on_cpu else settings.device.device_id)
     with stop_requests.handled(), stop_requests.deferred():
         processes = launch(program, arguments, count)
         with ended_with_us(processes):

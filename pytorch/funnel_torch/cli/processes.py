@@ -16,6 +16,7 @@ from funnel.utils.main import TERMINATED, USER_ERROR
 from funnel.utils.run_lock import release_all
 from funnel_torch.cli.settings.base import ProgramSettings
 from funnel_torch.kernels.choices import choices
+from funnel_torch.training.devices import check_precision
 from funnel_torch.training.distributed import (
     DistributedConfig,
     DistributedContext,
@@ -40,6 +41,7 @@ def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
     try:
         with stop_requests.handled(), start(process) as world:
             log_notices(settings, world.size)
+            check_precision(world.device, settings.device.precision)
             yield world
     except FirstProcessFailed:
         sys.exit(USER_ERROR)
@@ -65,7 +67,13 @@ def distributed_config(
         address = flags.distributed_init_method or f"tcp://127.0.0.1:{flags.distributed_port}"
         size = flags.distributed_world_size or 1
         return DistributedConfig(
-            flags.distributed_rank, size, device_id, backend, address, flags.distributed_timeout
+            rank=flags.distributed_rank,
+            world_size=size,
+            device_id=device_id,
+            backend=backend,
+            init_method=address,
+            timeout_minutes=flags.distributed_timeout,
+            device=settings.device.device,
         )
     try:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -74,7 +82,12 @@ def distributed_config(
         raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK: {error}") from None
     own_device = device_id if device_id < 0 or size == 1 else local_rank
     return DistributedConfig(
-        rank, size, own_device, backend, timeout_minutes=flags.distributed_timeout
+        rank,
+        size,
+        own_device,
+        backend,
+        timeout_minutes=flags.distributed_timeout,
+        device=settings.device.device,
     )
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from funnel.checkpoints import Checkpoint
 from funnel.cli.flags import split_list
 from funnel.config import hub
@@ -46,6 +44,7 @@ from funnel_torch.models.initial_model import (
 )
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.tasks.finetune import Evaluation, fine_tune, prepare_model
+from funnel_torch.training.devices import is_accelerator
 from funnel_torch.training.distributed import (
     DistributedContext,
     FirstProcessFailed,
@@ -159,7 +158,7 @@ def make_factory(
         ConfigError: the sizes are not valid, or 8 bits are asked for on a GPU.
     """
     device = settings.device
-    if device.int8 and device.device_id >= 0 and torch.cuda.is_available():
+    if device.int8 and is_accelerator(device.device_id, device.device):
         raise ConfigError("--int8 computes on the CPU: it goes with --device_id=-1")
     flags = settings.init
     init = InitConfig(

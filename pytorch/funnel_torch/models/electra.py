@@ -21,6 +21,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import infer_generator
 from funnel.config.heads import DEFAULT_PRETRAINING, PretrainingConfig
 from funnel.config.model import ModelConfig
+from funnel_torch.kernels.float64 import stack_float64
 from funnel_torch.models.heads import (
     DISCRIMINATOR_SCOPES,
     MASKED_LM_SCOPES,
@@ -68,7 +69,7 @@ class PretrainingSums(NamedTuple):
 
     def vector(self) -> Tensor:
         """Return all sums as float64 [9]; ``PretrainingSums(*vector)`` is the inverse."""
-        return torch.stack([value.double() for value in self])
+        return stack_float64(self)
 
 
 class PretrainingOutput(NamedTuple):

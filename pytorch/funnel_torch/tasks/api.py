@@ -32,7 +32,7 @@ from funnel_torch.tasks.api_run import FinetuneRun, InitialModel
 from funnel_torch.tasks.classification import decisions, score
 from funnel_torch.tasks.finetune import predict
 from funnel_torch.tasks.in_memory import ColumnNames, LabelRequest, Rows
-from funnel_torch.training.devices import choose_device
+from funnel_torch.training.devices import check_precision, choose_device
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.saving import ModelSaver
 
@@ -141,6 +141,7 @@ def finetune(model: Start, train: Any, dev: Any = None, **options: Any) -> Finet
     """
     chosen = FinetuneOptions.build(options)
     device = choose_device(0, chosen.device)
+    check_precision(device, chosen.precision)
     columns = ColumnNames(**chosen.columns())
     splits = {"train": in_memory.read_rows("train", train, columns)}
     if dev is not None:

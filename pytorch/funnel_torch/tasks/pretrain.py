@@ -13,6 +13,7 @@ from funnel.flops import pretraining_cost
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import MicroBatch, to_device
 from funnel_torch.data.pretraining_loader import PretrainBatches
+from funnel_torch.kernels.float64 import float64_device
 from funnel_torch.kernels.sharing import share_choices
 from funnel_torch.models.electra import (
     ElectraPretraining,
@@ -148,11 +149,14 @@ class PretrainingMeter(Meter):
         """Restore the sums; rank 0 takes those of all processes."""
         # The saved sums are totals, and the next report adds those of all processes again.
         if state and self.world.is_rank_zero:
-            self._sums = torch.tensor(state, dtype=torch.float64, device=self.world.device)
+            self._sums = torch.tensor(
+                state, dtype=torch.float64, device=float64_device(self.world.device)
+            )
 
 
 def _zero_sums(device: torch.device) -> Tensor:
-    return torch.zeros(len(PretrainingSums._fields), dtype=torch.float64, device=device)
+    fields = len(PretrainingSums._fields)
+    return torch.zeros(fields, dtype=torch.float64, device=float64_device(device))
 
 
 def make_meter(
@@ -197,7 +201,8 @@ def evaluate(
     """
     model.eval()
     sums = _zero_sums(world.device)
-    histogram = torch.zeros(2, SCORE_BINS, dtype=torch.float64, device=world.device)
+    place = float64_device(world.device)
+    histogram = torch.zeros(2, SCORE_BINS, dtype=torch.float64, device=place)
     quiet = None if world.is_rank_zero else True
     with torch.no_grad(), autocast(world.device, precision):
         for batch in progress_bar(batches, desc="evaluate", disable=quiet):

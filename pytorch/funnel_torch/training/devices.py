@@ -44,6 +44,25 @@ def choose_device(device_id: int, name: str = "auto") -> torch.device:
     return _check_cuda(int(number) if number else device_id)
 
 
+def is_accelerator(device_id: int, name: str = "auto") -> bool:
+    """Return whether :func:`choose_device` would return another device than the CPU."""
+    if name.lower() == "mps":
+        return True
+    return device_id >= 0 and name.lower() != "cpu" and torch.cuda.is_available()
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse a number format that a device does not have.
+
+    Raises:
+        RunError: bfloat16 on Apple's GPU before macOS 14.
+    """
+    if device.type != "mps" or precision != "bf16":
+        return
+    if not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise RunError("bf16 needs macOS 14 on device mps; fp16 or float32 do with an older one")
+
+
 def _without_cuda(name: str) -> torch.device:
     if name != "auto":
         raise RunError(f"device={name}: this PyTorch finds no CUDA GPU here")

@@ -198,6 +198,8 @@ def start(config: DistributedConfig) -> Iterator[DistributedContext]:
     if config.timeout_minutes <= 0:
         raise RunError(f"--distributed_timeout={config.timeout_minutes:g}: must be above 0")
     device = choose_device(config.device_id, config.device)
+    if config.world_size > 1 and (device.type == "mps" or ":" in config.device):
+        raise RunError(f"device={config.device}: is one device, and cannot serve several processes")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = DistributedContext(config.rank, config.world_size, device)

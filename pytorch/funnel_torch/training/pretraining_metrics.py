@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funnel_torch.kernels.float64 import to_float64
 from funnel_torch.models.electra import PretrainingSums
 
 # Histogram of discriminator logits: number of bins, from -SCORE_LIMIT to SCORE_LIMIT.
@@ -24,10 +25,10 @@ def score_histogram(disc_logits: Tensor, is_replaced: Tensor, attention_mask: Te
         attention_mask: [B, T], 1 for a token, 0 for padding.
     """
     real = attention_mask.bool()
-    share = (SCORE_LIMIT - disc_logits[real].double()) / (2 * SCORE_LIMIT)
+    share = (SCORE_LIMIT - to_float64(disc_logits[real])) / (2 * SCORE_LIMIT)
     bins = (share * SCORE_BINS).long().clamp(0, SCORE_BINS - 1)
-    index = bins + SCORE_BINS * is_replaced[real]
-    return torch.bincount(index, minlength=2 * SCORE_BINS).view(2, SCORE_BINS).double()
+    index = bins + SCORE_BINS * is_replaced[real].to(bins.device)
+    return to_float64(torch.bincount(index, minlength=2 * SCORE_BINS).view(2, SCORE_BINS))
 
 
 def area_under_curve(histogram: Tensor) -> float:
@@ -36,7 +37,7 @@ def area_under_curve(histogram: Tensor) -> float:
     It is the probability that a replaced token has a higher score than an original one; tokens in
     the same bin count one half. NaN if there are no original or no replaced tokens.
     """
-    original, replaced = histogram.double()
+    original, replaced = to_float64(histogram)
     # Original tokens with a lower score than those of each bin.
     lower = original.cumsum(0) - original / 2
     pairs = original.sum() * replaced.sum()

@@ -66,6 +66,11 @@ class DeviceSettings:
     """Device and number formats."""
 
     device_id: int = setting(0, "GPU; -1: CPU", affects_result=False)
+    device: str = setting(
+        "auto",
+        "cpu, cuda, cuda:N or mps (Apple's GPU); auto: CUDA GPU device_id, else the CPU",
+        affects_result=False,
+    )
     bf16: bool = setting(False, "bfloat16 autocast", exclusive="precision")
     fp16: bool = setting(False, "float16 autocast with loss scaling", exclusive="precision")
     amp_opt: str = setting(

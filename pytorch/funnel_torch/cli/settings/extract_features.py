@@ -11,9 +11,12 @@ from funnel_torch.kernels.config import KernelSettings
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """The number format of the weights."""
+    """The number format of the weights, and the device."""
 
     int8: bool = setting(False, "8-bit linear layers; on the CPU")
+    device: str = setting(
+        "auto", "cpu, cuda, cuda:N or mps (Apple's GPU); auto: CUDA GPU device_id, else the CPU"
+    )
 
 
 @dataclass(frozen=True)
