@@ -33,15 +33,10 @@ from pathlib import Path
 
 from funnel.checkpoints.names import expected_shapes
 from funnel.cli.command import entry_point
+from funnel.config.files import find_packaged_config
 from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
 from funnel.config.model import BlockSpec, ModelConfig
-from funnel.utils.errors import ConfigError
 
-# A wheel holds the configs as package data; in a clone they are two levels up, at the top.
-_CONFIG_DIRECTORIES = (
-    Path(__file__).resolve().parent / "configs",
-    Path(__file__).resolve().parents[2] / "configs",
-)
 BASELINE = "L12H768"
 # Relative FLOPs published in the paper, in the order of its tables.
 PUBLISHED = {
@@ -192,19 +187,6 @@ def paper_ratio(config: ModelConfig) -> float:
         spec.layers * config.pooling_size**-block for block, spec in enumerate(config.blocks)
     )
     return (config.d_model / 768) ** 2 * kept / 12
-
-
-def find_packaged_config(name: str) -> Path:
-    """Return the path of a config that comes with this package, ``configs/NAME.json`` in a clone.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for directory in _CONFIG_DIRECTORIES:
-        path = directory / f"{name}.json"
-        if path.is_file():
-            return path
-    raise ConfigError(f"{path} does not exist; name the net_config.json files to count")
 
 
 def load_sizes(paths: Iterable[str | Path] = ()) -> dict[str, ModelConfig]:

@@ -9,24 +9,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from funnel.config.files import HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG, find_config
 from funnel.config.limits import MAX_DEPTH_LENGTH, MAX_LAYERS, MAX_SIZE, check_extent, describe
 from funnel.utils.errors import ConfigError
-from funnel.utils.files import atomic_write_json, is_file
+from funnel.utils.files import atomic_write_json
 from funnel.utils.json_files import read_json_object
 from funnel.utils.text import join_names
 
+__all__ = ["HF_CONFIG", "NET_CONFIG", "PYTORCH_NET_CONFIG", "ModelConfig", "find_config"]
+
 logger = logging.getLogger(__name__)
 
-NET_CONFIG = "net_config.json"
-PYTORCH_NET_CONFIG = "net_config.pytorch.json"
-HF_CONFIG = "config.json"
 MAX_ABSOLUTE_POSITIONS = 512  # rows of the position table of rel_attn_type null, as in BERT
 
 _CHOICES = {
@@ -311,22 +310,6 @@ class ModelConfig:
     def save_pytorch_net_config(self, path: str | Path) -> None:
         """Write ``net_config.pytorch.json``."""
         atomic_write_json(path, self.to_pytorch_net_config())
-
-
-def find_config(path: Path) -> Path:
-    """Return ``path`` if it is a file, else the config file in that directory.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if is_file(path, ConfigError):
-        return path
-    names = (HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG)
-    for name in names:
-        if is_file(path / name, ConfigError):
-            return path / name
-    problem = f"holds none of {', '.join(names)}" if os.path.isdir(path) else "does not exist"
-    raise ConfigError(f"model config {path} {problem}")
 
 
 def _settings_from_hf(values: Mapping[str, Any], source: str) -> dict[str, Any]:

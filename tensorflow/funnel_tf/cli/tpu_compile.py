@@ -20,7 +20,6 @@ from funnel.features.record_schema import (
     race_schema,
     squad_schema,
 )
-from funnel.flops import find_packaged_config
 from funnel.utils.files import atomic_write_text
 from funnel_tf.cli.tpu_settings import TpuCompileSettings
 from funnel_tf.models.electra import electra_graph, mlm_graph
@@ -65,9 +64,7 @@ def load_config(settings: TpuCompileSettings) -> ModelConfig:
     Raises:
         ConfigError: there is no such file or size.
     """
-    name = settings.model_config
-    path = Path(name) if name.endswith(".json") else find_packaged_config(name)
-    return ModelConfig.load(path).replace(rel_attn_type=settings.attn_type)
+    return ModelConfig.load(settings.model_config).replace(rel_attn_type=settings.attn_type)
 
 
 def make_step(settings: TpuCompileSettings, config: ModelConfig, batch_size: int) -> TrainingStep:
