@@ -68,8 +68,7 @@ lint: $(ALL)  ## style and types
 
 # By default glibc returns large blocks to the system after every call; these thresholds keep them,
 # for all cases alike.
-BENCHMARKS := models bench_text input_pipeline tensorflow_step finetuning int8 fused_compilation prediction \
-    report
+BENCHMARKS := models branches bench_text input_pipeline tensorflow_step pretraining_rate finetuning int8 fused_compilation prediction report
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456

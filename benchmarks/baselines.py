@@ -15,13 +15,13 @@ import _paths  # noqa: F401
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
 
 import timing
 from funnel import ModelConfig
 from funnel.flops import model_cost
 from funnel.utils.errors import ConfigError
 from funnel_torch import FunnelEncoder
+from funnel_torch.models.attention import choose_attention
 
 OURS, HF, BERT = "ours", "hf", "bert"
 LABELS = {OURS: "ours", HF: "transformers Funnel", BERT: "transformers BERT, SDPA"}
@@ -45,6 +45,7 @@ class Case:
         compiled: whether ``torch.compile`` is applied.
         device: ``cpu`` or ``cuda``.
         threads: intra-op threads of PyTorch.
+        attention: of ours, see ``choose_attention``.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Case:
     compiled: bool = False
     device: str = "cpu"
     threads: int = 1
+    attention: str = "auto"
 
     @property
     def gflops(self) -> float:
@@ -63,6 +65,17 @@ class Case:
         passes = 3 if self.mode == TRAINING else 1
         cost = model_cost(build_config(self.model, self.size), self.length, self.batch)
         return passes * self.batch * cost.encoder_total / 1e9
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Parse ``8x128`` as batch size and length."""
+    try:
+        batch, length = map(int, text.split("x"))
+        if min(batch, length) < 1:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--shapes={text}: write BATCHxLENGTH,..., e.g. 8x128,2x512") from None
+    return batch, length
 
 
 def load_config(name: str) -> ModelConfig:
@@ -87,6 +100,9 @@ def build(model: str, size: str, length: int) -> nn.Module:
     config = build_config(model, size)
     if model == OURS:
         return FunnelEncoder(config)
+    # Here, so that ours can be timed without transformers.
+    from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
+
     if model == HF:
         return FunnelBaseModel(FunnelConfig(**config.to_hf()))
     if model != BERT:
@@ -116,6 +132,7 @@ def prepare(case: Case) -> Callable[[], object]:
     torch.set_num_threads(case.threads)
     with torch.device(case.device):
         model = build(case.model, case.size, case.length)
+    choose_attention(model, case.attention)
     vocabulary = load_config(case.size).vocab_size
     generator = torch.Generator().manual_seed(1)
     shape = (case.batch, case.length)

@@ -29,6 +29,7 @@ import timing
 from baselines import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
+from funnel_torch.kernels.choices import choices
 
 ALL = (OURS, HF, BERT)
 COLUMNS = {
@@ -122,20 +123,9 @@ def plan(args: argparse.Namespace) -> tuple[Group, ...]:
     return groups
 
 
-def parse_shape(text: str) -> tuple[int, int]:
-    """Parse ``8x128`` as batch size and length."""
-    try:
-        batch, length = map(int, text.split("x"))
-        if min(batch, length) < 1:
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"--shapes={text}: write BATCHxLENGTH,..., e.g. 8x128,2x512") from None
-    return batch, length
-
-
 def settings(group: Group, args: argparse.Namespace) -> Iterator[list[Case]]:
     """Yield the cases to time together, one per model."""
-    shapes = [parse_shape(text) for text in group.shapes]
+    shapes = [baselines.parse_shape(text) for text in group.shapes]
     choices = (group.sizes, group.modes, group.precisions, group.compiled, shapes)
     for size, mode, precision, compiled, (batch, length) in itertools.product(*choices):
         threads = args.training_threads if mode == TRAINING else args.threads
@@ -201,9 +191,13 @@ def main() -> None:
     rows: list[timing.Row] = []
     for group, wanted in groups:
         for cases in wanted:
+            before = choices.made()
             found = measure(cases, args.repeats, group.memory, args.clock)
             rows += found
             print(f"{title(found[0])}\n\n{timing.markdown(found, COLUMNS)}\n", flush=True)
+            # benchmarks/branches.py times all of them.
+            for name, choice in choices.made().items() - before.items():
+                print(f"- {name}: {choice}", flush=True)
             # Written after every group, so that an interrupted run keeps its results.
             path = timing.write_result(args.name, rows, args.output_dir, chosen, COLUMNS)
     print(path)

@@ -139,7 +139,11 @@ def machine() -> dict[str, Any]:
             facts["gpu"] = torch.cuda.get_device_name()
             facts["cuda"] = torch.version.cuda
     facts["versions"] = {name: v for name in PACKAGES if (v := _version(name))}
-    names = sorted(name for name in os.environ if re.match("MALLOC_|OMP_NUM|TF_ENABLE_ONE", name))
+    names = sorted(
+        name
+        for name in os.environ
+        if re.match("MALLOC_|OMP_NUM|TF_ENABLE_ONE|ONEDNN_MAX|MKL_ENABLE|ATEN_CPU", name)
+    )
     facts["environment"] = {name: os.environ[name] for name in names}
     return facts
 

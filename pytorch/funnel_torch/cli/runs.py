@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from funnel.checkpoints import Checkpoint
 from funnel.cli.flags import split_list
 from funnel.config import hub

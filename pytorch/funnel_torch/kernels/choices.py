@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 Run = Callable[[], object]
 
-# The default stays unless another one takes less than this share of its time: noise must not
-# decide between equals, or two runs of a command would differ.
+# Noise must not decide between equals, or two runs of a command would differ.
 _MARGIN = 0.93
 # Measured once more if the best times are that close.
 _CLOSE = 1.1
@@ -48,7 +47,11 @@ class KernelChoices:
         self.settings, self._may_measure = settings, True
 
     def choose(
-        self, name: str, options: Sequence[str], prepare: Callable[[], Sequence[Run]]
+        self,
+        name: str,
+        options: Sequence[str],
+        prepare: Callable[[], Sequence[Run]],
+        margin: float = _MARGIN,
     ) -> str:
         """Return which of the ``options`` runs, measured unless it has been before.
 
@@ -56,6 +59,7 @@ class KernelChoices:
             name: of the class of shapes.
             options: names of the implementations, the default first.
             prepare: returns one callable per option, on tensors of its own.
+            margin: the default stays unless another one takes less than this share of its time.
         """
         found = self._made.get(name)
         if found is not None and found in options:
@@ -66,7 +70,7 @@ class KernelChoices:
         with torch.no_grad(), _disable_current_modes():
             seconds = dict(zip(options, _time(prepare()), strict=True))
         found = min(options, key=seconds.__getitem__)
-        if seconds[found] > _MARGIN * seconds[options[0]]:
+        if seconds[found] > margin * seconds[options[0]]:
             found = options[0]
         self._made[name] = found
         times = ", ".join(f"{option} {1e3 * value:.2f} ms" for option, value in seconds.items())

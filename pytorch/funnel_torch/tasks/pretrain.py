@@ -71,7 +71,7 @@ def step_denominators(
     counts = [[int(batch.target_mask.sum()), int(batch.attention_mask.sum())] for batch in batches]
     # Losses are weighted by targets and tokens, whose numbers differ between micro-batches: a mean
     # of means would depend on how a step is divided. At least 1, as divisors.
-    own = torch.tensor(counts, device=world.device).sum(0)
+    own = to_device({"counts": torch.tensor(counts).sum(0)}, world.device)["counts"]
     return LossDenominators(*world.sum(own).clamp(min=1))
 
 
