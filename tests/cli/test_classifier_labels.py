@@ -144,7 +144,6 @@ def test_unnamed_labels(program, trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
         ({"problem_type": "sorting"}, "problem_type: 'sorting' is none of"),
         ({"problem_type": "regression"}, "has 3 outputs, the task needs 1"),
         (name_outputs(("a", "b")), "names the labels a, b; a head of 3 outputs"),
@@ -155,6 +154,17 @@ def test_a_head_of_another_kind(program, trained, tmp_path, capsys, config, word
     model = rename(trained / "run/best", tmp_path / "model", **config)
     write_split(tmp_path / "data", "dev", LABELS)
     refuse(program, capsys, test_arguments(trained, tmp_path / "data", model), words)
+
+
+def test_a_model_of_several_labels_is_read_as_such(program, trained, tmp_path, capsys):
+    kind = {"problem_type": "multi_label_classification"}
+    model = rename(trained / "run/best", tmp_path / "model", **kind)
+    write_split(tmp_path / "data", "dev", (*LABELS, ""))
+    argv = test_arguments(trained, tmp_path / "data", model)
+    refuse(program, capsys, [*argv, "--metric=f1"], kind["problem_type"], "f1 is no metric")
+    refuse(program, capsys, [*argv, "--regression"], kind["problem_type"])
+    assert invoke(program, argv) == 0
+    assert "several labels can hold for a text" in capsys.readouterr().err
 
 
 def test_nothing_to_evaluate(program, trained, tmp_path, capsys):

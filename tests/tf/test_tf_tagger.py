@@ -73,7 +73,7 @@ def test_pytorch_predicts_the_same_tags_with_this_checkpoint(trained):
         for run in ("run-tf", "run")
     )
     for one, other in zip(ours, theirs, strict=True):
-        assert one["label"] == other["label"] and one["tokens"] == other["tokens"]
+        assert one["label"] == other["label"] and one["words"] == other["words"]
         np.testing.assert_allclose(one["probability"], other["probability"], atol=1e-5)
     model = FunnelForTokenClassification.from_pretrained(trained / "run-tf/latest")
     assert model.num_labels == 5

@@ -23,7 +23,7 @@ def write_tags(
     """Write the predicted tags of a split, in the order of its sentences.
 
     ``.conll`` files hold a word and its tag a line, separated by a tab, with an empty line after a
-    sentence; rows have the members of :mod:`funnel.inference.rows` and the ``tokens``.
+    sentence; rows have the members of :mod:`funnel.inference.rows` and the ``words``.
 
     Args:
         path: the file without suffix, which is that of its format.
@@ -46,7 +46,7 @@ def write_tags(
     if (kind := settings.row_format) is not None:
         form = RowFormat(TOKEN_CLASSIFICATION, tuple(labels), settings.write_logits)
         outputs = np.split(logits, ends[:-1])
-        with open_rows(f"{path}.{kind}", kind, form, ["tokens"]) as writer:
+        with open_rows(f"{path}.{kind}", kind, form, ["words"]) as writer:
             for row, sentence in zip(form.rows(outputs), words, strict=True):
                 index, name = row.pop("index"), row.pop("id")
-                writer.write([{"index": index, "id": name, "tokens": list(sentence), **row}])
+                writer.write([{"index": index, "id": name, "words": list(sentence), **row}])

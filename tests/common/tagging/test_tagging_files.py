@@ -170,7 +170,7 @@ def test_predictions_can_be_read_again(tmp_path):
     assert _words(tmp_path / "p.conll") == list(zip(words, tags, strict=True))
     assert [list(s.tags) for s in read_jsonl(tmp_path / "p.jsonl")] == tags
     row = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[1])
-    assert row["tokens"] == ["c"] and row["logits"] == [[1.0, 0.5]] and row["id"] == 1
+    assert row["words"] == ["c"] and row["logits"] == [[1.0, 0.5]] and row["id"] == 1
     write_tags(tmp_path / "p", words, ["O", "B-X"], logits, PredictionSettings("csv"))
     header = (tmp_path / "p.csv").read_text().splitlines()[0]
-    assert header == "index,id,tokens,label,probability"
+    assert header == "index,id,words,label,probability"
