@@ -25,7 +25,7 @@ import corpora
 import timing
 from funnel import ModelConfig
 from funnel.config.heads import PretrainingConfig
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel.pretraining.masking import SAMPLE_STRATEGIES, Masker, MaskingConfig, truncation_stride
 from funnel.pretraining.record_index import RecordCollection
 from funnel.tokenization import Tokenizer

@@ -28,7 +28,7 @@ import baselines
 import corpora
 import timing
 from funnel.config.heads import PretrainingConfig
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.utils.main import run_main
 from funnel_torch.data.pretraining_loader import PretrainBatchConfig, PretrainBatches

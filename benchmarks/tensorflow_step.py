@@ -27,7 +27,7 @@ import tensorflow.compat.v1 as tf
 import corpora
 import timing
 from funnel import ModelConfig
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.utils.main import run_main
 from funnel_tf.cli.start import silence_tensorflow

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from funnel import ModelConfig
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_torch import FunnelForSequenceClassification, FunnelModel
 from funnel_torch.data.batching import BatchConfig, TrainBatches
 from funnel_torch.kernels import fused_attention

@@ -9,7 +9,7 @@ from support_tf import import_tensorflow
 tf = import_tensorflow().compat.v1
 
 from funnel.config.heads import MULTI_LABEL, SINGLE_LABEL
-from funnel.config.losses import PLAIN_LOSS, LabelLoss
+from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
 from funnel_tf.models.heads import LabelHead, label_losses
 from funnel_torch.models.losses import sequence_loss
 

@@ -11,7 +11,7 @@ tf = import_tensorflow().compat.v1
 
 from funnel.checkpoints.names import expected_shapes
 from funnel.config.heads import PretrainingConfig
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_tf.models.electra import electra_graph, gumbel_noise, mlm_graph
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.variables import assign_tensors

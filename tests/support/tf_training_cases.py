@@ -8,7 +8,7 @@ tf = import_tensorflow().compat.v1
 
 import numpy as np
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_tf.training.estimator import Graph, RunSettings, TrainConfig
 
 EXAMPLES, WIDTH = 64, 3

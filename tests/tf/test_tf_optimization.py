@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1

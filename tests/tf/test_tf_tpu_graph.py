@@ -21,7 +21,7 @@ from support_tf import import_tensorflow
 
 tf = import_tensorflow().compat.v1
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_tf.models.electra import electra_graph, mlm_graph
 from funnel_tf.models.heads import classification_head
 from funnel_tf.models.modeling import ModelInputs

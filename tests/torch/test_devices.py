@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from funnel.cli.flags import parse_settings
 from funnel.config.model import ModelConfig
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel.utils.errors import ConfigError, RunError
 from funnel_torch import (
     FunnelForMaskedLM,

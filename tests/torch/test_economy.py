@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from funnel.config.model import ModelConfig
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.tasks.config import FineTuneConfig

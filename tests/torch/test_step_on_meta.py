@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from funnel import ModelConfig
 from funnel.config.heads import PretrainingConfig
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.data.batching import to_device
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch

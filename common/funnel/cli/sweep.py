@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings, split_list
-from funnel.config.series import SeriesSettings
 from funnel.config.settings import flag_groups, group, setting
+from funnel.config.training.series import SeriesSettings
 from funnel.runs.endings import leave_out
 from funnel.runs.series import best_run
 from funnel.runs.sweep import SWEEP_JSON, SWEEP_TABLE, Sweep, plan_sweep, run_sweep

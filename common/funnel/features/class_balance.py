@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from funnel.config.losses import LabelLoss, LossSettings
+from funnel.config.training.losses import LabelLoss, LossSettings
 from funnel.tasks.base import Task
 from funnel.tasks.labels import match_order
 from funnel.utils.errors import ConfigError, DataError

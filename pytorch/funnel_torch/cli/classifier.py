@@ -14,7 +14,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.cli.sweep import run_seeds
 from funnel.cli.task_module import load_task_module
-from funnel.config.losses import PLAIN_LOSS, LabelLoss
+from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
 from funnel.features.class_balance import balance_examples, count_classes, label_loss
 from funnel.features.classification import Features
 from funnel.features.held_out import hold_out, without_dev
@@ -26,7 +26,7 @@ from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import CheckpointError, DataError
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import processes, runs
+from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.classifier import ClassifierSettings
 from funnel_torch.data.batching import ExampleSource, ResampledSource, SequenceSource
 from funnel_torch.models.heads import FunnelForSequenceClassification
@@ -62,7 +62,7 @@ class RunInputs:
     companion: Task | None
     sources: Mapping[str, SequenceSource]
     run: runs.RunContext
-    factory: runs.ModelFactory[FunnelForSequenceClassification]
+    factory: model_factory.ModelFactory[FunnelForSequenceClassification]
     model: FunnelForSequenceClassification
 
 
@@ -108,7 +108,7 @@ def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) 
 
     head, arguments = FunnelForSequenceClassification, head_arguments(task)
     length, labels = data.max_length, task.labels
-    factory = runs.make_factory(settings, head, tokenizer, length, arguments, labels)
+    factory = model_factory.make_factory(settings, head, tokenizer, length, arguments, labels)
     model = factory.load(run_context.checkpoint, checkpoint)
     companion = find_companion(task, data.data_dir) if settings.task.do_submit else None
     features = load_features(settings, task, data, tokenizer)

@@ -14,7 +14,7 @@ from funnel.pretraining.record_index import RecordCollection, find_records
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import finite_json
-from funnel_torch.cli import processes, runs
+from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.pretrain import PretrainSettings
 from funnel_torch.data.pretraining_loader import (
     PretrainBatchConfig,
@@ -48,7 +48,7 @@ class RunInputs:
     """Everything a run needs, checked before anything is written."""
 
     run: runs.RunContext
-    factory: runs.ModelFactory[PretrainingModel]
+    factory: model_factory.ModelFactory[PretrainingModel]
     model: PretrainingModel
     masker: Masker
     adam_state: AdamState | None
@@ -79,7 +79,7 @@ def prepare(settings: PretrainSettings, world: DistributedContext, seed: int) ->
     config = settings.result_affecting_config() | {"vocabulary": tokenizer.fingerprint}
     run_context = runs.open_run(settings, config, seed, world, trains=settings.trains)
     head, arguments = HEADS[settings.task.loss_type], {"pretraining": settings.objective}
-    factory = runs.make_factory(settings, head, tokenizer, seq_len, arguments)
+    factory = model_factory.make_factory(settings, head, tokenizer, seq_len, arguments)
     initial = None
     if run_context.checkpoint is None:
         initial = factory.read_initial(settings.optimizer_import.init_global_vars)

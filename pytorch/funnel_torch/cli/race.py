@@ -12,7 +12,7 @@ from funnel.features.race import RaceFeatures, encode_race
 from funnel.inference.task_files import write_race_predictions
 from funnel.tasks.race import read_race
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import processes, runs
+from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.race import RaceSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForMultipleChoice
@@ -30,7 +30,7 @@ class RunInputs:
 
     features: dict[str, RaceFeatures]
     run: runs.RunContext
-    factory: runs.ModelFactory[FunnelForMultipleChoice]
+    factory: model_factory.ModelFactory[FunnelForMultipleChoice]
     model: FunnelForMultipleChoice
 
 
@@ -106,7 +106,7 @@ def prepare(settings: RaceSettings, world: DistributedContext, seed: int) -> Run
     run_context = runs.open_run(settings, config, seed, world, trains=task.do_train)
     runs.check_results(settings, run_context, model_dir=settings.run.model_dir)
     length = settings.sequences.max_seq_length
-    factory = runs.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
+    factory = model_factory.make_factory(settings, FunnelForMultipleChoice, tokenizer, length, {})
     model = factory.load(run_context.checkpoint)
     splits = {"train", "dev"} if task.do_train else set()
     splits |= {task.eval_split} if task.do_eval else set()

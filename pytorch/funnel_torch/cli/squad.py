@@ -18,7 +18,7 @@ from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import check_same_ids
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import processes, runs
+from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.squad import SquadSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.tasks.finetune import Outputs, predict
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _NEXT = {"answer the questions of a file with this model": ("--do_predict", "--predict_file=FILE")}
 
-Factory = runs.ModelFactory[TrainableQuestionAnswering]
+Factory = model_factory.ModelFactory[TrainableQuestionAnswering]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def make_factory(settings: SquadSettings) -> Factory:
         settings, trains=trains, segments=segments, keep_accents=accents
     )
     length, arguments = settings.windows.max_seq_length, {"answers": settings.head}
-    return runs.make_factory(settings, TrainableQuestionAnswering, tokenizer, length, arguments)
+    return model_factory.make_factory(
+        settings, TrainableQuestionAnswering, tokenizer, length, arguments
+    )
 
 
 def load_questions(

@@ -25,7 +25,7 @@ from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
-from funnel_torch.cli import processes, runs
+from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.tagger import TaggerSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForTokenClassification
@@ -48,7 +48,7 @@ class RunInputs:
     task: TaggingTask
     splits: Mapping[str, LoadedSplit]
     run: runs.RunContext
-    factory: runs.ModelFactory[FunnelForTokenClassification]
+    factory: model_factory.ModelFactory[FunnelForTokenClassification]
     model: FunnelForTokenClassification
 
 
@@ -90,7 +90,7 @@ def prepare(settings: TaggerSettings, world: DistributedContext, seed: int) -> R
         task = match_tags(settings, task, run_context, checkpoint)
     arguments["num_labels"] = len(task.known_labels)
     task.metrics  # noqa: B018 - refuses a metric that does not fit the tags, before training
-    factory = runs.make_factory(
+    factory = model_factory.make_factory(
         *(settings, FunnelForTokenClassification, tokenizer, windows.max_length),
         *(arguments, task.known_labels),
     )

@@ -15,8 +15,8 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import LM_BIAS, LM_PROJECTION, SUMMARY, TOKEN_LOGITS
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from funnel.config.losses import PLAIN_LOSS
 from funnel.config.model import ModelConfig
+from funnel.config.training.losses import PLAIN_LOSS
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import gelu, get_activation, select_positions

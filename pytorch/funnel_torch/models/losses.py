@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funnel.config.heads import MULTI_LABEL, REGRESSION
-from funnel.config.losses import PLAIN_LOSS, LabelLoss
+from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
 
 # Label of a position that is left out of a loss; the default of torch's cross entropy.
 IGNORED = -100
@@ -36,7 +36,7 @@ def sequence_loss(
         labels: class ids [B]; numbers [B] or [B, C] in a regression; 0 or 1 for every label
             [B, C] where several can hold.
         problem_type: regression (squared error), or which cross entropy.
-        config: weights and smoothing of labels, see :class:`~funnel.config.losses.LabelLoss`.
+        config: weights and smoothing of labels (:class:`~funnel.config.training.losses.LabelLoss`).
     """
     if problem_type == REGRESSION:
         return F.mse_loss(logits.reshape(labels.shape), labels.float())

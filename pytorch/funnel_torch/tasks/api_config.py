@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import ConfigError
 from funnel_torch.data.config import BatchConfig

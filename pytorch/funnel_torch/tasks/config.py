@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from funnel.config.economy import EconomySettings, check_patience
 from funnel.config.inputs import SEGMENT_FLAGS, SegmentIds
-from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel.config.settings import group, like, setting
+from funnel.config.training.economy import EconomySettings, check_patience
+from funnel.config.training.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel.utils.errors import ConfigError
 from funnel_torch.data.config import BatchConfig
 from funnel_torch.training.config import TrainerConfig

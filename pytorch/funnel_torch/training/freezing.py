@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from funnel.config.freezing import EMBEDDINGS, Part, frozen_names
+from funnel.config.training.freezing import EMBEDDINGS, Part, frozen_names
 from funnel_torch.training.optimizer import _EMBEDDING, _LAYER
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def parameter_parts(names: Iterable[str]) -> dict[str, Part | None]:
 
 
 def freeze(model: nn.Module, parts: str) -> None:
-    """Freeze parts of a model, see :func:`funnel.config.freezing.frozen_names`.
+    """Freeze parts of a model, see :func:`funnel.config.training.freezing.frozen_names`.
 
     Raises:
         ConfigError: the model has no such part.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from funnel.config.optimizer import (
+from funnel.config.training.optimizer import (
     DECAY_METHODS,
     LAYER_DECAYS,
     OPTIMIZERS,

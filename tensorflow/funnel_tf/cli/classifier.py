@@ -14,8 +14,8 @@ from funnel.checkpoints.saved_head import read_heads
 from funnel.cli.flags import check_given
 from funnel.cli.task_module import load_task_module
 from funnel.config.heads import SavedHead
-from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.config.model import ModelConfig
+from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
 from funnel.features.class_balance import BALANCED, label_loss
 from funnel.features.held_out import hold_out
 from funnel.features.record_files import ExampleFile

@@ -21,8 +21,8 @@ from funnel.config.geometry import check_length
 from funnel.config.inputs import SegmentIds
 from funnel.config.model import NET_CONFIG, ModelConfig, find_config
 from funnel.config.model_settings import ARCHITECTURE_FLAGS
-from funnel.config.optimizer import ScheduleConfig
 from funnel.config.settings import result_affecting_config
+from funnel.config.training.optimizer import ScheduleConfig
 from funnel.formats.tensor_bundle import STATE_FILE
 from funnel.tokenization import Tokenizer, choice
 from funnel.tokenization.choice import weights_directory

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from funnel.cli.flags import check_at_least_one
-from funnel.config.optimizer import ScheduleConfig
 from funnel.config.pretraining import SPLITS
 from funnel.config.settings import like, setting
+from funnel.config.training.optimizer import ScheduleConfig
 from funnel.utils.errors import ConfigError
 
 

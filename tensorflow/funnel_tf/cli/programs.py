@@ -11,7 +11,6 @@ from funnel.cli.absl_logging import AbslLogging
 from funnel.cli.create_pretrain_data import CreateDataSettings, VocabularyCheck
 from funnel.cli.feature_extraction import ExtractionSettings
 from funnel.cli.predict import PredictSettings
-from funnel.config.economy import EconomySettings
 from funnel.config.heads import AnswerConfig, PretrainingConfig
 from funnel.config.inputs import (
     SEGMENT_FLAGS,
@@ -20,15 +19,16 @@ from funnel.config.inputs import (
     SegmentIds,
     TokenizerSettings,
 )
-from funnel.config.losses import LossSettings
 from funnel.config.model_settings import ModelSettings
-from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
 from funnel.config.predictions import PredictionSettings
 from funnel.config.pretraining import TargetSettings
-from funnel.config.series import SeriesSettings
 from funnel.config.settings import group, setting
 from funnel.config.squad import AnswerSettings, EnsembleSettings, SquadFiles, WindowConfig
 from funnel.config.tagging import DecoderSettings, TaggingFiles, TaggingWindows
+from funnel.config.training.economy import EconomySettings
+from funnel.config.training.losses import LossSettings
+from funnel.config.training.optimizer import OPTIMIZER_FLAGS, OptimizerConfig
+from funnel.config.training.series import SeriesSettings
 from funnel_tf.cli.options import (
     ClassifierOptions,
     ClassifierTask,

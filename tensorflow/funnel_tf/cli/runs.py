@@ -16,8 +16,8 @@ import numpy as np
 
 from funnel.checkpoints.names import expected_shapes
 from funnel.cli.flags import check_given
-from funnel.config.freezing import frozen_names
 from funnel.config.model import ModelConfig
+from funnel.config.training.freezing import frozen_names
 from funnel.features.record_files import ExampleFile
 from funnel.flops import parameter_count
 from funnel.runs.endings import (

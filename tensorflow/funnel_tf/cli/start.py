@@ -23,7 +23,7 @@ from funnel.utils.errors import named_if_missing
 from funnel.utils.interruption import stop_requests
 from funnel.utils.logging import configure_logging
 from funnel.utils.run_lock import release_all
-from funnel_tf.cli.tpu_settings import COMPILER_ENVIRONMENT
+from funnel_tf.cli.tpu.settings import COMPILER_ENVIRONMENT
 
 
 def run_program(

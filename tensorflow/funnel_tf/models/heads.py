@@ -9,8 +9,8 @@ import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import DEFAULT_CLS_SCOPE
 from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from funnel.config.losses import PLAIN_LOSS, LabelLoss
 from funnel.config.model import ModelConfig
+from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
 from funnel_tf.models.layers import (
     dropout,
     gelu,
@@ -109,7 +109,7 @@ def label_head(
 
 
 def label_losses(logits: tf.Tensor, labels: tf.Tensor, head: LabelHead) -> tf.Tensor:
-    """Return the loss of every example, [B]; see :class:`funnel.config.losses.LabelLoss`."""
+    """Return the losses of examples, [B] (:class:`funnel.config.training.losses.LabelLoss`)."""
     share, factors = head.loss.smoothing, tf.constant(head.loss.weights or 1.0, tf.float32)
     if head.problem_type == MULTI_LABEL:
         targets = tf.cast(labels, tf.float32) * (1.0 - share) + share / 2

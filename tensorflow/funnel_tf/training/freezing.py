@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from funnel.config.freezing import EMBEDDINGS, Part, frozen_names
+from funnel.config.training.freezing import EMBEDDINGS, Part, frozen_names
 from funnel_tf.models.variables import variable_name
 
 logger = logging.getLogger(__name__)

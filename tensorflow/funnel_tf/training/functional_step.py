@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow.compat.v1 as tf
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.optimizer import create_train_op
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import SLOTS
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig, layer_factors
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig, layer_factors
 from funnel_tf.models.variables import variable_name
 
 SKIPPED_STEPS = "skipped_steps"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.utils.errors import ConfigError
 
 
@@ -74,7 +74,7 @@ class RunSettings:
 class TrainConfig:
     """Optimizer settings; see :func:`funnel_tf.training.optimizer.create_train_op`.
 
-    ``freeze``: see :func:`funnel.config.freezing.frozen_names`.
+    ``freeze``: see :func:`funnel.config.training.freezing.frozen_names`.
     """
 
     optimizer: OptimizerConfig

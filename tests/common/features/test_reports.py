@@ -8,8 +8,8 @@ import pytest
 from answering_runs import write_race, write_squad
 from classifier_runs import write_files
 from funnel.config.inputs import RaceConfig
-from funnel.config.optimizer import ScheduleConfig
 from funnel.config.squad import WindowConfig
+from funnel.config.training.optimizer import ScheduleConfig
 from funnel.features.classification import load_or_build
 from funnel.features.squad_cache import SquadSource, load_or_build_windows
 from funnel.features.squad_tfrecords import squad_train_records

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SavedHead
 from funnel.config.inputs import CustomTaskSettings
-from funnel.config.losses import LabelLoss, LossSettings
+from funnel.config.training.losses import LabelLoss, LossSettings
 from funnel.features.class_balance import balance_examples, count_classes, label_loss
 from funnel.features.classification import encode_examples
 from funnel.tasks import get_task

@@ -10,8 +10,8 @@ from funnel.cli.flags import check_at_least_one
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.model import ModelConfig
 from funnel.config.model_settings import ATTENTION_KERNELS, ModelSettings
-from funnel.config.series import SeriesSettings
 from funnel.config.settings import group, result_affecting_config, setting
+from funnel.config.training.series import SeriesSettings
 from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import PROGRESS, RUN_CONFIG

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from funnel.cli.flags import check_given
 from funnel.config.inputs import CustomTaskSettings
-from funnel.config.losses import LossSettings
 from funnel.config.predictions import PredictionSettings
 from funnel.config.settings import group, setting
+from funnel.config.training.losses import LossSettings
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli.settings.base import FineTuneSettings
 from funnel_torch.tasks.config import DataConfig

@@ -8,9 +8,9 @@ from typing import Any
 from funnel.cli.flags import check_at_least_one, check_given
 from funnel.config.heads import PretrainingConfig
 from funnel.config.model_settings import ModelSettings
-from funnel.config.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel.config.pretraining import SPLITS, DatasetConfig, TargetSettings
 from funnel.config.settings import group, like, setting
+from funnel.config.training.optimizer import OPTIMIZER_FLAGS, OptimizerConfig, ScheduleConfig
 from funnel_torch.cli.settings.base import DeviceSettings, InitSettings, ProgramSettings
 from funnel_torch.data.config import BatchConfig
 from funnel_torch.training.config import TrainerConfig

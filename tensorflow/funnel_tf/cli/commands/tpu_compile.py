@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings
 from funnel_tf.cli.start import import_installed, prepare_tpu_compiler, silence_tensorflow
-from funnel_tf.cli.tpu_settings import TpuCompileSettings
+from funnel_tf.cli.tpu.settings import TpuCompileSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     silence_tensorflow()
     for package in ("jax", "libtpu"):
         import_installed(package)
-    import_installed("funnel_tf.cli.tpu_compile").run(settings)
+    import_installed("funnel_tf.cli.tpu.program").run(settings)
 
 
 command = entry_point(main)

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from funnel.config.heads import PretrainingConfig
 from funnel.config.model import ModelConfig
-from funnel.config.optimizer import OptimizerConfig, ScheduleConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.features.record_schema import (
     RecordSchema,
     classifier_schema,
@@ -21,7 +21,7 @@ from funnel.features.record_schema import (
     squad_schema,
 )
 from funnel.utils.files import atomic_write_text
-from funnel_tf.cli.tpu_settings import TpuCompileSettings
+from funnel_tf.cli.tpu.settings import TpuCompileSettings
 from funnel_tf.models.electra import electra_graph, mlm_graph
 from funnel_tf.models.heads import classification_head, race_head
 from funnel_tf.models.modeling import ModelInputs

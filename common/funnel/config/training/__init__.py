@@ -1,0 +1,1 @@
+"""Settings of training: optimizer, losses, economy, several seeds."""
