@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from funnel.config.predictions import ROW_FORMATS
 from funnel.inference.rows import Row, RowFormat
 from funnel.utils.errors import ConfigError
 from funnel.utils.files import atomic_path
 
-ROW_FORMATS = ("csv", "jsonl")
 STANDARD_STREAM = "-"
 _CHUNK = 1024  # examples made into rows at a time
 # Members that hold one value per label, and how their columns are called in a csv file.

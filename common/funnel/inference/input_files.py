@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from funnel.config.predictions import INPUT_FORMATS, TEXT, InputFileSettings
+from funnel.inference.files import STANDARD_STREAM
 from funnel.inference.inputs import Input
 from funnel.inference.rows import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION
 from funnel.tables.lines import Line
@@ -24,7 +25,6 @@ from funnel.utils.text_files import check_encoding, read_lines
 
 logger = logging.getLogger(__name__)
 
-STANDARD_STREAM = "-"
 _WARNINGS = 20  # invalid lines logged one by one
 
 
