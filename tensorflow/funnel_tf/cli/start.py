@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -118,8 +117,7 @@ def keras_left_out() -> Iterator[None]:
     TensorFlow loads the optimizers of Keras 3 at once, for saved models that name them.
     """
     optimizers = "keras.src.optimizers"
-    loads_it = find_spec("keras") is not None and metadata.version("keras").startswith("3.")
-    if not loads_it or {"tensorflow", "keras"} & set(sys.modules):
+    if not _has_keras_3() or {"tensorflow", "keras"} & set(sys.modules):
         yield
         return
     sys.modules[optimizers] = ModuleType(optimizers)
@@ -127,6 +125,13 @@ def keras_left_out() -> Iterator[None]:
         yield
     finally:
         del sys.modules[optimizers]
+
+
+def _has_keras_3() -> bool:
+    try:
+        return metadata.version("keras").startswith("3.")
+    except metadata.PackageNotFoundError:
+        return False
 
 
 @contextmanager
