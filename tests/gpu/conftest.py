@@ -4,14 +4,13 @@ import os
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
 ON_CPU = os.environ.get("FUNNEL_GPU_TESTS") == "cpu"
 
 
 @pytest.fixture
 def device():
     """The GPU; in a trial the CPU."""
+    torch = pytest.importorskip("torch")
     if torch.cuda.is_available() and not ON_CPU:
         return torch.device("cuda", 0)
     if not ON_CPU:
@@ -22,6 +21,7 @@ def device():
 @pytest.fixture
 def fused(device, monkeypatch):
     """The precisions in which the fused kernels run; in a trial Triton's interpreter runs them."""
+    torch = pytest.importorskip("torch")
     if device.type == "cuda":
         return {"bf16": torch.bfloat16, "fp16": torch.float16}
     monkeypatch.setattr("funnel_torch.models.attention.why_not_fused", lambda q, ratio: None)

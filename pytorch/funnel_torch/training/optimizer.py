@@ -195,9 +195,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         return FunnelAdamW(
             groups, betas=betas, eps=config.epsilon, correct_bias=config.adam_correction
         )
+    # One kernel for all parameters; elsewhere one call per operation, not per parameter.
     devices = {p.device.type for group in groups for p in group["params"]}
-    fused = devices <= {"cuda", "cpu"}
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=fused)
+    kind = "fused" if devices <= {"cuda", "cpu"} else "foreach"
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, **{kind: True})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
