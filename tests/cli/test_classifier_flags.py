@@ -105,6 +105,7 @@ OURS = {
     "labels": None,
     "layer_decay": "gradient",
     "lr_layer_decay_rate": 1.0,
+    "lora_rank": None,
     "metric": None,
     "new_head": False,
     "no_dev": None,

@@ -239,15 +239,14 @@ def train(
 ) -> tuple[Model, Scores]:
     """Fine-tune ``model``; return the best model (with --debug: the last one) and its scores."""
     directory, device = run_context.directory, settings.device
-    # Before anything is written: it may refuse.
-    prepare_model(model, settings.training, bool(evaluations))
-    output = open_output(run_context, factory, factory.saver(model), world)
     config = replace(
         settings.training,
         batches=replace(settings.training.batches, seed=run_context.seed),
         precision=device.precision,
         compile=device.compile,
     )
+    prepare_model(model, config, bool(evaluations))  # may refuse, so nothing is written before
+    output = open_output(run_context, factory, factory.saver(model), world)
     if directory is not None:
         world.on_rank_zero(directory.expect_results)
     with explained_interruption(run_context, world):

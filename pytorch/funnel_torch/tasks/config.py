@@ -63,6 +63,11 @@ class FineTuneConfig:
         affects_result=False,
     )
     freeze: str | None = like(EconomySettings, "freeze")
+    lora_rank: int | None = setting(
+        None,
+        "train adapters of this rank on query, key and value, and the head, and nothing else "
+        "(needs peft)",
+    )
     patience: int | None = like(EconomySettings, "patience")
     recompute_layers: bool = setting(
         False,

@@ -31,6 +31,7 @@ from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.freezing import freeze, log_frozen
+from funnel_torch.training.lora import add_adapters
 from funnel_torch.training.optimizer import build_optimizer
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
@@ -121,6 +122,10 @@ def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> 
     """
     if config.patience and not evaluates:
         raise ConfigError("--patience: needs dev data to evaluate on")
+    if config.lora_rank is not None:
+        if config.compile:
+            raise ConfigError("--lora_rank goes without --compile: peft changes the model per step")
+        add_adapters(model, config.lora_rank)
     if config.freeze:
         freeze(model, config.freeze)
     if config.recompute_layers:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from funnel.tokenization import Tokenizer
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.training.fsdp import ShardedModel
+from funnel_torch.training.lora import has_adapters, merged_copy
 
 SaveModel = Callable[[Path], None]
 
@@ -74,4 +75,6 @@ class ModelSaver:
         """Write the model to ``folder``; to be called on rank 0."""
         model = self.model if self.sharded is None else self.sharded.cpu_copy
         assert isinstance(model, PretrainedModel), "a sharded model is saved on rank 0 only"
+        if has_adapters(model):
+            model = merged_copy(model)
         model.save_pretrained(folder, tokenizer=self.tokenizer, labels=self.labels)

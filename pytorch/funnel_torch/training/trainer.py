@@ -23,6 +23,7 @@ from funnel_torch.kernels.choices import choices
 from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import full_optimizer_state, load_full_optimizer_state
+from funnel_torch.training.lora import adapter_state, load_adapter_state
 from funnel_torch.training.optimizer import (
     ScheduleConfig,
     clip_gradients,
@@ -305,6 +306,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "random": self.world.gather(get_rng_state(self.world.device)),
             "kernels": choices.state(),
+            "adapters": adapter_state(self.model),
         }
         summary = {"step": progress.step, "total_steps": total, "finished": self._is_finished()}
         saver.gather()
@@ -326,6 +328,7 @@ class Trainer:
         choices.restore(state.get("kernels", {}))
         self.progress = Progress(**state["progress"])
         load_full_optimizer_state(self.optimizer, state["optimizer"])
+        load_adapter_state(self.model, state.get("adapters", {}))
         self.output.meter.load(state.get("meter", []))
         self.scaler.load_state_dict(state["scaler"])
         set_rng_state(random_states[self.world.rank], self.world.device)

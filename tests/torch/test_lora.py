@@ -1,12 +1,15 @@
-"""The LoRA recipe of docs/fine_tuning.md: it trains, and its merged model is an ordinary one."""
+"""LoRA: the recipe of docs/fine_tuning.md, and ``--lora_rank``; merged models are ordinary ones."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+import json
+
 import readme_commands
 import repo_layout
+from classifier_runs import arguments, curve, invoke, load_program, refuse, write_files
 from funnel.config.model import ModelConfig
 from funnel_torch import FunnelForSequenceClassification, FunnelModel
 
@@ -55,3 +58,35 @@ def test_the_recipe(tmp_path, monkeypatch):
     assert not torch.equal(
         base.attention.qkv_weight, merged.funnel.encoder.layers[0].attention.qkv_weight
     )
+
+
+def test_runs_with_adapters_resume_and_leave_ordinary_models(tmp_path, monkeypatch, capsys):
+    write_files(tmp_path)
+    program = load_program("classifier")
+    common = {"lora_rank": 2, "lr": 0.01, "save_steps": 4, "write_prediction": True}
+    complete, argv = (arguments(tmp_path, name, **common) for name in ("complete", "stopped"))
+    assert invoke(program, complete) == 0
+    with monkeypatch.context() as patched:
+
+        def stop(self, scores):
+            raise KeyboardInterrupt
+
+        patched.setattr("funnel_torch.training.trainer.Trainer._update_best", stop)
+        assert invoke(program, argv) == 130  # in step 6, with step 4 saved
+    assert invoke(program, argv) == 0
+    run, other = tmp_path / "stopped", tmp_path / "complete"
+    assert curve(run) == curve(other)
+    weights = [folder / "last" / "model.safetensors" for folder in (run, other)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    parameters = json.loads((run / "run_config.json").read_text())["resolved"]["parameters"]
+    assert 0 < parameters["trained"] < parameters["total"] / 2
+    # What was predicted with the adapters is what the merged model predicts.
+    before = (run / "valid_results.txt").read_text()
+    assert invoke(program, [*argv, "--test_only"]) == 0
+    assert (run / "valid_results.txt").read_text() == before
+    refuse(program, capsys, arguments(tmp_path, "a", lora_rank=0), "--lora_rank=0")
+    argv = arguments(tmp_path, "a", lora_rank=2, compile=True)
+    refuse(program, capsys, argv, "--lora_rank goes without --compile")
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    refuse(program, capsys, arguments(tmp_path, "a", lora_rank=2), "peft is not installed")
+    assert not (tmp_path / "a" / "run_config.json").exists()
