@@ -159,7 +159,10 @@ def test_labels_of_a_known_task_cannot_be_set(messages):
     assert custom_task_config("rte", CustomTaskSettings()) is None
     assert not messages.records
     assert custom_task_config("rte", CustomTaskSettings(labels="a,b", metric="f1")) is None
-    assert "labels, metric are for tsv, csv, jsonl, not used by task rte" in messages.text
+    assert (
+        "labels, metric are for tsv, csv, jsonl, json, parquet, not used by task rte"
+        in messages.text
+    )
 
 
 def head(labels, kind=SINGLE_LABEL, outputs=None):
