@@ -6,7 +6,7 @@ pytest.importorskip("absl")
 
 from funnel.config.settings import flag_groups
 from funnel_tf.cli.programs import PROGRAMS
-from funnel_torch.cli.tagging.settings import TaggerSettings
+from funnel_torch.cli.settings.tagger import TaggerSettings
 from tf_program_runs import parse_settings
 
 # Flags of token classification alone, with their defaults.

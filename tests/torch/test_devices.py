@@ -23,8 +23,8 @@ from funnel_torch import (
     FunnelForSequenceClassification,
     FunnelForTokenClassification,
 )
-from funnel_torch.cli.classifier_settings import ClassifierSettings
 from funnel_torch.cli.processes import distributed_config
+from funnel_torch.cli.settings.classifier import ClassifierSettings
 from funnel_torch.kernels import float64
 from funnel_torch.models.initialization import skip_init
 from funnel_torch.training.devices import check_precision, choose_device, is_accelerator

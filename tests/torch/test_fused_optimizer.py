@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from funnel import ModelConfig
-from funnel.config.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig
 from funnel_torch import FunnelModel
 from funnel_torch.training.optimizer import build_optimizer, scale_gradients, set_learning_rate
 
