@@ -31,7 +31,11 @@ from funnel.config.heads import PretrainingConfig
 from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
 from funnel.utils.main import run_main
-from funnel_torch.data.pretraining_loader import PretrainBatchConfig, PretrainBatches
+from funnel_torch.data.pretraining_loader import (
+    InputWait,
+    PretrainBatchConfig,
+    PretrainBatches,
+)
 from funnel_torch.models.electra import ElectraPretraining
 from funnel_torch.tasks.pretrain import (
     PretrainConfig,
@@ -90,8 +94,8 @@ class Rounds:
 
 def make_cases(
     settings: Settings, device: torch.device, folder: Path, data: Path | None
-) -> tuple[dict[str, Callable[[], object]], PretrainingMeter]:
-    """Return a round of each case, and the meter of the trainer."""
+) -> tuple[dict[str, Callable[[], object]], PretrainingMeter, InputWait]:
+    """Return a round of each case, and the trainer's meter and waiting time."""
     config = baselines.load_config(settings.config)
     size = int(1e6 * settings.megabytes)
     records, tokenizer = corpora.write_records(
@@ -129,7 +133,7 @@ def make_cases(
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
 
-    return {BARE: take_bare_steps, TRAINER: trainer.train}, meter
+    return {BARE: take_bare_steps, TRAINER: trainer.train}, meter, batches.wait
 
 
 def run(
@@ -144,19 +148,19 @@ def run(
     Results are written after every round.
     """
     data = corpora.find_data(getattr(args, "data_dir", None))
-    cases, meter = make_cases(settings, device, folder, data)
+    cases, meter, waited = make_cases(settings, device, folder, data)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     timing.interleave(cases, 1, 0, args.clock, synchronize)
-    meter.take_wait()
+    before = waited.seconds
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    wait, number, limit = 0.0, 0, args.repeats if device.type == "cpu" else 10**6
+    number, limit = 0, args.repeats if device.type == "cpu" else 10**6
     while not number or (number < limit and allows_more()):
         for name, found in timing.interleave(cases, 1, 0, args.clock, synchronize).items():
             seconds[name] += found
-        wait, number = wait + meter.take_wait(), number + 1
+        number += 1
         peak = peak_tflops(device, settings.precision)
         rows = [_row(name, seconds, settings, meter, peak) for name in cases]
-        rows[1]["wait"] = wait
+        rows[1]["wait"] = waited.seconds - before
         chosen = dataclasses.asdict(settings) | {"rounds": number, "clock": args.clock}
         path = timing.write_result("pretraining_rate", rows, args.output_dir, chosen, COLUMNS)
     print(f"{timing.markdown(rows, COLUMNS)}\n\n{path}")

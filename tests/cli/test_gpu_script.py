@@ -41,6 +41,7 @@ def test_the_parts_of_a_dry_run(tmp_path, monkeypatch):
     assert all(row["ms"] > 0 and row["ratio_to_bert"] > 0 for row in rows)
     bare, trainer = read_rows(tmp_path, "pretraining_rate")
     assert bare["share"] == 1 and trainer["share"] == pytest.approx(bare["ms"] / trainer["ms"])
+    assert trainer["wait"] > 0
 
 
 def test_a_failure_is_a_note_and_time_that_is_over_ends_the_table(tmp_path, monkeypatch, capsys):
