@@ -14,7 +14,7 @@ tf = import_tensorflow().compat.v1
 
 from funnel.config.model import ModelConfig
 from funnel.utils.errors import ConfigError
-from funnel_tf.cli import tpu_compile
+from funnel_tf.cli.tpu import program as tpu_compile
 from funnel_tf.cli.tpu.settings import COMPILER_ENVIRONMENT, STEPS, TpuCompileSettings
 from funnel_tf.training.optimizer import create_train_op
 from funnel_tf.training.tpu_compiler import GIB, Compiled, parse_topology

@@ -6,7 +6,7 @@ from support_tf import import_tensorflow
 
 import_tensorflow()
 
-from funnel_tf.cli import tpu_compile
+from funnel_tf.cli.tpu import program as tpu_compile
 from funnel_tf.cli.tpu.settings import TpuCompileSettings
 from funnel_tf.training.hlo_profile import OperationBytes, profile_bytes
 from funnel_tf.training.tpu_compiler import Compiled
