@@ -109,13 +109,20 @@ def released(tmp_path):
 
 
 def test_python_example_runs(released):
-    (code,) = readme_commands.blocks(repo_layout.ROOT / "README.md", "python")
+    code, _ = readme_commands.blocks(repo_layout.ROOT / "README.md", "python")
     code += "print(tuple(output.last_hidden_state.shape), len(ids))\n"
     done = program_server.run(["-c", code], cwd=released.parents[1], env=_environment())
     assert done.returncode == 0, done.stderr
     shape, length = done.stdout.rsplit(" ", 1)
     assert shape == f"(1, {int(length)}, 16)"
     assert "model.safetensors" in os.listdir(released.parents[1] / "my-funnel")
+
+
+def test_fine_tuning_example_is_that_of_its_page():
+    """There it is run."""
+    page = repo_layout.ROOT / "docs" / "python_api.md"
+    _, example = readme_commands.blocks(repo_layout.ROOT / "README.md", "python")
+    assert example == readme_commands.blocks(page, "python")[0]
 
 
 def test_conversion_example_runs(released):
