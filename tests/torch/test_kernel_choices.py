@@ -87,11 +87,23 @@ def test_gelu_within_the_product_or_after_it(fastest, monkeypatch):
     if not linears.has_choice():
         pytest.skip("PyTorch without oneDNN")
     choices.configure(KernelSettings())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     set_times(monkeypatch, *(1.0 if index == fastest else 2.0 for index in range(3)))
     x, weight, bias = random(6, 8), random(12, 8, seed=1), random(12, seed=2)
     expected = F.gelu(F.linear(x, weight, bias), approximate="tanh")
     torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-6)
     assert list(choices.made().values()) == [("onednn", "mkl", "onednn, then GELU")[fastest]]
+
+
+@pytest.mark.parametrize(("capability", "usual"), [("AVX512", "onednn"), ("AVX2", "mkl")])
+def test_near_ties_go_to_the_usual_library(capability, usual, monkeypatch):
+    if not linears.has_choice():
+        pytest.skip("PyTorch without oneDNN")
+    choices.configure(KernelSettings())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    set_times(monkeypatch, 1.0, 0.95)
+    linear(random(6, 8), random(12, 8, seed=1))
+    assert list(choices.made().values()) == [usual]
 
 
 def test_samples_are_laid_out_as_the_operands():

@@ -26,9 +26,10 @@ _IS_BUILT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "
 _MIN_MULTIPLY_ADDS = 2**25
 # oneDNN's product with GELU as a pass of its own.
 _ONEDNN_APART = "onednn, then GELU"
-# Size of a measured product: one or two milliseconds. Its free dimension (the number of tokens)
-# does not belong to the class of shapes, so a run meets all its classes in its first step.
-_SAMPLE_MULTIPLY_ADDS, _MIN_SAMPLE, _MAX_SAMPLE = 2**26, 64, 4096
+# Size of a measured product: a few milliseconds. Its free dimension (the number of tokens) does not
+# belong to the class of shapes, so a run meets all its classes in its first step. With fewer tokens
+# than that the gradient of a weight, a sum over them, says little of its speed in a real batch.
+_SAMPLE_MULTIPLY_ADDS, _MIN_SAMPLE, _MAX_SAMPLE = 2**26, 256, 4096
 
 
 class Linear(nn.Linear):
@@ -154,7 +155,10 @@ def choose_linear(sizes: tuple[int, int], is_flipped: tuple[bool, bool], gelu: b
         f", {name} flipped" for name, is_one in zip("xw", is_flipped, strict=True) if is_one
     )
     name = f"linear {sizes[0]} x {sizes[1]}{views}{', GELU' * gelu}, {threads} thread(s)"
-    options = (ONEDNN, MKL, _ONEDNN_APART) if gelu else (ONEDNN, MKL)
+    # Near ties go to the library that is usually faster with the instructions of this processor.
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    options = [ONEDNN, MKL] if has_avx512 else [MKL, ONEDNN]
+    options += [_ONEDNN_APART] if gelu else []
     return choices.choose(name, options, lambda: _samples(sizes, is_flipped, gelu, options))
 
 
