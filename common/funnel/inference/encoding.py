@@ -161,6 +161,7 @@ class Words:
             # A word without token is read as the unknown one.
             tokens=known.tokens + counts.empty_words,
             unknown=known.unknown + counts.empty_words,
+            unit="sentences",
             windows=counts.windows,
         )
         return cls(features, config, texts)
@@ -227,7 +228,7 @@ class Choices:
         unknown = int((tokens == special.unk_id).sum())
         totals = (sizes + np.diff(offsets)[context] + 3).tolist()
         texts = count_texts(totals, config.max_length, tokens=len(tokens), unknown=unknown)
-        return cls(sequences, config, texts, counts)
+        return cls(sequences, config, replace(texts, unit="options"), counts)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -273,7 +274,7 @@ class Contexts:
         query = min(config.max_query_length, config.max_length - 4)
         lengths = WindowConfig(config.max_length, query, config.doc_stride, segments)
         windows = build_windows(data, config.tokenizer, lengths)
-        return cls(data, windows, config, windows.texts)
+        return cls(data, windows, config, replace(windows.texts, unit="questions"))
 
     @property
     def lengths(self) -> np.ndarray:

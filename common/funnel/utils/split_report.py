@@ -55,7 +55,7 @@ class TextCounts:
             max(self.limit, other.limit),
             self.tokens + other.tokens,
             self.unknown + other.unknown,
-            self.unit,
+            self.unit if self.texts else other.unit,
             self.windows + other.windows,
         )
 

@@ -45,5 +45,6 @@ def test_every_word_is_predicted_as_by_the_program_that_trains(tokenizer):
     assert [row["words"] for row in rows] == SENTENCES
     assert [len(row["label"]) for row in rows] == [1, 3, 0, 80, 3]
     counts = engine.counts
-    assert (counts.texts, counts.truncated) == (5, 1) and counts.windows > 5
+    assert (counts.texts, counts.truncated, counts.unit) == (5, 1, "sentences")
+    assert counts.windows > 5
     assert counts.unknown == 21  # "abba", and the word that has no token
