@@ -149,7 +149,9 @@ class Words:
     @classmethod
     def encode(cls, inputs: Sequence[Input], config: EncodingConfig) -> Words:
         """Encode inputs."""
-        overlap = min(config.overlap, config.max_length - 3)
+        overlap = config.overlap
+        if overlap != TaggingWindows.overlap:  # that adapts itself to a short length
+            overlap = min(overlap, config.max_length - 3)
         windows = TaggingWindows(config.max_length, overlap, config.segments)
         features = encode_sentences([i.words for i in inputs], None, config.tokenizer, windows)
         counts, known = features.counts, features.texts
