@@ -56,11 +56,16 @@ class PredictSettings:
         """Refuse files that cannot work.
 
         Raises:
-            ConfigError: the output is the input.
+            ConfigError: the output is the input, under whatever name, or a directory.
         """
-        files = self.files
-        if files.input == files.output != "-":
-            raise ConfigError(f"--output={files.output}: is the input")
+        source, target = self.files.input, self.files.output
+        if target == "-":
+            return
+        if Path(target).is_dir():
+            raise ConfigError(f"--output={target}: is a directory")
+        is_file = source != "-" and Path(source).exists() and Path(target).exists()
+        if is_file and Path(target).samefile(source):
+            raise ConfigError(f"--output={target}: is the input")
 
 
 def find_model(path: str) -> str:

@@ -41,10 +41,18 @@ class TaggingFiles:
 
 @dataclass(frozen=True)
 class TaggingWindows:
-    """How sentences become sequences."""
+    """How sentences become sequences.
+
+    The default of ``overlap`` is a quarter of ``max_length`` where that is so short that 32 tokens
+    do not fit.
+    """
 
     max_length: int = setting(128, "tokens per sequence; longer sentences are cut into windows")
-    overlap: int = setting(32, "tokens that neighbouring windows of a long sentence share at most")
+    overlap: int = setting(
+        32,
+        "tokens that neighbouring windows of a long sentence share at most; if max_length is below "
+        "35, a quarter of it",
+    )
     segments: SegmentIds = group("", SegmentIds, names=SEGMENT_FLAGS)
 
     def __post_init__(self) -> None:
@@ -52,6 +60,8 @@ class TaggingWindows:
             raise ConfigError(f"max_length={self.max_length}: at least 3 are needed for a sequence")
         if self.overlap < 0:
             raise ConfigError(f"overlap={self.overlap}: must not be negative")
+        if self.overlap > self.max_length - 3 and self.overlap == type(self).overlap:
+            object.__setattr__(self, "overlap", min(self.max_length // 4, self.max_length - 3))
         if self.overlap > self.max_length - 3:
             raise ConfigError(
                 f"overlap={self.overlap}: must be at most max_length - 3 = {self.max_length - 3}"

@@ -1,7 +1,7 @@
 """A part of the inputs, encoded: sequences whose outputs become those of the examples.
 
 An example is one sequence, or several: one per option of a multiple choice, one per window of a
-question's context.
+question's context or of the words of a long sentence.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 
 from funnel.config.inputs import SegmentIds
 from funnel.config.squad import AnswerSettings, WindowConfig
+from funnel.config.tagging import TaggingWindows
 from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.features.squad import SquadWindows, build_windows
 from funnel.features.squad_predictions import BeamOutputs, find_answers
 from funnel.features.squad_scoring import BEAM_FIELDS
+from funnel.features.tagging.windows import TaggingFeatures, encode_sentences
 from funnel.inference.inputs import Input
 from funnel.inference.rows import (
     MULTIPLE_CHOICE,
@@ -48,6 +50,7 @@ class EncodingConfig:
         max_query_length: tokens of a question that is to be answered from a context.
         max_qa_length: tokens of a question with an option.
         doc_stride: tokens between the windows of a context.
+        overlap: tokens that two windows of a sequence of words share at most.
         answers: choice of answers.
         na_threshold: score of "no answer" above which an answer is empty; None: never.
         text_first: the layout of transformers: the question before the context in question
@@ -60,6 +63,7 @@ class EncodingConfig:
     max_query_length: int = 64
     max_qa_length: int = 128
     doc_stride: int = 128
+    overlap: int = 32
     answers: AnswerSettings = AnswerSettings()
     na_threshold: float | None = None
     text_first: bool = False
@@ -131,65 +135,63 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Words(Texts):
-    """Sequences of words: the first token of a word decides its label.
+class Words:
+    """Sequences of words, as ``tagger.py`` reads them: an example is a sequence or some windows.
 
     Attributes:
-        begins: positions of the first tokens of all words, concatenated; 0 for a word that has no
-            token, or that was cut off.
-        offsets: int64 [n + 1]; the words of example i are ``offsets[i]`` to ``offsets[i + 1]``.
+        features: the windows, and the word that each of their labels is for.
     """
 
-    begins: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Number of words of every example, int [n]."""
-        return np.diff(self.offsets)
+    features: TaggingFeatures
+    config: EncodingConfig
+    texts: TextCounts
 
     @classmethod
     def encode(cls, inputs: Sequence[Input], config: EncodingConfig) -> Words:
         """Encode inputs."""
-        tokenizer, limit = config.tokenizer, config.max_length - 1
-        every = [word for item in inputs for word in item.words]
-        pieces = iter(tokenizer.encode_batch(every))
-        rows, begins, counts = [], [], []
-        for item in inputs:
-            row = [tokenizer.special.cls_id]
-            for _ in item.words:
-                word = next(pieces)
-                begins.append(len(row) if word and len(row) < limit else 0)
-                row += word
-            rows.append(row)
-            counts.append(len(item.words))
-        sizes = [len(row) + 1 for row in rows]
-        unknown = sum(row.count(tokenizer.special.unk_id) for row in rows)
-        texts = count_texts(sizes, config.max_length, tokens=sum(map(len, rows)), unknown=unknown)
-        ids, offsets = flatten([[*row[:limit], tokenizer.special.sep_id] for row in rows])
-        segments = np.full(len(ids), config.segments.a, np.int8)
-        segments[offsets[:-1]] = config.segments.cls
-        features = Features(ids, segments, offsets, None)
-        words = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return cls(features, config, texts, np.array(begins, np.int64), words)
+        overlap = config.overlap
+        if overlap != TaggingWindows.overlap:  # that adapts itself to a short length
+            overlap = min(overlap, config.max_length - 3)
+        windows = TaggingWindows(config.max_length, overlap, config.segments)
+        features = encode_sentences([i.words for i in inputs], None, config.tokenizer, windows)
+        counts, known = features.counts, features.texts
+        texts = TextCounts(
+            texts=len(inputs),
+            truncated=counts.sentences,
+            longest=counts.longest,
+            limit=config.max_length,
+            # A word without token is read as the unknown one.
+            tokens=known.tokens + counts.empty_words,
+            unknown=known.unknown + counts.empty_words,
+            unit="sentences",
+            windows=counts.windows,
+        )
+        return cls(features, config, texts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of every window."""
+        return self.features.lengths
+
+    def pad(self, indices: np.ndarray, length: int) -> Arrays:
+        """Return model inputs [B, length]."""
+        batch = self.features.pad(indices, length, self.config.tokenizer.special.pad_id)
+        del batch["word_positions"]
+        return batch
 
     def keep(self, outputs: Arrays, indices: np.ndarray) -> Arrays:
-        """Return the logits of the words, [B, most words of an example, labels].
-
-        Those of a word without token are NaN.
-        """
-        logits = outputs["logits"]
-        shape = (len(indices), int(self.counts.max()), logits.shape[2])
-        kept = np.full(shape, np.nan, np.float32)
+        """Return the logits of the words, [B, most words of a window, labels]."""
+        logits, features = outputs["logits"], self.features
+        kept = np.zeros((len(indices), features.width, logits.shape[2]), np.float32)
         for row, index in enumerate(indices.tolist()):
-            begins = self.begins[self.offsets[index] : self.offsets[index + 1]]
-            kept[row, : len(begins)][begins > 0] = logits[row, begins[begins > 0]]
+            places = features.positions[features.slots[index] : features.slots[index + 1]]
+            kept[row, : len(places)] = logits[row, places]
         return {"logits": kept}
 
     def finish(self, outputs: Arrays) -> list[np.ndarray]:
         """Return the logits [words, labels] of every example."""
-        counts = self.counts.tolist()
-        return [row[:count] for row, count in zip(outputs["logits"], counts, strict=True)]
+        words = self.features.by_word(outputs["logits"])
+        return np.split(words, self.features.sentence_offsets[1:-1])
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Choices:
         unknown = int((tokens == special.unk_id).sum())
         totals = (sizes + np.diff(offsets)[context] + 3).tolist()
         texts = count_texts(totals, config.max_length, tokens=len(tokens), unknown=unknown)
-        return cls(sequences, config, texts, counts)
+        return cls(sequences, config, replace(texts, unit="options"), counts)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -274,7 +276,7 @@ class Contexts:
         query = min(config.max_query_length, config.max_length - 4)
         lengths = WindowConfig(config.max_length, query, config.doc_stride, segments)
         windows = build_windows(data, config.tokenizer, lengths)
-        return cls(data, windows, config, windows.texts)
+        return cls(data, windows, config, replace(windows.texts, unit="questions"))
 
     @property
     def lengths(self) -> np.ndarray:

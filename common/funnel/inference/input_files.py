@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,6 +165,11 @@ class InputFile:
         )
 
 
+def _is_name(value: Any) -> bool:
+    """Return whether a value is a string or a number that JSON can hold."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _columns(problem_type: str) -> tuple[str, str | None]:
     """Return the default columns of the text and of the second one."""
     if problem_type in (QUESTION_ANSWERING, MULTIPLE_CHOICE):
@@ -220,7 +226,7 @@ class _Columns:
             raise _InvalidLineError(f"{len(line.cells)} columns instead of {self.width}")
         values = {role: self._value(line.cells, column) for role, column in self.roles.items()}
         name = values.get("id")
-        if "id" in values and not isinstance(name, str | int | float):
+        if "id" in values and not _is_name(name):
             raise _InvalidLineError(f"{self.roles['id']!r} is missing, or no string or number")
         if problem_type == TOKEN_CLASSIFICATION:
             return Input(words=self._words(values["text"]), id=name)
@@ -238,18 +244,27 @@ class _Columns:
         return value
 
     def _words(self, value: Any) -> tuple[str, ...]:
+        # csv and tsv have no lists, so a cell holds one as JSON; predict.py writes "words" so.
+        is_cell = self.width is not None and isinstance(value, str) and value.startswith("[")
+        listed = _parse_json(value) if is_cell else value
+        if isinstance(listed, list) and all(isinstance(word, str) for word in listed):
+            return tuple(listed)
         if isinstance(value, str):
             return tuple(value.split())
-        if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            return tuple(value)
-        raise _InvalidLineError(f"{self.roles['text']!r} is neither a string nor a list of words")
+        problem = "is missing" if value is None else "is neither a string nor a list of words"
+        raise _InvalidLineError(f"{self.roles['text']!r} {problem}")
 
     def _options(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                value = None
+            value = _parse_json(value)
         if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise _InvalidLineError(f"{self.roles['options']!r} is no list of strings")
+
+
+def _parse_json(text: str) -> Any:
+    """Return the value of a cell; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

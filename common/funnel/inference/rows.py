@@ -180,11 +180,11 @@ def _multi_label(form: RowFormat, outputs: Any) -> Iterator[Row]:
     every = _round(probabilities, _PROBABILITY_DIGITS)
     raw = _round(logits, _LOGIT_DIGITS) if form.write_logits else ()
     for index, holds in enumerate((probabilities >= form.threshold).tolist()):
-        chosen = [i for i, is_chosen in enumerate(holds) if is_chosen]
-        row: Row = {
-            "label": [form.labels[i] for i in chosen],
-            "probability": [every[index][i] for i in chosen],
-        }
+        row: Row = {"label": None, "probability": None}
+        if None not in every[index]:
+            chosen = [i for i, is_chosen in enumerate(holds) if is_chosen]
+            row["label"] = [form.labels[i] for i in chosen]
+            row["probability"] = [every[index][i] for i in chosen]
         if form.write_logits:
             row["probabilities"] = _by_label(form, every[index])
             row["logits"] = _by_label(form, raw[index])

@@ -49,6 +49,7 @@ _RECORDED = {
     "max_query_length": ("max_query_length",),
     "max_qa_length": ("max_qa_length",),
     "doc_stride": ("doc_stride",),
+    "overlap": ("overlap",),
 }
 
 

@@ -20,7 +20,7 @@ from funnel.tasks.labels import (
     count_labels,
     is_missing,
 )
-from funnel.tasks.multi_label import count_holding, find_labels, split_labels
+from funnel.tasks.multi_label import count_holding, find_labels, split_labels, warn_of_separator
 from funnel.tasks.tables import Source, TableRow, Tally, folder_files, read_header, read_records
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.split_report import SplitReport
@@ -195,11 +195,16 @@ class Task:
         for record in self._records(data_dir, "train"):
             names = [record.label]
             if self.label_separator is not None:
-                names = [*split_labels(record.label or "", self.label_separator)]
+                label, separator = record.label or "", self.label_separator
+                names = [*split_labels(label, separator, record.where)]
             for name in names:
                 found.add(name, record.where)
-        found.warn()
         origin = str(self.path(data_dir, "train"))
+        if not found.counts:
+            raise DataError(f"{origin}: no row has a label, so there is none to learn")
+        found.warn()
+        if self.label_separator is not None:
+            warn_of_separator(found.ordered(), self.label_separator)
         return replace(self, labels=found.ordered(), label_origin=origin)
 
     def load(self, data_dir: str | os.PathLike[str], split: str) -> Sequence[Example]:
@@ -310,7 +315,7 @@ class Task:
             return None if is_optional and is_missing(text) else self._parse_score(record)
         if self.label_separator is not None:
             count = len(self.known_labels())
-            holds, unknown = find_labels(text, self.label_separator, matcher, count)
+            holds, unknown = find_labels(text, self.label_separator, matcher, count, record.where)
             if unknown is None:
                 return holds
             text = unknown

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from funnel.tasks.labels import LabelMatcher, clean_label
+from funnel.utils.errors import DataError
+from funnel.utils.text import join_names
 
 if TYPE_CHECKING:
     import numpy as np
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SEPARATOR = "|"
 # Main metric -> all metrics.
@@ -20,10 +25,13 @@ METRICS = {
 }
 
 
-def split_labels(cell: str, separator: str) -> list[str]:
+def split_labels(cell: str, separator: str, where: str = "") -> list[str]:
     """Return the different labels in a cell: a JSON list of names, or names with a separator.
 
-    An empty cell has no label.
+    An empty cell has no label. ``where`` (``file:line``) begins the message of an error.
+
+    Raises:
+        DataError: a list holds something other than names and numbers.
     """
     names: Iterable[str] = cell.split(separator)
     if clean_label(cell).startswith("["):
@@ -31,22 +39,36 @@ def split_labels(cell: str, separator: str) -> list[str]:
             values = json.loads(cell)
         except (ValueError, RecursionError):
             values = None
-        if isinstance(values, list) and all(isinstance(value, str | int) for value in values):
+        if isinstance(values, list):
+            if not all(isinstance(value, str | int | float) for value in values):
+                raise DataError(
+                    f"{where}: label {cell[:60]!r}: a list of labels should hold names and numbers"
+                )
             names = (x if isinstance(x, str) else json.dumps(x) for x in values)
     return [name for name in dict.fromkeys(map(clean_label, names)) if name]
 
 
 def find_labels(
-    cell: str, separator: str, matcher: LabelMatcher, count: int
+    cell: str, separator: str, matcher: LabelMatcher, count: int, where: str = ""
 ) -> tuple[tuple[int, ...], str | None]:
     """Return 0 or 1 for each of ``count`` labels, and the first name that is no label, if any."""
     holds = [0] * count
-    for name in split_labels(cell, separator):
+    for name in split_labels(cell, separator, where):
         found = matcher.find(name)
         if found is None:
             return tuple(holds), name
         holds[found] = 1
     return tuple(holds), None
+
+
+def warn_of_separator(labels: Sequence[str], separator: str) -> None:
+    """Log which labels hold the separator, so that text files of predictions are ambiguous."""
+    if found := [label for label in labels if separator in label]:
+        logger.warning(
+            "labels that hold the separator %r: %s; in text files of predictions they read as "
+            "several: choose another --label_separator, or --prediction_format=jsonl",
+            *(separator, join_names([repr(label) for label in found])),
+        )
 
 
 def count_holding(labels: Sequence[str], vectors: Iterable[Sequence[int]]) -> Mapping[str, int]:

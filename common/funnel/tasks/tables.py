@@ -192,7 +192,7 @@ class _ColumnPicker:
         """Find the columns; ``first`` is the header, or the first line of a file without one.
 
         Raises:
-            DataError: a column is missing.
+            DataError: a column is missing, or the header has several of its name.
         """
         width = len(first) if source.header else source.width or len(first)
         text_a = find_column(source.text_a, first, width)
@@ -203,7 +203,8 @@ class _ColumnPicker:
             raise DataError(missing_column(path, source.text_a, "text", first))
         if text_b is None and source.text_b is not None:
             raise DataError(missing_column(path, source.text_b, "second text", first))
-        if label is None and source.label is not None and not source.label_optional:
+        is_needed = not source.label_optional or first.count(str(source.label)) > 1
+        if label is None and source.label is not None and is_needed:
             raise DataError(missing_column(path, source.label, "label", first))
         if name is None and source.id is not None:
             raise DataError(missing_column(path, source.id, "id", first))
@@ -221,20 +222,26 @@ class _ColumnPicker:
 
 
 def find_column(column: Column | None, first: list[str], width: int) -> int | None:
-    """Return the position of a column in a table of ``width`` columns; None without it.
+    """Return the position of a column in a table of ``width`` columns; None without one of it.
 
     ``first`` is the header, or the first line of a file without one.
     """
     if column is None:
         return None
     if isinstance(column, str):
-        return first.index(column) if column in first else None
+        # Of two columns of a name neither is the one that is meant.
+        return first.index(column) if first.count(column) == 1 else None
     return column % width if -width <= column < width else None
 
 
 def missing_column(path: Path, column: Column, role: str, first: list[str]) -> str:
     """Return the message that a column is missing; ``first`` as in :func:`find_column`."""
     has = f"has {len(first)} columns: {', '.join(name[:40] for name in first[:20])}"
+    if isinstance(column, str) and column in first:
+        count = first.count(column)
+        return (
+            f"{path}:1: {count} columns {column!r} for the {role}; name it by its position, from 0"
+        )
     if isinstance(column, str):
         return f"{path}:1: no column {column!r} for the {role}; the header {has}"
     return f"{path}:1: no column {column + 1} for the {role}; the line {has}"

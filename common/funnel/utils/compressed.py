@@ -143,6 +143,8 @@ class SequentialReader(io.RawIOBase):
 
 
 def _open_standard_input() -> Any:
+    if sys.stdin is None:  # closed by the program that started this one
+        raise OSError("the standard input is closed")
     stream: Any = sys.stdin.buffer  # the type lacks peek
     start = stream.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)

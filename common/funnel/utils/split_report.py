@@ -33,6 +33,8 @@ class TextCounts:
         tokens: tokens of all texts before truncation, without special tokens.
         unknown: those among them that are the unknown token.
         unit: what is cut, in the plural.
+        windows: windows into which the texts longer than ``limit`` were cut, so that nothing of
+            them is lost; 0 where they are truncated.
     """
 
     texts: int = 0
@@ -42,6 +44,7 @@ class TextCounts:
     tokens: int = 0
     unknown: int = 0
     unit: str = "texts"
+    windows: int = 0
 
     def __add__(self, other: TextCounts) -> TextCounts:
         """Return the counts of the texts of both."""
@@ -52,17 +55,19 @@ class TextCounts:
             max(self.limit, other.limit),
             self.tokens + other.tokens,
             self.unknown + other.unknown,
-            self.unit,
+            self.unit if self.texts else other.unit,
+            self.windows + other.windows,
         )
 
     def log(self, split: str, vocabulary: str | os.PathLike[str]) -> None:
         """Log truncation and vocabulary coverage, as a warning if the coverage is bad."""
         if self.texts:
             share = self.truncated / self.texts
+            into = f" in {self.windows} windows" if self.windows else ""
             logger.info(
-                "%s: %d of %d %s (%.1f %%) cut to %d tokens; the longest has %d",
+                "%s: %d of %d %s (%.1f %%) cut to %d tokens%s; the longest has %d",
                 *(split, self.truncated, self.texts, self.unit, 100 * share),
-                *(self.limit, self.longest),
+                *(self.limit, into, self.longest),
             )
         if not self.tokens:
             return

@@ -35,6 +35,17 @@ def test_conll_with_any_separator(tmp_path, separator, end):
     assert _words(path, label_column=1)[0][1] == ["NN", "NNP"]
 
 
+@pytest.mark.parametrize("separator", ["\t", " "])
+def test_blanks_within_words(tmp_path, separator):
+    """Only ASCII blanks are columns' ends: a word may hold a no-break space, or begin with one."""
+    words = ["10\u00a0000", "a\u3000b", "c\u2028d"]
+    path = write(tmp_path / "a.txt", "".join(f"{word}{separator}X\n" for word in words))
+    assert _words(path) == [(words, ["X"] * 3)]
+    path = write(tmp_path / "b.txt", f"\u3000{separator}X\n")
+    with pytest.raises(DataError, match=r"b\.txt:1: the word is empty"):
+        _words(path)
+
+
 def test_conllu_and_words_with_blanks(tmp_path):
     text = "# sent_id = 1\n# text = vámonos al\n1-2\tvámonos\t_\n1\tvamos\tVERB\n2\tnos\tPRON\n"
     text += "3.1\tnada\tX\n3\ta cá\tADP\n"

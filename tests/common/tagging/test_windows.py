@@ -91,3 +91,10 @@ def test_windows_cover_every_word_in_order(sizes, room, overlap):
     owners = choose_windows(len(sizes), windows)
     for word, number in enumerate(owners):
         assert windows[number][0] <= word < windows[number][1]
+
+
+def test_the_default_overlap_fits_short_sequences():
+    found = [TaggingWindows(length).overlap for length in (3, 4, 32, 34, 35, 128)]
+    assert found == [0, 1, 8, 8, 32, 32]
+    with pytest.raises(ConfigError, match="overlap=31: must be at most"):
+        TaggingWindows(32, 31)

@@ -45,6 +45,33 @@ def test_cells():
     assert split_labels(" ", "|") == split_labels("[]", ";") == []
 
 
+@pytest.mark.parametrize("value", [["x", None], [["x"]], [{"a": 1}, "x"]])
+def test_lists_that_are_no_labels(tmp_path, value):
+    """They must not be read as one label that is spelled like JSON."""
+    rows = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": value}]
+    write(tmp_path / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"train\.jsonl:2: label .* should hold names and numbers"):
+        _task("jsonl", **SEVERAL).resolve_labels(tmp_path)
+    with pytest.raises(DataError, match=r"train\.jsonl:2: label .* should hold names and numbers"):
+        _task("jsonl", labels="x,y", **SEVERAL).read(tmp_path, "train")
+
+
+def test_numbers_in_lists_and_texts_without_labels(tmp_path):
+    write(
+        tmp_path / "train.jsonl", '{"text": "a", "label": [1.5, 2]}\n{"text": "a", "label": []}\n'
+    )
+    assert _task("jsonl", **SEVERAL).resolve_labels(tmp_path).labels == ("1.5", "2")
+    write(tmp_path / "train.csv", "text,label\na,\nb,\n")
+    with pytest.raises(DataError, match=r"train\.csv: no row has a label"):
+        _task(**SEVERAL).resolve_labels(tmp_path)
+
+
+def test_a_label_that_holds_the_separator_is_named(tmp_path, caplog):
+    write(tmp_path / "train.jsonl", '{"text": "a", "label": ["x|y", "z"]}\n')
+    assert _task("jsonl", **SEVERAL).resolve_labels(tmp_path).labels == ("x|y", "z")
+    assert "labels that hold the separator '|': 'x|y'" in caplog.text
+
+
 def test_files(files):
     task = _task(**SEVERAL).resolve_labels(files)
     assert task.labels == ("X", "x", "y", "z") and task.problem_type == MULTI_LABEL

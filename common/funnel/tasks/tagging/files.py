@@ -25,6 +25,7 @@ TAG_KEYS = ("labels", "tags", "ner_tags", "pos_tags", "label")
 _NO_WORD = re.compile(r"\d+[-.]\d+")
 # CoNLL-U's comments, where the number of columns is not known yet.
 _COMMENT = re.compile(r"#\s*(?:[\w.:-]+\s*=|newdoc|newpar)")
+_BLANKS = " \t"
 _SHOWN = 40  # characters of a line in a message
 
 
@@ -60,7 +61,8 @@ def read_conll(
 ) -> Iterator[TaggedSentence]:
     """Yield the sentences of a file of columns: a word a line, empty lines between sentences.
 
-    Columns are separated by tabs if the first line of data has one, else by blanks. Lines of
+    Columns are separated by tabs if the first line of data has one, else by blanks; a no-break
+    space separates none. Lines of
     ``-DOCSTART-``, comments (``#``, before a sentence) and CoNLL-U's lines of several words are
     left out.
 
@@ -110,6 +112,11 @@ def _is_comment(text: str, layout: _Layout | None) -> bool:
     return len(layout.cells(text)) != layout.width
 
 
+def _split(text: str, separator: str | None) -> list[str]:
+    # Other white space is part of a word: "10\u00a0000" is no word and a further column.
+    return text.split(separator) if separator else re.split(r"[ \t]+", text.strip(_BLANKS))
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Separator and columns of a CoNLL file; ``label`` is None in one without tags."""
@@ -122,8 +129,8 @@ class _Layout:
     @classmethod
     def find(cls, path: Path, line: TextLine, text: int, label: int, optional: bool) -> _Layout:
         """Find the columns by the first line of data."""
-        separator = "\t" if "\t" in line.text.strip() else None
-        width = len(line.text.strip("\n").split(separator))
+        separator = "\t" if "\t" in line.text.strip(_BLANKS) else None
+        width = len(_split(line.text, separator))
         word = text + width if text < 0 else text
         tag: int | None = label + width if label < 0 else label
         has_tag = tag is not None and 0 <= tag < width and tag != word
@@ -141,7 +148,7 @@ class _Layout:
 
     def cells(self, text: str) -> list[str]:
         """Return the columns of a line."""
-        return text.split(self.separator)
+        return _split(text, self.separator)
 
     def split(self, path: Path, line: TextLine) -> list[str]:
         """Return the columns of a line of data; refuse another number of them."""
