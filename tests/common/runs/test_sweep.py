@@ -207,3 +207,17 @@ def test_a_diverged_run_stays_failed(command, tmp_path):
             run_sweep(planned, [{}])
     assert (run.folder / "device").read_text() == "unlocked"  # the caller locks
     assert len((run.folder / "starts").read_text()) == 1
+
+
+@pytest.mark.parametrize(("seeds", "lr"), [(["1", "01"], ["1e-3"]), (["1"], ["1e-3", "0.001"])])
+def test_two_spellings_of_a_number_are_one_value(command, seeds, lr):
+    with pytest.raises(ConfigError, match=r"is given twice, also as (01|0\.001)$"):
+        plan_sweep(command, seeds, {"lr": lr})
+
+
+def test_finished_runs_that_are_not_listed_are_named(command, tmp_path, capsys):
+    run(["--seeds=1,2", "--lr=1e-5"], command)
+    run(["--seeds=2,3", "--lr=1e-5"], command)
+    messages = capsys.readouterr().err
+    assert "runs also holds lr=1e-5,seed=1: not in the tables" in messages
+    assert messages.count("also holds") == 1
