@@ -41,6 +41,8 @@ _SYNONYMS = (
     ("save_dir", "output_dir"),
 )
 _FLAG_FILE, _SETTINGS_FILE = "flagfile", "settings_file"
+# How these flags begin, without the first dashes.
+FILES_OF_FLAGS = (_FLAG_FILE, _SETTINGS_FILE, _SETTINGS_FILE.replace("_", "-"))
 _SWITCH_VALUES = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _CLOSE = 0.66  # similarity of a flag that is suggested
 

@@ -28,6 +28,7 @@ from funnel.utils.text import join_names
 logger = logging.getLogger(__name__)
 
 SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
+INSIDE_SWEEP = "FUNNEL_INSIDE_SWEEP"  # set in the environment of the runs
 # Flags that would make an interrupted run start again, or are those of each run.
 _OVERWRITING = ("overwrite", "overwrite_run")
 _OWN = ("seed", "seeds", "model_dir", "resume")
@@ -283,7 +284,7 @@ class _ActiveRun:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=dict(environment),
+                    env={**environment, INSIDE_SWEEP: "1"},
                     start_new_session=True,
                 )
             except OSError as error:
