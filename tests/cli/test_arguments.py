@@ -1,6 +1,7 @@
 """Command lines before they are parsed: other spellings, settings from files, slips."""
 
 import json
+import re
 
 import pytest
 
@@ -133,3 +134,21 @@ def test_help_names_the_files(capsys):
             parse("--help")
         text = capsys.readouterr().out
         assert "--flagfile=FILE" in text and "--settings_file=FILE" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--model_dir=runs/a  # mine", ":1: --model_dir: a comment needs a line of its own"),
+        ("--lr 1e-3 # peak", ":1: --lr: a comment needs a line of its own"),
+        ('--data_dir="my data"', ':1: --data_dir="my data": values have no quotes'),
+    ],
+)
+def test_comments_and_quotes_are_no_part_of_values(tmp_path, line, message):
+    file = tmp_path / "a.flags"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        torch(f"--flagfile={file}")
+    file.write_text('--labels="yes, sir","no"\n--data_dir=my#data\n')
+    settings = torch(f"--flagfile={file}")
+    assert settings.data.data_dir == "my#data" and '"yes, sir"' in str(settings)

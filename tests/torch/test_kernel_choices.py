@@ -211,6 +211,8 @@ def test_settings_precede_the_checkpoint_and_unknown_values_are_left_out(caplog)
     own.configure(KernelSettings(linear_backend="mkl"))
     own.restore({"linear_backend": "onednn", "attention_chunk": "64", "made": {"shape": "gone"}})
     assert own.settings == KernelSettings("mkl", "64")
+    assert "--linear_backend=mkl: the run had onednn before" in caplog.text
+    assert "--attention_chunk" not in caplog.text
     # An implementation that is not there (another PyTorch) is chosen again.
     assert own.choose("shape", OPTIONS, lambda: [bool, bool]) in OPTIONS
     own.restore({"attention_chunk": "many", "made": 3})

@@ -87,6 +87,8 @@ def test_runs_with_adapters_resume_and_leave_ordinary_models(tmp_path, monkeypat
     refuse(program, capsys, arguments(tmp_path, "a", lora_rank=0), "--lora_rank=0")
     argv = arguments(tmp_path, "a", lora_rank=2, compile=True)
     refuse(program, capsys, argv, "--lora_rank goes without --compile")
+    argv = arguments(tmp_path, "a", lora_rank=2, freeze="encoder")
+    refuse(program, capsys, argv, "--freeze=encoder: freezes all adapters of --lora_rank")
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     refuse(program, capsys, arguments(tmp_path, "a", lora_rank=2), "peft is not installed")
     assert not (tmp_path / "a" / "run_config.json").exists()

@@ -41,6 +41,8 @@ _SYNONYMS = (
     ("save_dir", "output_dir"),
 )
 _FLAG_FILE, _SETTINGS_FILE = "flagfile", "settings_file"
+# How these flags begin, without the first dashes.
+FILES_OF_FLAGS = (_FLAG_FILE, _SETTINGS_FILE, _SETTINGS_FILE.replace("_", "-"))
 _SWITCH_VALUES = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _CLOSE = 0.66  # similarity of a flag that is suggested
 
@@ -151,11 +153,25 @@ def _read_file(
         # absl separates name and value by a blank too.
         flag, _, value = line.lstrip("-").partition(" ")
         text = f"--{flag}={value.strip()}" if value and "=" not in flag else f"--{line.lstrip('-')}"
+        _check_value(text, f"{path}:{number}: ")
         rest, files = _split_off_files([text])
         for inner, other in files:
             yield from _read_file(inner, other, known, (*including, path))
         for argument in rest:
             yield from _rewrite(argument, known, f"{path}:{number}: ")
+
+
+def _check_value(flag: str, where: str) -> None:
+    """Refuse the line of a flag file whose value would hold a comment or quotes.
+
+    Raises:
+        ConfigError: ``where`` begins the message.
+    """
+    name, _, value = flag.partition("=")
+    if " #" in value:
+        raise ConfigError(f"{where}{name}: a comment needs a line of its own")
+    if len(value) > 1 and value[0] in "\"'" and value.find(value[0], 1) == len(value) - 1:
+        raise ConfigError(f"{where}{name}={value}: values have no quotes around them in this file")
 
 
 def _to_text(path: str, key: str, value: Any) -> str:

@@ -20,15 +20,24 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from funnel.cli.arguments import FILES_OF_FLAGS
 from funnel.cli.command import entry_point
 from funnel.cli.flags import parse_settings, split_list
 from funnel.config.settings import flag_groups, group, setting
 from funnel.config.training.series import SeriesSettings
 from funnel.runs.endings import leave_out
 from funnel.runs.series import best_run
-from funnel.runs.sweep import SWEEP_JSON, SWEEP_TABLE, Sweep, plan_sweep, run_sweep
+from funnel.runs.sweep import (
+    INSIDE_SWEEP,
+    SWEEP_JSON,
+    SWEEP_TABLE,
+    Sweep,
+    find_value,
+    plan_sweep,
+    run_sweep,
+)
 from funnel.utils.errors import ConfigError
 from funnel.utils.interruption import stop_requests
 from funnel.utils.logging import configure_logging
@@ -126,8 +135,12 @@ def device_environments(devices: str, environment: Mapping[str, str]) -> list[di
     return found
 
 
-def run_seeds(settings: SeriesSettings) -> None:
+def run_seeds(settings: SeriesSettings, model_dir: str = "") -> None:
     """Run the program of this process once per seed; its other flags are passed on.
+
+    Args:
+        settings: the seeds, from the command line or a flag file.
+        model_dir: directory of the runs, likewise; default: that in the command line.
 
     Raises:
         FunnelError: a run failed, or this process is one of several.
@@ -137,8 +150,20 @@ def run_seeds(settings: SeriesSettings) -> None:
             "--seeds starts processes of its own; with torchrun: "
             f"python pytorch/sweep.py --seeds={settings.seeds} -- torchrun ..."
         )
+    if INSIDE_SWEEP in os.environ:
+        raise ConfigError(
+            f"--seeds={settings.seeds} is in a flag file of the command, but sweep.py gives each "
+            "run its seed: take it out of that file"
+        )
     command = [sys.executable, *leave_out(sys.argv, ("seeds",))]
-    start(plan_sweep(command, split_list(settings.seeds), {}), [dict(os.environ)])
+    if model_dir and not find_value(command, "model_dir"):
+        command.append(f"--model_dir={model_dir}")
+    sweep = plan_sweep(command, split_list(settings.seeds), {})
+    if any(word.lstrip("-").startswith(FILES_OF_FLAGS) for word in command):
+        # The seeds may be in such a file, and each run would start all of them.
+        runs = tuple(replace(run, command=(*run.command, "--seeds=")) for run in sweep.runs)
+        sweep = replace(sweep, runs=runs)
+    start(sweep, [dict(os.environ)])
 
 
 def start(sweep: Sweep, devices: Sequence[Mapping[str, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import re
 import shlex
 import signal
@@ -21,14 +22,18 @@ from funnel.utils.errors import ConfigError, RunError
 from funnel.utils.files import atomic_write_json, atomic_write_text
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.json_files import read_json_object
+from funnel.utils.run_directory import BEST_RESULT
+from funnel.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
 SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
+INSIDE_SWEEP = "FUNNEL_INSIDE_SWEEP"  # set in the environment of the runs
 # Flags that would make an interrupted run start again, or are those of each run.
 _OVERWRITING = ("overwrite", "overwrite_run")
 _OWN = ("seed", "seeds", "model_dir", "resume")
 _POLL_SECONDS = 0.2
+_SHOWN = 10  # names in a message
 _ODD = re.compile(r"[^\w.=+,-]+")
 
 
@@ -100,8 +105,12 @@ def plan_sweep(
             f"delete {folder} to repeat the runs"
         )
     for name, values in {"seeds": seeds, **grid}.items():
-        if repeated := [value for value in values if values.count(value) > 1]:
-            raise ConfigError(f"--{name}: {repeated[0]} is given twice")
+        # 1e-3 and 0.001 are one value: its runs would count twice.
+        numbers = [_to_number(value) for value in values]
+        repeated = [value for value, n in zip(values, numbers, strict=True) if numbers.count(n) > 1]
+        if repeated:
+            also = "" if repeated[0] == repeated[1] else f", also as {repeated[1]}"
+            raise ConfigError(f"--{name}: {repeated[0]} is given twice{also}")
     if odd := [seed for seed in seeds if not seed.isdigit()]:
         raise ConfigError(f"--seeds: {odd[0]!r} is no seed: whole numbers, as in --seeds=1,2,3")
     common = leave_out(command, (*_OWN, *grid))
@@ -118,6 +127,15 @@ def plan_sweep(
     if len({run.folder for run in planned}) < len(planned):
         raise ConfigError("two sets of values have the same directory name")
     return Sweep(tuple(common), Path(folder), tuple(planned))
+
+
+def _to_number(value: str) -> float | str:
+    """Return a flag value as a number, or unchanged if it is none."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
 
 
 def find_flag(command: Sequence[str], name: str) -> bool:
@@ -142,6 +160,7 @@ def run_sweep(sweep: Sweep, devices: Sequence[Mapping[str, str]]) -> list[Series
     count = sum(run.result is not None for run in found.values())
     if count:
         logger.info("%d of %d runs are finished already", count, len(found))
+    _report_others(sweep)
     sweep.folder.mkdir(parents=True, exist_ok=True)
     write_tables(sweep, list(found.values()))
     waiting = [p for p in sweep.runs if not _is_done(found[p.run.name])]
@@ -156,6 +175,18 @@ def run_sweep(sweep: Sweep, devices: Sequence[Mapping[str, str]]) -> list[Series
         table = sweep.folder / SWEEP_TABLE
         raise RunError(f"{len(failed)} of {len(found)} runs failed; {table} is of the others")
     return list(found.values())
+
+
+def _report_others(sweep: Sweep) -> None:
+    """Name the finished runs in the directory that the command does not list any more."""
+    planned = {run.folder for run in sweep.runs}
+    folders = sorted(path.parent for path in sweep.folder.glob(f"*/{BEST_RESULT}"))
+    others = [folder.name for folder in folders if folder not in planned]
+    if others:
+        logger.warning(
+            "%s also holds %s: not in the tables, which are of the seeds and values in the command",
+            *(sweep.folder, join_names(others, _SHOWN)),
+        )
 
 
 def _is_done(run: SeriesRun) -> bool:
@@ -253,7 +284,7 @@ class _ActiveRun:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=dict(environment),
+                    env={**environment, INSIDE_SWEEP: "1"},
                     start_new_session=True,
                 )
             except OSError as error:

@@ -69,7 +69,7 @@ class RunInputs:
 def run(settings: ClassifierSettings) -> None:
     """Fine-tune, evaluate and predict in this process, one of several perhaps."""
     if settings.series.seeds:
-        run_seeds(settings.series)
+        run_seeds(settings.series, settings.run.model_dir)
         return
     with processes.start_processes(settings) as world:
         seed = processes.common_seed(settings, world)

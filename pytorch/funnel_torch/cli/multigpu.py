@@ -32,7 +32,7 @@ def run(settings: ProgramSettings, program: Path, arguments: Sequence[str]) -> N
     Exits with the status of the first process that failed.
     """
     if isinstance(settings, FineTuneSettings) and settings.series.seeds:
-        run_seeds(settings.series)
+        run_seeds(settings.series, settings.run.model_dir)
         return
     settings.check_paths()
     requested = settings.distributed.distributed_world_size

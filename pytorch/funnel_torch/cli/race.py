@@ -37,7 +37,7 @@ class RunInputs:
 def run(settings: RaceSettings) -> None:
     """Train and evaluate in this process, one of several perhaps."""
     if settings.series.seeds:
-        run_seeds(settings.series)
+        run_seeds(settings.series, settings.run.model_dir)
         return
     with processes.start_processes(settings) as world:
         task, seed = settings.task, processes.common_seed(settings, world)

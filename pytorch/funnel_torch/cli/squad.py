@@ -47,7 +47,7 @@ class RunInputs:
 def run(settings: SquadSettings) -> None:
     """Fill the cache, let an ensemble answer, or train and predict, in this process."""
     if settings.series.seeds:
-        run_seeds(settings.series)
+        run_seeds(settings.series, settings.run.model_dir)
         return
     with processes.start_processes(settings) as world:
         if split := settings.cache.prepro_split:

@@ -55,7 +55,7 @@ class RunInputs:
 def run(settings: TaggerSettings) -> None:
     """Train if asked to, then score and predict the splits, in one of several processes perhaps."""
     if settings.series.seeds:
-        run_seeds(settings.series)
+        run_seeds(settings.series, settings.run.model_dir)
         return
     with processes.start_processes(settings) as world:
         known: Scores = {}

@@ -97,13 +97,20 @@ class KernelChoices:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take the settings and choices of :meth:`state`; a setting that is not auto precedes them.
 
-        Values that this version does not know are left out.
+        Values that this version does not know are left out; a setting that changes is logged.
         """
         names, own = ("linear_backend", "attention_chunk"), self.settings
         merged = {
             name: str(state.get(name, AUTO)) if (value := getattr(own, name)) == AUTO else value
             for name in names
         }
+        for name, value in merged.items():
+            if (before := str(state.get(name, value))) != value:
+                logger.warning(
+                    "--%s=%s: the run had %s before; its losses now differ in rounding from those "
+                    "of a run that keeps it",
+                    *(name, value, before),
+                )
         try:
             self.settings = KernelSettings(**merged)
         except ConfigError as error:

@@ -27,7 +27,7 @@ from funnel_torch.models.heads import FunnelForSequenceClassification
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.weight_mapping import export_tensors
 from funnel_torch.tasks import in_memory
-from funnel_torch.tasks.api_config import FinetuneOptions, show_options
+from funnel_torch.tasks.api_config import FinetuneOptions, named_as_arguments, show_options
 from funnel_torch.tasks.api_run import FinetuneRun, InitialModel
 from funnel_torch.tasks.classification import decisions, score
 from funnel_torch.tasks.finetune import predict
@@ -52,6 +52,7 @@ class FinetunedModel:
         history: what was logged, one dictionary per line: ``step``, ``split`` and metrics.
         task: labels, problem type and metrics.
         options: those of the call.
+        pairs: whether the training data were pairs of texts.
     """
 
     model: FunnelForSequenceClassification
@@ -61,6 +62,7 @@ class FinetunedModel:
     history: list[dict[str, Any]]
     task: Task
     options: FinetuneOptions
+    pairs: bool
 
     def logits(self, texts: Any) -> np.ndarray:
         """Return the outputs of the model, float32 [n, number of labels], by text.
@@ -69,10 +71,12 @@ class FinetunedModel:
             texts: strings, pairs of strings, or a table with the columns of the training data.
 
         Raises:
-            DataError: a text is missing or no string.
+            DataError: a text is missing or no string, or these are pairs and the training data were
+                not, or the other way round.
         """
         columns = ColumnNames(**self.options.columns())
         rows = in_memory.read_rows("texts", texts, columns, labelled=False)
+        rows.check_form(self.pairs)
         examples = [Example(row.text, row.text_b, None) for row in rows.rows]
         source = _encode(examples, self.model, self.tokenizer, self.options.max_length)
         return self._outputs(source)["logits"]
@@ -98,9 +102,11 @@ class FinetunedModel:
         """Return the metrics of labelled data in any form that :func:`finetune` takes.
 
         Raises:
-            DataError: a text or label is missing or unknown.
+            DataError: a text or label is missing or unknown, or the texts are of another form, see
+                :meth:`logits`.
         """
         rows = in_memory.read_rows("data", data, ColumnNames(**self.options.columns()))
+        rows.check_form(self.pairs)
         examples, _ = in_memory.read_examples(rows, self.task)
         source = _encode(examples, self.model, self.tokenizer, self.options.max_length)
         assert source.features.labels is not None
@@ -139,13 +145,18 @@ def finetune(model: Start, train: Any, dev: Any = None, **options: Any) -> Finet
     Raises:
         FunnelError: data, options or checkpoint do not fit; training diverged.
     """
-    chosen = FinetuneOptions.build(options)
+    with named_as_arguments():
+        return _finetune(model, train, dev, FinetuneOptions.build(options))
+
+
+def _finetune(model: Start, train: Any, dev: Any, chosen: FinetuneOptions) -> FinetunedModel:
     device = choose_device(0, chosen.device)
     check_precision(device, chosen.precision)
     columns = ColumnNames(**chosen.columns())
     splits = {"train": in_memory.read_rows("train", train, columns)}
     if dev is not None:
         splits["dev"] = in_memory.read_rows("dev", dev, columns)
+        splits["dev"].check_form(splits["train"].are_pairs)
     start = _read_start(model, chosen)
     task = _choose_task(splits["train"], start, chosen)
     examples = {name: in_memory.read_examples(rows, task) for name, rows in splits.items()}
@@ -161,7 +172,8 @@ def finetune(model: Start, train: Any, dev: Any = None, **options: Any) -> Finet
     originals = in_memory.original_labels(splits["train"], task)
     labels = tuple(originals[label] for label in task.known_labels())
     scores = dict(progress.best.get("dev", {}))
-    return FinetunedModel(trained, start.tokenizer, labels, scores, history, task, chosen)
+    pairs = splits["train"].are_pairs
+    return FinetunedModel(trained, start.tokenizer, labels, scores, history, task, chosen, pairs)
 
 
 def _read_start(model: Start, options: FinetuneOptions) -> InitialModel:

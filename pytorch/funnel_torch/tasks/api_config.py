@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
+import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from funnel.config.training.optimizer import OptimizerConfig
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import ConfigError
+from funnel.utils.errors import ConfigError, FunnelError
 from funnel_torch.data.config import BatchConfig
 from funnel_torch.tasks.config import FineTuneConfig
 
 # Fields of FineTuneConfig that are settings classes themselves.
 _GROUPS = ("batches", "optimizer")
+# Further options that a run may change when it resumes, such as ``extend_to``.
+_WITHOUT_EFFECT = frozenset(
+    item.name
+    for settings in (FineTuneConfig, BatchConfig, OptimizerConfig)
+    for item in fields(settings)
+    if not item.metadata.get("affects_result", True)
+)
+_FLAG = re.compile(r"(?<![\w-])--(\w+)")
+_TYPES = {"int": numbers.Integral, "float": numbers.Real, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,9 @@ class FinetuneOptions:
                 close = difflib.get_close_matches(name, known, 1) or _spelled_elsewhere(name)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ConfigError(f"finetune: there is no option {name!r}{hint}")
+        chosen, more = _checked(cls, chosen), more
+        for settings in (FineTuneConfig, BatchConfig, OptimizerConfig):
+            more = _checked(settings, more)
         options = cls(**chosen, more=more)
         options.training()
         return options
@@ -113,8 +130,54 @@ class FinetuneOptions:
     def to_record(self) -> dict[str, Any]:
         """Return the options that decide the result of a run, as JSON values."""
         left_out = ("output_dir", "overwrite", "device", "tokenizer", "eval_batch_size", "labels")
-        values = dataclasses.asdict(dataclasses.replace(self, tokenizer=None))
+        kept = {name: value for name, value in self.more.items() if name not in _WITHOUT_EFFECT}
+        values = dataclasses.asdict(dataclasses.replace(self, tokenizer=None, more=kept))
         return {name: value for name, value in values.items() if name not in left_out}
+
+
+def _checked(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with numbers of NumPy as those of Python.
+
+    Raises:
+        ConfigError: an option that is a field of ``settings`` has a value of another type.
+    """
+    found = dict(values)
+    for item in fields(settings):
+        # Annotations are strings, as in "int | None"; others than these types are not checked.
+        kinds = str(item.type).split(" | ")
+        wanted = _TYPES.get(kinds[0])
+        if item.name not in found or wanted is None:
+            continue
+        value = found[item.name]
+        if isinstance(value, np.generic):
+            value = found[item.name] = value.item()
+        is_number = wanted is bool or not isinstance(value, bool)
+        if (value is None and "None" in kinds) or not set(kinds) <= {*_TYPES, "None"}:
+            continue
+        if not (isinstance(value, wanted) and is_number):
+            raise ConfigError(
+                f"finetune: {item.name}={value!r} is a {type(value).__name__}, should be of type "
+                f"{kinds[0]}"
+            )
+    return found
+
+
+@contextlib.contextmanager
+def named_as_arguments() -> Iterator[None]:
+    """Let the messages of errors name arguments of :func:`finetune` in place of flags.
+
+    Raises:
+        FunnelError: the block raised it.
+    """
+    theirs = {"model_dir": "output_dir", "train_bsz": "batch_size", "overwrite": "overwrite=True"}
+    known = theirs | {name: name for name in _further_names()}
+    try:
+        yield
+    except FunnelError as error:
+        text = _FLAG.sub(lambda flag: known.get(flag[1], flag[0]), str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def _take(settings: type, values: dict[str, Any]) -> dict[str, Any]:

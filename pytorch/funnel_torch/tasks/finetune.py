@@ -31,7 +31,7 @@ from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.config import FineTuneConfig
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.freezing import freeze, log_frozen
-from funnel_torch.training.lora import add_adapters
+from funnel_torch.training.lora import add_adapters, check_adapters
 from funnel_torch.training.optimizer import build_optimizer
 from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
@@ -118,7 +118,8 @@ def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> 
     """Freeze parts of a model and turn on recomputation, as the settings say.
 
     Raises:
-        ConfigError: a part to freeze does not exist, or patience has no evaluations to count.
+        ConfigError: a part to freeze does not exist, all adapters would be frozen, or patience has
+            no evaluations to count.
     """
     if config.patience and not evaluates:
         raise ConfigError("--patience: needs dev data to evaluate on")
@@ -128,6 +129,7 @@ def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> 
         add_adapters(model, config.lora_rank)
     if config.freeze:
         freeze(model, config.freeze)
+        check_adapters(model, config.freeze)
     if config.recompute_layers:
         recompute_layers(model)
 

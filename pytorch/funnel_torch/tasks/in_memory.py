@@ -63,6 +63,24 @@ class Rows:
     rows: Sequence[Row]
     class_names: tuple[str, ...] | None = None
 
+    @property
+    def are_pairs(self) -> bool:
+        """Whether the rows have two texts; all of them or none."""
+        return self.rows[0].text_b is not None
+
+    def check_form(self, pairs: bool) -> None:
+        """Check that the rows are of the form of the training data.
+
+        Raises:
+            DataError: they are pairs and those were not, or the other way round.
+        """
+        if self.are_pairs != pairs:
+            trained, given = ("pairs", "single texts") if pairs else ("single texts", "pairs")
+            raise DataError(
+                f"{self.name}: the model is trained on {trained}, these are {given} (of labelled "
+                "tuples give the texts only)"
+            )
+
 
 def read_rows(
     name: str, data: Any, columns: ColumnNames = ColumnNames(), *, labelled: bool = True
@@ -129,6 +147,8 @@ def _table_rows(
                 f"{name}: has no column {column!r}, only {join_names(names, _SHOWN)}; "
                 f"{role}=... names it"
             )
+        if column is not None and names.count(column) > 1:
+            raise DataError(f"{name}: has {names.count(column)} columns {column!r}; keep one")
     parts = [None if column is None else list(data[column]) for column in needed]
     texts, seconds, labels = parts
     assert texts is not None
@@ -192,11 +212,12 @@ def _class_names(data: Any, label: str) -> tuple[str, ...] | None:
 
 def _name_class(row: Row, names: Sequence[str]) -> Any:
     """Return the name of an integer label; -1 marks a row without label."""
-    if not isinstance(row.label, int) or row.label == -1:
+    label = _unwrap(row.label)  # a number of NumPy or PyTorch after Dataset.with_format
+    if not isinstance(label, int) or label == -1:
         return None
-    if not 0 <= row.label < len(names):
-        raise DataError(f"{row.where}: label {row.label} is none of the {len(names)} classes")
-    return names[row.label]
+    if not 0 <= label < len(names):
+        raise DataError(f"{row.where}: label {label} is none of the {len(names)} classes")
+    return names[label]
 
 
 @dataclass(frozen=True)
@@ -224,6 +245,11 @@ def build_task(train: Rows, request: LabelRequest) -> Task:
     labels = None if request.labels is None else tuple(map(_spell, request.labels))
     if labels is None and not _is_regression(train, request):
         labels = train.class_names or _find_labels(train)
+        if len(labels) < 2:
+            raise DataError(
+                f"{train.name}: every label is {labels[0]!r}; at least two labels are needed, "
+                "which labels=[...] may name"
+            )
     regression = _is_regression(train, request)
     config = CustomTaskConfig("jsonl", labels=labels, regression=regression, metric=request.metric)
     return replace(build_custom_task(config), name=TASK_NAME, sources={}, label_origin=train.name)

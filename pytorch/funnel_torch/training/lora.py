@@ -45,6 +45,20 @@ def add_adapters(model: nn.Module, rank: int) -> None:
         parameter.requires_grad_("lora_" in name or not name.startswith("funnel."))
 
 
+def check_adapters(model: nn.Module, frozen: str) -> None:
+    """Check that freezing parts of a model has left adapters to train, if it has any.
+
+    Raises:
+        ConfigError: all of them are frozen, so that only the head would be trained.
+    """
+    adapters = [p for name, p in model.named_parameters() if "lora_" in name]
+    if adapters and not any(parameter.requires_grad for parameter in adapters):
+        raise ConfigError(
+            f"--freeze={frozen}: freezes all adapters of --lora_rank, which freezes the weights "
+            "below them itself"
+        )
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Return whether a model has adapters."""
     return next(_wrappers(model), None) is not None

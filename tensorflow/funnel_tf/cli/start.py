@@ -46,7 +46,7 @@ def run_program(
     settings = parse_command_line(name, description, argv)
     series = getattr(settings, "series", None)
     if series is not None and series.seeds:
-        importlib.import_module("funnel.cli.sweep").run_seeds(series)
+        importlib.import_module("funnel.cli.sweep").run_seeds(series, settings.run.model_dir)
         return
     import_installed("funnel_tf.cli.configs").check_paths(settings)
     if needs_tensorflow:

@@ -12,6 +12,7 @@ from funnel.runs.series import Point, RunResult, SeriesRun, best_point, best_run
 from funnel.runs.sweep import find_value, plan_sweep, run_sweep
 from funnel.utils.errors import ConfigError, FunnelError, RunError
 from funnel.utils.run_lock import LOCK_FILE
+from repo_layout import ROOT
 
 # Stands for a training program: writes what one leaves, and counts its starts.
 PROGRAM = """
@@ -207,3 +208,48 @@ def test_a_diverged_run_stays_failed(command, tmp_path):
             run_sweep(planned, [{}])
     assert (run.folder / "device").read_text() == "unlocked"  # the caller locks
     assert len((run.folder / "starts").read_text()) == 1
+
+
+@pytest.mark.parametrize(("seeds", "lr"), [(["1", "01"], ["1e-3"]), (["1"], ["1e-3", "0.001"])])
+def test_two_spellings_of_a_number_are_one_value(command, seeds, lr):
+    with pytest.raises(ConfigError, match=r"is given twice, also as (01|0\.001)$"):
+        plan_sweep(command, seeds, {"lr": lr})
+
+
+def test_finished_runs_that_are_not_listed_are_named(command, tmp_path, capsys):
+    run(["--seeds=1,2", "--lr=1e-5"], command)
+    run(["--seeds=2,3", "--lr=1e-5"], command)
+    messages = capsys.readouterr().err
+    assert "runs also holds lr=1e-5,seed=1: not in the tables" in messages
+    assert messages.count("also holds") == 1
+
+
+@pytest.mark.parametrize("form", ["--flagfile", "--settings-file"])
+def test_seeds_and_model_dir_may_be_in_a_file_of_flags(tmp_path, monkeypatch, form):
+    """The runs read that file too; without ``--seeds=`` each would start all of them again."""
+    started = []
+    monkeypatch.setattr(sweep_cli, "start", lambda sweep, _: started.append(sweep))
+    monkeypatch.setattr(sys, "argv", ["classifier.py", f"{form}=a", "--lr=1"])
+    sweep_cli.run_seeds(sweep_cli.SeriesSettings("1,2"), str(tmp_path))
+    first = started[0].runs[0]
+    assert first.command[1:] == (
+        *("classifier.py", f"{form}=a", "--lr=1", "--seed=1"),
+        *(f"--model_dir={tmp_path / 'seed=1'}", "--seeds="),
+    )
+    monkeypatch.setattr(sys, "argv", ["classifier.py", "--model_dir=a", "--seeds=1,2"])
+    sweep_cli.run_seeds(sweep_cli.SeriesSettings("1,2"), "a")
+    assert "--seeds=" not in started[1].runs[0].command
+
+
+def test_seeds_in_a_flag_file_of_a_swept_command_are_refused(command, tmp_path):
+    """The environment says so to the programs that a sweep starts."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[1])\n"
+        "from funnel.cli import sweep\nfrom funnel.utils.main import run_main\n"
+        "run_main(lambda: sweep.run_seeds(sweep.SeriesSettings('1,2'), 'a'))\n"
+    )
+    with pytest.raises(RunError, match="1 of 1 runs failed"):
+        run(["--lr=1"], [*command[:2], str(ROOT / "common"), *command[2:]])
+    table = (tmp_path / "runs" / "sweep.md").read_text()
+    assert "--seeds=1,2 is in a flag file of the command" in table
