@@ -45,9 +45,9 @@ from funnel_torch.tasks.pretrain import (
     model_inputs,
 )
 from funnel_torch.training.config import TrainerConfig
+from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.mfu import peak_tflops
-from funnel_torch.training.precision import autocast
 from funnel_torch.training.trainer import RunOutput
 
 BARE, TRAINER = "bare model step", "trainer with its input"

@@ -15,6 +15,8 @@ CLASSIFIERS = {
     *("indexed_predictions", "dev_fraction", "no_dev"),
     *("text_column", "text_b_column", "label_column", "labels", "regression", "metric"),
     *("train_file", "dev_file", "test_file", "no_header", "delimiter", "id_column", "encoding"),
+    *("multi_label", "label_separator", "class_weights", "label_smoothing", "balanced_sampling"),
+    "task_module",
 }
 LONG = {"max_length": 512}
 SQUAD = LONG | {

@@ -193,10 +193,6 @@ BAD_INPUT = {
     "column count": (lambda f: (f / "CoLA/dev.tsv").write_text("a\t1\n" * 9), ["dev.tsv"]),
     "unknown label": (lambda f: damage(f / "CoLA/dev.tsv", "src\t1", "src\t7"), ["dev.tsv:", "7"]),
     "empty file": (lambda f: (f / "CoLA/train.tsv").write_text(""), ["train.tsv", "empty"]),
-    "vocabulary too large": (
-        lambda f: (f / "vocab.txt").open("a").write("more\n"),
-        ["vocab.txt", "22 tokens", "21"],
-    ),
     "vocabulary without symbols": (lambda f: damage(f / "vocab.txt", "<cls>\n", ""), ["vocab.txt"]),
     "config key missing": (
         lambda f: damage(f / "net_config.json", '"n_head": 2, ', ""),
@@ -249,7 +245,7 @@ WRONG_FLAGS = {
     "--epochs=0": ["epochs"],
     "--min_lr=1": ["min_lr"],
     "--valid_bsz=0": ["--valid_bsz=0"],
-    "--learning_rate=1": ["--learning_rate"],
+    "--learning_rat=1": ["--learning_rat", "--learning_rate"],
     "--overwrite_keys=depth": ["depth"],
     "--test_only": ["--test_only", "run/best"],
 }

@@ -140,7 +140,7 @@ def test_garbage_in_a_valid_frame(tmp_path, garbage):
 
 def test_mutated_records_are_refused_or_mean_the_same(tmp_path):
     """Change the bytes of records inside of valid frames: an error of ours, or valid numbers."""
-    rng = random.Random(0)
+    rng = random.Random(2)
     records = [encode_example(record) for record in pretraining_records(4)]
     outcomes = []
     for number in range(usual_or_thorough(12, 40)):

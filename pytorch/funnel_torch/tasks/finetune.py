@@ -29,11 +29,11 @@ from funnel_torch.data.batching import (
 from funnel_torch.kernels.sharing import share_choices
 from funnel_torch.models.layers import recompute_layers
 from funnel_torch.tasks.config import FineTuneConfig
+from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.freezing import freeze, log_frozen
 from funnel_torch.training.lora import add_adapters, check_adapters
 from funnel_torch.training.optimizer import build_optimizer
-from funnel_torch.training.precision import autocast
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.stopping import until_stopped
 from funnel_torch.training.trainer import Progress, RunOutput, Trainer, compiled

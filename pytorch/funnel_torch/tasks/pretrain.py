@@ -22,6 +22,7 @@ from funnel_torch.models.electra import (
     gumbel_noise,
 )
 from funnel_torch.models.pretraining_batch import LossDenominators, PretrainingBatch
+from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.mfu import FORWARD_PASSES_PER_STEP
 from funnel_torch.training.optimizer import (
@@ -31,7 +32,6 @@ from funnel_torch.training.optimizer import (
     build_optimizer,
 )
 from funnel_torch.training.optimizer_import import AdamState, load_adam_state
-from funnel_torch.training.precision import autocast
 from funnel_torch.training.pretraining_metrics import SCORE_BINS, score_histogram, summarize
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.stopping import raise_if_stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import torch
@@ -10,6 +11,7 @@ from funnel.utils.errors import ConfigError, RunError
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMS = "auto, cpu, cuda, cuda:N or mps"
 
 
@@ -85,3 +87,9 @@ def _require_mps() -> torch.device:
         built = "finds none here" if torch.backends.mps.is_built() else "is built without it"
         raise RunError(f"device=mps: Apple's GPU is needed, but this PyTorch {built}")
     return torch.device("mps")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the autocast context of a precision; parameters stay fp32."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -21,6 +21,7 @@ from funnel.utils.logging import NullLog, RunLog
 from funnel_torch.data.batching import Batches, to_device
 from funnel_torch.kernels.choices import choices
 from funnel_torch.training.config import TrainerConfig
+from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext, no_sync
 from funnel_torch.training.fsdp import full_optimizer_state, load_full_optimizer_state
 from funnel_torch.training.lora import adapter_state, load_adapter_state
@@ -30,7 +31,6 @@ from funnel_torch.training.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
-from funnel_torch.training.precision import autocast
 from funnel_torch.training.progress import Progress, Scores
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.saving import CheckpointStore, ModelSaver

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from corpus_cases import tiny_tokenizer
+from funnel.config.extraction import OutputSettings
 from funnel.config.model import ModelConfig
 from funnel.features.feature_extraction import (
     ModelParts,
@@ -184,7 +185,7 @@ def test_bad_texts(tmp_path):
     ],
 )  # fmt: skip
 def test_layers(layers, pooling, names):
-    found = select_outputs(CONFIG, EVERYTHING, layers, pooling)
+    found = select_outputs(CONFIG, EVERYTHING, OutputSettings(layers, pooling))
     assert found == OutputSelection(tuple(names.split()), pooling)
 
 
@@ -201,7 +202,7 @@ def test_layers(layers, pooling, names):
 )
 def test_layers_that_there_are_not(layers, parts, message):
     with pytest.raises(ConfigError, match=message):
-        select_outputs(CONFIG, parts, layers, "max")
+        select_outputs(CONFIG, parts, OutputSettings(layers, "max"))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
@@ -236,7 +237,8 @@ def test_memory_does_not_grow_with_the_lines(tmp_path, monkeypatch):
         tracemalloc.start()
         try:
             sequences = TextSequences(tmp_path / "in.txt", tokenizer, 64)
-            selection = select_outputs(CONFIG, ModelParts(False, False, False), None, pooling)
+            settings = OutputSettings(None, pooling)
+            selection = select_outputs(CONFIG, ModelParts(False, False, False), settings)
             path = tmp_path / "out.npz"
             extract_to_file(_fake_extract, sequences, CONFIG, selection, 16, path)
             return tracemalloc.get_traced_memory()[1]
