@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from funnel.inference.rows import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION
@@ -42,8 +42,10 @@ def make_input(value: Any, problem_type: str) -> Input:
     if isinstance(value, Input):
         return value
     parts = (value,) if isinstance(value, str) else tuple(value) if _is_sequence(value) else ()
-    if problem_type == TOKEN_CLASSIFICATION and _are_texts(parts):
-        is_text = isinstance(value, str)
+    is_text = isinstance(value, str)
+    if problem_type == TOKEN_CLASSIFICATION and (is_text or _is_sequence(value)):
+        if not _are_texts(parts):
+            raise _no_input(value, problem_type)
         return Input(words=tuple(value.split()) if is_text else parts)
     if problem_type == MULTIPLE_CHOICE and len(parts) == 3 and _are_texts(parts[:2]):
         if _is_sequence(parts[2]) and parts[2] and _are_texts(parts[2]):
@@ -53,7 +55,26 @@ def make_input(value: Any, problem_type: str) -> Input:
             return Input(*parts)
     elif len(parts) in (1, 2) and _are_texts(parts):
         return Input(*parts)
-    raise DataError(
+    raise _no_input(value, problem_type)
+
+
+def check_iterable(values: Any) -> None:
+    """Refuse what is no series of inputs, or one whose members are names of columns.
+
+    Raises:
+        DataError: says what would be one.
+    """
+    if isinstance(values, Mapping) or hasattr(values, "columns"):
+        raise DataError(
+            f"a {type(values).__name__} is no series of inputs: name the column of texts, as in "
+            'predictor(data["text"]), or zip() the columns of pairs'
+        )
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise DataError(f"a {type(values).__name__} is no series of inputs; a list of texts is")
+
+
+def _no_input(value: Any, problem_type: str) -> DataError:
+    return DataError(
         f"{str(value)[:60]!r} is no input of this model; it takes {FORMS[problem_type]}"
     )
 

@@ -19,7 +19,7 @@ from funnel.checkpoints import load_checkpoint
 from funnel.config.inputs import TokenizerRequest
 from funnel.config.predictions import PredictorConfig
 from funnel.inference.engine import CPU_POSITIONS, GPU_POSITIONS, Engine
-from funnel.inference.inputs import Input
+from funnel.inference.inputs import Input, check_iterable
 from funnel.inference.rows import Row, RowFormat
 from funnel.inference.saved_model import encoding_config, find_head, row_format
 from funnel.tokenization.choice import open_tokenizer, weights_directory
@@ -114,10 +114,11 @@ class Predictor:
             (a dictionary), a list, or a generator.
 
         Raises:
-            DataError: a value is no input of this model.
+            DataError: a value is no input of this model, or ``texts`` is a table.
         """
         if isinstance(texts, str | tuple | Input):
             return next(self.engine.rows([texts]))
+        check_iterable(texts)
         rows = self.stream(texts)
         return list(rows) if isinstance(texts, list) else rows
 

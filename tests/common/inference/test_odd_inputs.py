@@ -8,6 +8,7 @@ import pytest
 from funnel.cli.predict import PredictFiles, PredictSettings
 from funnel.config.predictions import InputFileSettings
 from funnel.inference.input_files import InputFile
+from funnel.inference.inputs import check_iterable, make_input
 from funnel.inference.rows import RowFormat
 from funnel.tasks.tables import Source, read_records
 from funnel.utils.errors import ConfigError, DataError
@@ -75,3 +76,24 @@ def test_a_closed_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
         list(read_lines("/dev/stdin"))
+
+
+@pytest.mark.parametrize("value", [None, 3, {"words": ["a"]}, {"a", "b"}, [1, 2], ["a", None]])
+def test_values_that_are_no_words(value):
+    """They must not read as a sentence without words."""
+    with pytest.raises(DataError, match="is no input of this model; it takes a text, or a list"):
+        make_input(value, "token_classification")
+
+
+def test_tables_are_no_series_of_texts():
+    """Iterating over them would predict the names of their columns."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["good", "bad"]})
+    for table in (frame, {"text": ["good"]}):
+        with pytest.raises(DataError, match="name the column of texts"):
+            check_iterable(table)
+    for value in (None, 3, b"good"):
+        with pytest.raises(DataError, match="is no series of inputs"):
+            check_iterable(value)
+    check_iterable(frame["text"])
+    check_iterable(text for text in ("good", "bad"))
