@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from funnel.config.model import ModelConfig
 from funnel.tokenization import get_tokenizer
 from funnel.utils.errors import ConfigError, DataError, RunError
-from funnel_torch import finetune
+from funnel_torch import FunnelForSequenceClassification, finetune
 from funnel_torch.tasks.api_config import FinetuneOptions
 from funnel_torch.tasks.in_memory import LabelRequest, build_task, read_rows
 
@@ -101,3 +101,20 @@ def test_a_run_is_extended_and_messages_name_arguments(tokenizer, tmp_path):
     with pytest.raises(RunError, match="another output_dir, or overwrite=True") as raised:
         finetune(CONFIG, ROWS, ROWS, **{**options, "seed": 1})
     assert "--" not in str(raised.value)
+
+
+def test_a_returned_model_that_trains_on_keeps_its_labels(tokenizer, caplog, tmp_path):
+    """As an object: in another order of labels than the sorted one, every answer would be wrong."""
+    options = {**QUICK, "tokenizer": tokenizer, "lr": 0.0}
+    first = finetune(CONFIG, ROWS, labels=["pos", "neg"], **options)
+    texts = [text for text, _ in ROWS[:2]]
+    again = finetune(first.model, ROWS, **options)
+    assert again.labels == ("pos", "neg") and again.predict(texts) == first.predict(texts)
+    loaded = FunnelForSequenceClassification.from_pretrained(first.save(tmp_path / "model"))
+    assert finetune(loaded, ROWS, **options).labels == ("pos", "neg")
+    assert "does not name its labels" not in caplog.text
+
+
+def test_blanks_around_labels_are_no_part_of_them(tokenizer):
+    rows = [("good", "pos"), ("bad", "neg"), ("bad", "neg ")]
+    assert finetune(CONFIG, rows, tokenizer=tokenizer, **QUICK).labels == ("neg", "pos")

@@ -31,6 +31,8 @@ class PretrainedModel(nn.Module):
     Attributes:
         architecture: class name written to ``config.json``, for transformers.
         vocab_path: vocabulary of the checkpoint that the model was loaded from, empty without one.
+        label_names: classes in the order of the outputs, of a model that was loaded with its head
+            or that ``finetune`` returned; empty where they are not known.
     """
 
     architecture: ClassVar[str]
@@ -39,6 +41,7 @@ class PretrainedModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_path = ""
+        self.label_names: tuple[str, ...] = ()
 
     @classmethod
     def head_arguments(cls, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -106,6 +109,9 @@ class PretrainedModel(nn.Module):
             initialize(model, model.config, only=set(report.missing_parameters))
         known = checkpoint.metadata.get("vocab_path")
         model.vocab_path = known if known and Path(known).is_file() else ""
+        labels = checkpoint.metadata.get("labels")
+        if isinstance(labels, list) and not report.missing_parameters:
+            model.label_names = tuple(map(str, labels))
         return model.eval()
 
     def save_pretrained(

@@ -34,6 +34,7 @@ from funnel_torch.tasks.finetune import predict
 from funnel_torch.tasks.in_memory import ColumnNames, LabelRequest, Rows
 from funnel_torch.training.devices import check_precision, choose_device
 from funnel_torch.training.distributed import DistributedContext
+from funnel_torch.training.lora import has_adapters, merged_copy
 from funnel_torch.training.saving import ModelSaver
 
 Start = str | os.PathLike[str] | ModelConfig | PretrainedModel
@@ -172,6 +173,7 @@ def _finetune(model: Start, train: Any, dev: Any, chosen: FinetuneOptions) -> Fi
     originals = in_memory.original_labels(splits["train"], task)
     labels = tuple(originals[label] for label in task.known_labels())
     scores = dict(progress.best.get("dev", {}))
+    trained.label_names = tuple(task.labels or ())
     pairs = splits["train"].are_pairs
     return FinetunedModel(trained, start.tokenizer, labels, scores, history, task, chosen, pairs)
 
@@ -185,7 +187,14 @@ def _read_start(model: Start, options: FinetuneOptions) -> InitialModel:
     if isinstance(model, ModelConfig):
         return InitialModel("random weights", None, model, _open_tokenizer(options, None))
     if isinstance(model, PretrainedModel):
-        metadata = {"path": type(model).__name__, "vocab_path": model.vocab_path or None}
+        metadata: dict[str, Any] = {
+            "path": type(model).__name__,
+            "vocab_path": model.vocab_path or None,
+        }
+        if has_adapters(model):
+            model = merged_copy(model)
+        if model.label_names:
+            metadata["labels"] = list(model.label_names)
         tensors = {name: array.copy() for name, array in export_tensors(model).items()}
         checkpoint = Checkpoint(model.config, tensors, metadata | model.head_metadata())
     elif isinstance(model, str | os.PathLike):

@@ -306,6 +306,8 @@ def original_labels(train: Rows, task: Task) -> dict[str, Any]:
     if task.is_regression:
         return {}
     values = {_spell(row.label): _unwrap(row.label) for row in train.rows}
+    # Blanks around a label are no part of it, and rows may differ in them.
+    values = {key: key if isinstance(value, str) else value for key, value in values.items()}
     kinds = {type(value) for value in values.values()}
     complete = set(values) == set(task.known_labels()) and len(kinds) == 1
     return values if complete else {label: label for label in task.known_labels()}
