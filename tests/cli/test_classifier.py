@@ -245,7 +245,7 @@ WRONG_FLAGS = {
     "--epochs=0": ["epochs"],
     "--min_lr=1": ["min_lr"],
     "--valid_bsz=0": ["--valid_bsz=0"],
-    "--learning_rat=1": ["--learning_rat", "--learning_rate"],
+    "--learning_rat=1": ["--learning_rat", "did you mean --lr"],
     "--overwrite_keys=depth": ["depth"],
     "--test_only": ["--test_only", "run/best"],
 }
