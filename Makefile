@@ -72,7 +72,7 @@ BENCHMARKS := models branches bench_text input_pipeline tensorflow_step pretrain
 bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 bench: export MALLOC_TOP_PAD_ := 268435456
-bench: $(ALL)  ## time everything against other implementations; 40 minutes
+bench: $(ALL)  ## time everything against other implementations; over an hour
 	set -e; for part in $(BENCHMARKS); do \
 	    echo "== $$part"; $(BIN)/python benchmarks/$$part.py; done
 

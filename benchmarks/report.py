@@ -23,6 +23,7 @@ from funnel.utils.main import run_main
 
 TITLES = {
     "models": "Encoders",
+    "branches": "CPU branches",
     "bench_text": "Text",
     "input_pipeline": "Input of pretraining",
     "tensorflow_step": "TensorFlow",
