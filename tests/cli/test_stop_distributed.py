@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH, arguments, curve, steps_done, write_files
-from distributed_runs import start_ranks
+from funnel_torch.cli.multigpu import find_free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,27 +30,26 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def complete(folder):
     """The run that nobody stops."""
-    logs, argv = _logs(folder, "complete"), arguments(folder, "complete", **LONG)
-    assert [p.wait(300) for p in _start_ranks(argv, logs)] == [0, 0], logs[0].read_text()
+    log, argv = folder / "complete.log", arguments(folder, "complete", **LONG)
+    assert [p.wait(300) for p in _start_ranks(argv, [log, log])] == [0, 0], log.read_text()
     return folder / "complete"
 
 
-def _logs(folder, name):
-    return [folder / f"{name}-{rank}.log" for rank in (0, 1)]
-
-
-def _start(command, log):
+def _start(command, log, **environment):
     with open(log, "wb") as stream:
         return subprocess.Popen(
             [sys.executable, *command],
             stdout=stream,
             stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
 
 
 def _start_ranks(argv, logs):
-    return start_ranks(PYTORCH / "classifier.py", argv, logs)
+    """Start two processes as a batch system does, without torchrun."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": "2"}
+    command = [str(PYTORCH / "classifier.py"), *argv]
+    return [_start(command, log, RANK=str(r), **meeting) for r, log in enumerate(logs)]
 
 
 def _wait_for_lines(run, lines, log):
@@ -72,7 +71,7 @@ def _stopped_step(run):
 
 @pytest.mark.parametrize("signalled", [1])
 def test_a_signal_to_one_process_stops_all_after_the_same_step(folder, complete, signalled):
-    run, logs = folder / f"one-{signalled}", _logs(folder, signalled)
+    run, logs = folder / f"one-{signalled}", [folder / f"{signalled}-{r}.log" for r in (0, 1)]
     argv = arguments(folder, run.name, num_workers=1, **LONG)
     processes = _start_ranks(argv, logs)
     _wait_for_lines(run, 10, logs[0])
@@ -96,7 +95,7 @@ def test_torchrun_passes_the_signal_on(folder, complete):
     assert process.wait(120) != 0  # torchrun has a code of its own
     assert log.read_text().count("stopped by SIGTERM after step ") == 1
     assert 0 < _stopped_step(run) < 48
-    logs = _logs(folder, "torchrun-again")
+    logs = [folder / "torchrun-again.log"] * 2
     assert [p.wait(300) for p in _start_ranks(argv, logs)] == [0, 0], logs[0].read_text()
     assert curve(run) == curve(complete)
 
@@ -116,7 +115,7 @@ def test_the_launcher_passes_the_signal_on(folder, complete):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_death_of_a_process_is_one_line(folder, killed):
-    run, logs = folder / f"dead-{killed}", _logs(folder, f"dead-{killed}")
+    run, logs = folder / f"dead-{killed}", [folder / f"dead-{killed}-{r}.log" for r in (0, 1)]
     processes = _start_ranks(arguments(folder, run.name, **LONG), logs)
     _wait_for_lines(run, 3, logs[0])
     processes[killed].kill()
@@ -141,7 +140,7 @@ def test_the_launcher_names_a_process_that_was_killed(folder):
 
 def test_a_process_that_vanishes_is_not_waited_for_without_end(folder):
     """Suspended, it neither answers nor closes its connections, like a machine without power."""
-    run, logs = folder / "gone", _logs(folder, "gone")
+    run, logs = folder / "gone", [folder / f"gone-{r}.log" for r in (0, 1)]
     argv = arguments(folder, run.name, distributed_timeout=0.4, **LONG)
     processes = _start_ranks(argv, logs)
     try:
