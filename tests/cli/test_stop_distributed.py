@@ -119,7 +119,7 @@ def test_the_death_of_a_process_is_one_line(folder, killed):
     processes = _start_ranks(arguments(folder, run.name, **LONG), logs)
     _wait_for_lines(run, 3, logs[0])
     processes[killed].kill()
-    assert processes[1 - killed].wait(120) == 2
+    assert processes[1 - killed].wait(120) == 2, logs[1 - killed].read_text()
     (line,) = _lines(logs[1 - killed])
     assert f"rank {1 - killed}: another process of this run has ended" in line
 

@@ -66,7 +66,7 @@ def check_stopped_runs(name, folder, moments, seed=0):
             signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
             status = kill_after(zygote, stopped, run, lines, log, signals)
             assert status == STOPPED, log.read_text()
-            check_one_line(log.read_text(), signals[0])
+            check_one_line(log.read_text(), signals)
             assert not (run / ".run.lock").exists()
         assert zygote.run(stopped, log) == 0, log.read_text()
     finally:
@@ -81,8 +81,11 @@ def check_stopped_runs(name, folder, moments, seed=0):
     assert progress["finished"]
 
 
-def check_one_line(text, number):
-    """The last line names the signal and the step; there is no traceback."""
+def check_one_line(text, signals):
+    """The last line names a signal and the step; there is no traceback.
+
+    The second signal may be handled first: any thread of the process can receive either.
+    """
     last = text.strip().splitlines()[-1]
-    assert last.startswith(f"stopped by {number.name} after step "), text
+    assert last.startswith(tuple(f"stopped by {s.name} after step " for s in signals)), text
     assert "the same command resumes" in last and "Traceback" not in text

@@ -83,7 +83,8 @@ def check_stopped_runs(name, folder, moments, seed=0):
         is_time = lambda n=lines: steps_done(run) >= n  # noqa: E731
         assert kill_tf_program(name, stopped, is_time, log, signals) == STOPPED, log.read_text()
         last = log.read_text().strip().splitlines()[-1]
-        assert last.startswith(f"stopped by {signals[0].name}") and "Traceback" not in last
+        # The second signal may be handled first: any thread of the process can receive either.
+        assert last.startswith(tuple(f"stopped by {number.name}" for number in signals)), last
         assert "the same command resumes" in last
         assert not (run / ".run.lock").exists()
     assert invoke(program, stopped) == 0

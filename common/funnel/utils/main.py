@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from funnel.utils.errors import FunnelError, named_if_missing
 from funnel.utils.interruption import Interrupted, stop_requests
@@ -14,6 +16,20 @@ from funnel.utils.interruption import Interrupted, stop_requests
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 TERMINATED = 143  # 128 + SIGTERM
+
+
+_skips_finalization = False
+
+
+def skip_finalization() -> None:
+    """Let :func:`run_main` end this process at once where it fails, interpreter not finalized.
+
+    For processes whose native threads cannot be joined any more, such as those of a communication
+    library after another process of the group has ended: they abort an interpreter that finalizes
+    under them (SIGABRT in place of the exit code). Exit functions run and files are flushed.
+    """
+    global _skips_finalization
+    _skips_finalization = True
 
 
 def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
@@ -29,27 +45,50 @@ def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
             with 143; see :mod:`funnel.utils.interruption`.
     """
     try:
+        code = _report(main, preemptible)
+    except SystemExit as stop:
+        if _skips_finalization and isinstance(stop.code, int) and stop.code:
+            _end_process(stop.code)
+        raise
+    if code is None:
+        return
+    if code and _skips_finalization:
+        _end_process(code)
+    sys.exit(code)
+
+
+def _report(main: Callable[[], None], preemptible: bool) -> int | None:
+    """Call ``main``, print the line of an expected error, and return the code to exit with."""
+    try:
         handled = stop_requests.handled() if preemptible else contextlib.nullcontext()
         with handled, named_if_missing():
             main()
         sys.stdout.flush()
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        sys.exit(TERMINATED)
+        return TERMINATED
     except FunnelError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        return USER_ERROR
     except KeyboardInterrupt as stop:
         # A training program says how to resume.
         print(str(stop) or "interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
     except OSError as error:
         # A path on the command line or in a file; no code of ours makes such names.
         if error.errno != errno.ENAMETOOLONG:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        return USER_ERROR
+    return None
+
+
+def _end_process(code: int) -> NoReturn:
+    atexit._run_exitfuncs()  # those of logging and multiprocessing, which os._exit would skip
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from funnel.utils.errors import ConfigError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import configure_logging
-from funnel.utils.main import TERMINATED, USER_ERROR
+from funnel.utils.main import TERMINATED, USER_ERROR, skip_finalization
 from funnel.utils.run_lock import release_all
 from funnel_torch.cli.settings.base import ProgramSettings
 from funnel_torch.kernels.choices import choices
@@ -38,6 +38,8 @@ def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
     log_rank = 0 if settings.distributed.log_all_processes else process.rank
     configure_logging(settings.run.verbose, log_rank)
     choices.configure(settings.device.kernels)
+    if process.world_size > 1:
+        skip_finalization()
     try:
         with stop_requests.handled(), start(process) as world:
             log_notices(settings, world.size)
