@@ -25,13 +25,11 @@ import numpy as np
 import torch
 import transformers
 
-import baselines
-import corpora
-import timing
 from funnel import get_tokenizer
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 from funnel_torch import FunnelForSequenceClassification, Predictor
+from harness import baselines, corpora, timing
 
 OURS, PIPELINE = "Predictor", "transformers pipeline"
 COLUMNS = {
@@ -127,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="small-cpu", help="file in configs/")
     parser.add_argument("--batch_size", type=int, default=32, help="of the pipeline")
     parser.add_argument("--max_length", type=int, default=128, help="tokens per line")
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.size, args.lines, args.batch_size, args.repeats = "tiny", 120, 8, 1
