@@ -21,6 +21,7 @@ longer keys of pooling layers are not counted.
 
 Run it: ``python -m funnel.flops --seq_len 128 512 --batch_size 64 [net_config.json ...]``
 (from ``common/`` in a clone that is not installed; an installation has it as ``funnel-flops``).
+``--advise --length=512 --device=v100`` prints what fits a device (:mod:`funnel.size_advice`).
 """
 
 from __future__ import annotations
@@ -249,10 +250,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("configs", nargs="*", help="config files or directories holding one")
     parser.add_argument("--seq_len", type=int, nargs="+", default=[128, 512], metavar="T")
     parser.add_argument("--batch_size", type=int, default=64)
+    advice = parser.add_argument_group("choice of a size")
+    advice.add_argument(
+        "--advise", action="store_true", help="print batch, speed and time per epoch on a device"
+    )
+    advice.add_argument(
+        "--device", default="cpu", help="cpu, t4, v100, a100, h100, h200, v3-8, ..."
+    )
+    advice.add_argument("--length", type=int, default=128, help="tokens per sequence")
+    advice.add_argument("--memory", default="", help="of one chip, such as 16GB; default: its own")
+    advice.add_argument("--examples", type=int, default=100_000, help="training set of an epoch")
     args = parser.parse_args(argv)
-    if min(*args.seq_len, args.batch_size) < 1:
-        parser.error("--seq_len and --batch_size must be at least 1")
+    if min(*args.seq_len, args.batch_size, args.length, args.examples) < 1:
+        parser.error("--seq_len, --batch_size, --length and --examples must be at least 1")
     sizes = load_sizes(args.configs)
+    if args.advise:
+        # It imports this module.
+        from funnel.size_advice import find_device, format_advice
+
+        device = find_device(args.device, args.memory)
+        print(format_advice(sizes, args.length, args.device, device, args.examples))
+        return
     baseline = ModelConfig.load(find_packaged_config(BASELINE))
     print(format_table(sizes, baseline, args.seq_len, args.batch_size))
     print()

@@ -19,7 +19,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 TERMINATED = 143  # 128 + SIGTERM
 
 
-
 @dataclasses.dataclass
 class _ProcessEnd:
     skips_finalization: bool = False
