@@ -37,8 +37,10 @@ from funnel.cli.command import entry_point
 from funnel.config.files import find_packaged_config
 from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
 from funnel.config.model import BlockSpec, ModelConfig
+from funnel.size_advice import Workload, find_device, format_advice, stored_numbers
 
 BASELINE = "L12H768"
+FORWARD_PASSES_PER_STEP = 3  # a backward pass costs two: gradients of inputs and of weights
 # Relative FLOPs published in the paper, in the order of its tables.
 PUBLISHED = {
     "L12H768": 1.0,
@@ -182,6 +184,15 @@ def parameter_count(config: ModelConfig, decoder: bool = True) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def training_workload(
+    config: ModelConfig, seq_len: int, batch_size: int = 1, fused: bool = False
+) -> Workload:
+    """Return what a step of training the encoder needs; ``fused``: attention stores no scores."""
+    flops = FORWARD_PASSES_PER_STEP * model_cost(config, seq_len, batch_size).encoder_total
+    stored = stored_numbers(config, seq_len, fused)
+    return Workload(parameter_count(config, decoder=False), stored, flops)
+
+
 def paper_ratio(config: ModelConfig) -> float:
     """Return FLOPs relative to BERT-base as the paper counts them (see the module's docstring)."""
     kept = sum(
@@ -265,11 +276,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--seq_len, --batch_size, --length and --examples must be at least 1")
     sizes = load_sizes(args.configs)
     if args.advise:
-        # It imports this module.
-        from funnel.size_advice import find_device, format_advice
-
         device = find_device(args.device, args.memory)
-        print(format_advice(sizes, args.length, args.device, device, args.examples))
+        workloads = {
+            name: training_workload(config, args.length, args.batch_size, device.fused)
+            for name, config in sizes.items()
+        }
+        print(format_advice(workloads, args.length, args.device, device, args.examples))
         return
     baseline = ModelConfig.load(find_packaged_config(BASELINE))
     print(format_table(sizes, baseline, args.seq_len, args.batch_size))

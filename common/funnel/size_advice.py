@@ -25,11 +25,9 @@ import numpy as np
 
 from funnel.config.geometry import encoder_geometry
 from funnel.config.model import ModelConfig
-from funnel.flops import model_cost, parameter_count
 from funnel.utils.errors import ConfigError
 
 GIGABYTE = 10**9
-FORWARD_PASSES_PER_STEP = 3
 BYTES_PER_PARAMETER = 16  # weight, gradient and two moments in float32
 FREE_SHARE = 0.1
 MEASURED_ON_CPU = "of the matrix products of this machine, timed just now"
@@ -83,16 +81,23 @@ CPU_MEMORY = 16 * GIGABYTE
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What training a size needs: ``parameters``, and per sequence ``stored_numbers`` and FLOPs."""
+
+    parameters: int
+    stored_numbers: float
+    flops: float
+
+
+@dataclass(frozen=True)
 class Advice:
     """Estimate for one size on one device.
 
     Attributes:
-        parameters: encoder weights.
         batch_size: largest batch of all cores together; 0 if the weights alone do not fit.
         sequences_per_second: of training; 0 if nothing fits.
     """
 
-    parameters: int
     batch_size: int
     sequences_per_second: float
 
@@ -111,17 +116,14 @@ def stored_numbers(config: ModelConfig, seq_len: int, fused: bool = False) -> fl
     return total
 
 
-def advise(config: ModelConfig, seq_len: int, device: Device) -> Advice:
-    """Estimate the largest batch and the speed of fine-tuning ``config`` on ``device``."""
-    parameters = parameter_count(config, decoder=False)
-    free = device.memory * (1 - FREE_SHARE) - BYTES_PER_PARAMETER * parameters
-    per_sequence = device.bytes_per_number * stored_numbers(config, seq_len, device.fused)
-    batch = max(0, math.floor(free / per_sequence))
+def advise(workload: Workload, device: Device) -> Advice:
+    """Estimate the largest batch and the speed of training on ``device``."""
+    free = device.memory * (1 - FREE_SHARE) - BYTES_PER_PARAMETER * workload.parameters
+    batch = max(0, math.floor(free / (device.bytes_per_number * workload.stored_numbers)))
     if batch > 8:
         batch -= batch % 8  # sizes that matrix units like
-    flops = FORWARD_PASSES_PER_STEP * model_cost(config, seq_len, max(batch, 1)).encoder_total
-    rate = device.cores * device.tflops * 1e12 * device.utilization / flops
-    return Advice(parameters, batch * device.cores, rate if batch else 0.0)
+    rate = device.cores * device.tflops * 1e12 * device.utilization / workload.flops
+    return Advice(batch * device.cores, rate if batch else 0.0)
 
 
 def find_device(name: str, memory: str = "") -> Device:
@@ -167,7 +169,7 @@ def measure_cpu(size: int = 1024, repeats: int = 5) -> float:
 
 
 def format_advice(
-    sizes: Mapping[str, ModelConfig], seq_len: int, name: str, device: Device, examples: int
+    workloads: Mapping[str, Workload], seq_len: int, name: str, device: Device, examples: int
 ) -> str:
     """Return the table that the program prints, one row a size, the fastest first."""
     each = " each" if device.cores > 1 else ""
@@ -179,11 +181,12 @@ def format_advice(
         "",
         f"{'size':<16}{'encoder M':>10}{'batch':>8}{'sequences/s':>13}{'epoch':>10}",
     ]
-    rows = [(size, advise(config, seq_len, device)) for size, config in sizes.items()]
+    rows = [(size, advise(workload, device)) for size, workload in workloads.items()]
     for size, advice in sorted(rows, key=lambda row: -row[1].sequences_per_second):
-        row = f"{size:<16}{advice.parameters / 1e6:>10.1f}"
+        parameters = workloads[size].parameters
+        row = f"{size:<16}{parameters / 1e6:>10.1f}"
         if advice.batch_size == 0:
-            needed = BYTES_PER_PARAMETER * advice.parameters / GIGABYTE
+            needed = BYTES_PER_PARAMETER * parameters / GIGABYTE
             lines.append(
                 f"{row}   no sequence fits: weights, gradients and Adam take {needed:.1f} GB"
             )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from funnel.flops import load_sizes, main, parameter_count
+from funnel.flops import load_sizes, main, training_workload
 from funnel.size_advice import (
     BYTES_PER_PARAMETER,
     DEVICES,
@@ -12,39 +12,38 @@ from funnel.size_advice import (
     find_device,
     format_duration,
     parse_memory,
-    stored_numbers,
 )
 from funnel.utils.errors import ConfigError
 
 SIZES = load_sizes()
 
 
+def _advise(name, length, device):
+    return advise(training_workload(SIZES[name], length, 64, device.fused), device)
+
+
 def test_the_batch_fills_the_memory_and_no_more():
-    device, config = DEVICES["v100"], SIZES["B6-6-6H768"]
-    advice = advise(config, 512, device)
-    weights = BYTES_PER_PARAMETER * parameter_count(config, decoder=False)
-    each = device.bytes_per_number * stored_numbers(config, 512)
-    assert (
-        weights + advice.batch_size * each
-        <= device.memory
-        < weights + (2 * advice.batch_size * each)
-    )
-    assert advise(config, 512, dataclasses.replace(device, memory=weights)).batch_size == 0
+    device, workload = DEVICES["v100"], training_workload(SIZES["B6-6-6H768"], 512)
+    advice = advise(workload, device)
+    weights = BYTES_PER_PARAMETER * workload.parameters
+    batch = advice.batch_size * device.bytes_per_number * workload.stored_numbers
+    assert weights + batch <= device.memory < weights + 2 * batch
+    assert advise(workload, dataclasses.replace(device, memory=weights)).batch_size == 0
 
 
 def test_several_cores_share_the_batch_and_add_their_speed():
-    one = advise(SIZES["B4-4-4H768"], 128, dataclasses.replace(DEVICES["v3-8"], cores=1))
-    eight = advise(SIZES["B4-4-4H768"], 128, DEVICES["v3-8"])
+    one = _advise("B4-4-4H768", 128, dataclasses.replace(DEVICES["v3-8"], cores=1))
+    eight = _advise("B4-4-4H768", 128, DEVICES["v3-8"])
     assert eight.batch_size == 8 * one.batch_size
     assert eight.sequences_per_second == pytest.approx(8 * one.sequences_per_second)
 
 
 def test_a_funnel_is_faster_than_the_transformer_and_longer_texts_are_slower():
     device = DEVICES["h100"]
-    funnel, transformer = (advise(SIZES[n], 512, device) for n in ("B4-4-4H768", "L12H768"))
+    funnel, transformer = (_advise(n, 512, device) for n in ("B4-4-4H768", "L12H768"))
     assert funnel.sequences_per_second > 1.4 * transformer.sequences_per_second
     assert funnel.batch_size > transformer.batch_size
-    assert advise(SIZES["B4-4-4H768"], 128, device).batch_size >= 4 * funnel.batch_size
+    assert _advise("B4-4-4H768", 128, device).batch_size >= 4 * funnel.batch_size
 
 
 @pytest.mark.parametrize(
