@@ -24,7 +24,7 @@ from funnel.tasks.custom import custom_task_config
 from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import CheckpointError, DataError
+from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.classifier import ClassifierSettings
@@ -178,9 +178,10 @@ def load_features(
     settings: ClassifierSettings, task: Task, data: DataConfig, tokenizer: Tokenizer
 ) -> dict[str, Features]:
     """Return the splits this run needs, encoded."""
-    flags, has_test = settings.task, task.has_split(data.data_dir, "test")
+    flags, folder = settings.task, data.data_dir
+    has_test = task.has_split(folder, "test")
     splits = [] if flags.test_only else ["train"]
-    splits += [s for s in task.eval_splits if not flags.test_only or task.has_split(data.data_dir, s)]
+    splits += [s for s in task.eval_splits if not flags.test_only or task.has_split(folder, s)]
     if flags.do_submit or (has_test and (flags.write_prediction or flags.test_only)):
         splits.append("test")
     elif flags.write_prediction:

@@ -52,7 +52,9 @@ def output_names(problem_type: str) -> tuple[str, ...]:
     return BEAM_FIELDS if problem_type == QUESTION_ANSWERING else ("logits",)
 
 
-def load_model(checkpoint: Checkpoint, head: ModelHead, int8: bool, device: torch.device) -> PretrainedModel:
+def load_model(
+    checkpoint: Checkpoint, head: ModelHead, int8: bool, device: torch.device
+) -> PretrainedModel:
     """Build the model of a checkpoint, ready to predict.
 
     Args:
