@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -293,13 +294,13 @@ def _assemble(
 ) -> SquadWindows:
     """Return the windows of the questions ``order``, whose tokens are ``queries``."""
     sizes = np.diff(paragraphs.offsets).tolist()
-    rows = []
+    rows = array("q")  # as Python objects they take four times as much memory
     for row, (index, query) in enumerate(zip(order, queries, strict=True)):
         source = questions[index].paragraph
         room = config.max_seq_length - len(query) - 3
         for window in cut_windows(sizes[source], room, config.doc_stride):
-            rows.append((row, index, source, *window))
-    columns = np.array(rows, np.int64).reshape(-1, 7).T.copy()
+            rows.extend((row, index, source, *window))
+    columns = np.frombuffer(rows, np.int64).reshape(-1, 7).T.copy()
     query_row, question, paragraph, first, length, context_first, context_end = columns
     query_ids, query_offsets = flatten(queries)
     sequences = PairSequences(

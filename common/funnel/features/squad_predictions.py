@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ import numpy as np
 
 from funnel.config.squad import AnswerSettings
 from funnel.features.squad import SquadWindows
+from funnel.formats.json_spool import JsonSpool, write_json_object
 from funnel.tasks.squad import SquadData
 from funnel.utils.errors import RunError
-from funnel.utils.files import atomic_write_json
 
 NO_CANDIDATE = -1e6  # log-probability of the empty answer of a question without valid spans
 
@@ -22,6 +22,8 @@ PREDICTIONS_FILE = "predictions.json"
 NBEST_FILE = "nbest_predictions.json"
 NULL_ODDS_FILE = "null_odds.json"
 LOGITS_FILE = "logits.json"
+
+_WINDOWS_AT_ONCE = 1024  # whose candidates are in memory; a few more, to complete a question
 
 
 class BeamOutputs(NamedTuple):
@@ -41,9 +43,17 @@ class BeamOutputs(NamedTuple):
     cls_logits: np.ndarray
 
 
+class QuestionAnswer(NamedTuple):
+    """The answers to one question, see :class:`SquadAnswers`."""
+
+    name: str
+    nbest: list[dict[str, Any]]
+    null_odds: float
+
+
 @dataclass(frozen=True)
 class SquadAnswers:
-    """Answers by question id.
+    """Answers by question id; those of many questions are in temporary files.
 
     Attributes:
         predictions: the best non-empty answer; empty only if no span is valid.
@@ -52,9 +62,26 @@ class SquadAnswers:
         null_odds: score of "no answer", in log space.
     """
 
-    predictions: dict[str, str]
-    nbest: dict[str, list[dict[str, Any]]]
-    null_odds: dict[str, float]
+    predictions: Mapping[str, str]
+    nbest: Mapping[str, list[dict[str, Any]]]
+    null_odds: Mapping[str, float]
+
+    @classmethod
+    def collect(cls, answers: Iterable[QuestionAnswer]) -> SquadAnswers:
+        """Return answers by question id, in their order.
+
+        Raises:
+            FunnelError: a temporary file cannot be written.
+        """
+        index: dict[str, int] = {}
+        predictions: JsonSpool[str] = JsonSpool(index)
+        nbest: JsonSpool[list[dict[str, Any]]] = JsonSpool(index)
+        null_odds: JsonSpool[float] = JsonSpool(index)
+        for answer in answers:
+            predictions.add(answer.name, answer.nbest[0]["text"])
+            nbest.add(answer.name, answer.nbest)
+            null_odds.add(answer.name, answer.null_odds)
+        return cls(predictions, nbest, null_odds)
 
     def apply_null_threshold(self, threshold: float) -> dict[str, str]:
         """Return the predictions, empty where the null odds exceed ``threshold``."""
@@ -65,10 +92,9 @@ class SquadAnswers:
 
 
 class _Spans(NamedTuple):
-    """Candidates of all windows, in descending order within each question."""
+    """Candidates of some windows, in descending order within each question."""
 
     question: np.ndarray
-    window: np.ndarray
     first: np.ndarray  # token of the paragraph
     last: np.ndarray
     start_log_prob: np.ndarray
@@ -92,55 +118,88 @@ def find_answers(
         ValueError: the arrays are of different lengths.
         RunError: a score is NaN.
     """
-    spans = _find_candidates(windows, beams, settings)
-    # One window in which the question is answerable suffices, so the lowest null score counts.
-    null = np.full(len(data.questions), np.inf)
-    np.minimum.at(null, windows.question, beams.cls_logits.astype(np.float64))
-    answered = np.unique(windows.question)
-    begins = np.searchsorted(spans.question, answered, "left").tolist()
-    ends = np.searchsorted(spans.question, answered, "right").tolist()
-    answers = SquadAnswers({}, {}, {})
-    for index, begin, end in zip(answered.tolist(), begins, ends, strict=True):
-        question = data.questions[index]
-        text = data.paragraphs[question.paragraph]
-        part = _Spans(*(column[begin:end] for column in spans))
-        nbest = _collect_nbest(part, windows, question.paragraph, text, settings.n_best_size)
-        best = nbest[0]
-        odds = float(null[index])
-        if not settings.use_answer_class:
-            odds -= best["start_log_prob"] + best["end_log_prob"]
-        answers.predictions[question.id] = best["text"]
-        answers.nbest[question.id] = nbest
-        answers.null_odds[question.id] = odds
-    return answers
+    return SquadAnswers.collect(iter_answers(data, windows, beams, settings))
 
 
-def _find_candidates(windows: SquadWindows, beams: BeamOutputs, settings: AnswerSettings) -> _Spans:
-    count, starts_kept = beams.start_index.shape
-    shape = (count, starts_kept, -1) if settings.conditional_end else (count, 1, -1)
-    end_index, end_scores = beams.end_index.reshape(shape), beams.end_log_probs.reshape(shape)
+def iter_answers(
+    data: SquadData,
+    windows: SquadWindows,
+    beams: BeamOutputs,
+    settings: AnswerSettings = AnswerSettings(),
+) -> Iterator[QuestionAnswer]:
+    """Yield the answers of :func:`find_answers`, in the order of the questions.
+
+    Raises:
+        ValueError: the arrays are of different lengths.
+        RunError: a score is NaN.
+    """
+    count = len(beams.start_index)
     if len(windows) != count or beams.cls_logits.shape != (count,):
         raise ValueError(f"scores of {count} windows for {len(windows)}")
+    for rows in _split_by_question(windows.question):
+        part = BeamOutputs(*(column[rows] for column in beams))
+        spans = _find_candidates(windows, rows, part, settings)
+        answered, first_rows = np.unique(windows.question[rows], return_index=True)
+        # One window in which the question is answerable suffices: the lowest null score counts.
+        null = np.minimum.reduceat(part.cls_logits.astype(np.float64), first_rows).tolist()
+        begins = np.searchsorted(spans.question, answered, "left").tolist()
+        ends = np.searchsorted(spans.question, answered, "right").tolist()
+        for index, begin, end, odds in zip(answered.tolist(), begins, ends, null, strict=True):
+            question = data.questions[index]
+            text = data.paragraphs[question.paragraph]
+            found = _Spans(*(column[begin:end] for column in spans))
+            nbest = _collect_nbest(found, windows, question.paragraph, text, settings.n_best_size)
+            if not settings.use_answer_class:
+                odds -= nbest[0]["start_log_prob"] + nbest[0]["end_log_prob"]
+            yield QuestionAnswer(question.id, nbest, odds)
+
+
+def _split_by_question(question: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the indices of windows, int64, in parts that hold all windows of their questions.
+
+    Args:
+        question: index of the question of every window, int64 [W].
+    """
+    order, start = np.argsort(question, kind="stable"), 0
+    ordered = question[order]
+    while start < len(order):
+        last = ordered[min(start + _WINDOWS_AT_ONCE, len(order)) - 1]
+        end = int(np.searchsorted(ordered, last, "right"))
+        yield order[start:end]
+        start = end
+
+
+def _find_candidates(
+    windows: SquadWindows, rows: np.ndarray, beams: BeamOutputs, settings: AnswerSettings
+) -> _Spans:
+    """Return the valid spans of the windows ``rows`` [R], of which ``beams`` are the outputs."""
+    count, starts_kept = beams.start_index.shape
+    shape = (count, starts_kept, -1) if settings.conditional_end else (count, 1, -1)
     for scores in (beams.start_log_probs, beams.end_log_probs, beams.cls_logits):
         if np.isnan(scores).any():
             raise RunError("the model's scores are not numbers (NaN): its training has diverged")
+    # Indices may have been gathered as float32, together with the scores.
+    start_index, end_index = (
+        beams.start_index.astype(np.int64),
+        beams.end_index.astype(np.int64).reshape(shape),
+    )
     begin, end, stop = (
-        column[:, None, None]
+        column[rows][:, None, None]
         for column in (windows.context_begin, windows.context_end, windows.paragraph_end)
     )
-    starts = beams.start_index[:, :, None]
+    starts = start_index[:, :, None]
     is_possible = (starts >= begin) & (starts < end) & (end_index >= starts) & (end_index < stop)
     is_possible &= end_index - starts < settings.max_answer_length
-    window, start_rank, end_rank = np.nonzero(is_possible)
+    row, start_rank, end_rank = np.nonzero(is_possible)
     end_row = start_rank if settings.conditional_end else np.zeros_like(start_rank)
-    start_log_prob = beams.start_log_probs[window, start_rank].astype(np.float64)
-    end_log_prob = end_scores[window, end_row, end_rank].astype(np.float64)
-    shift = (windows.first_token - windows.paragraph_begin)[window]
+    start_log_prob = beams.start_log_probs[row, start_rank].astype(np.float64)
+    end_scores = beams.end_log_probs.reshape(shape)
+    end_log_prob = end_scores[row, end_row, end_rank].astype(np.float64)
+    shift = (windows.first_token[rows] - windows.paragraph_begin[rows])[row]
     spans = _Spans(
-        question=windows.question[window],
-        window=window,
-        first=beams.start_index[window, start_rank] + shift,
-        last=end_index[window, end_row, end_rank] + shift,
+        question=windows.question[rows][row],
+        first=start_index[row, start_rank] + shift,
+        last=end_index[row, end_row, end_rank] + shift,
         start_log_prob=start_log_prob,
         end_log_prob=end_log_prob,
     )
@@ -182,20 +241,22 @@ def combine_answers(members: Sequence[SquadAnswers], n_best_size: int = 5) -> Sq
     """
     if not members or any(m.predictions.keys() != members[0].predictions.keys() for m in members):
         raise ValueError("an ensemble needs models that answered the same questions")
-    combined = SquadAnswers({}, {}, {})
-    for name in members[0].predictions:
-        mean: dict[str, float] = {}
-        for entry in (entry for member in members for entry in member.nbest[name]):
-            share = entry["probability"] / len(members)
-            mean[entry["text"]] = mean.get(entry["text"], 0.0) + share
-        if len(mean) > 1:
-            mean.pop("", None)  # from a member without any valid span
-        best = sorted(mean.items(), key=lambda item: -item[1])[:n_best_size]
-        combined.predictions[name] = best[0][0]
-        combined.nbest[name] = [{"text": text, "probability": p} for text, p in best]
-        odds = [member.null_odds[name] for member in members]
-        combined.null_odds[name] = sum(odds) / len(odds)
-    return combined
+    return SquadAnswers.collect(
+        _combine(name, members, n_best_size) for name in members[0].predictions
+    )
+
+
+def _combine(name: str, members: Sequence[SquadAnswers], n_best_size: int) -> QuestionAnswer:
+    mean: dict[str, float] = {}
+    for entry in (entry for member in members for entry in member.nbest[name]):
+        share = entry["probability"] / len(members)
+        mean[entry["text"]] = mean.get(entry["text"], 0.0) + share
+    if len(mean) > 1:
+        mean.pop("", None)  # from a member without any valid span
+    best = sorted(mean.items(), key=lambda item: -item[1])[:n_best_size]
+    odds = [member.null_odds[name] for member in members]
+    nbest = [{"text": text, "probability": p} for text, p in best]
+    return QuestionAnswer(name, nbest, sum(odds) / len(odds))
 
 
 def write_answers(
@@ -215,4 +276,4 @@ def write_answers(
         NULL_ODDS_FILE: answers.null_odds,
     }
     for name, content in contents.items():
-        atomic_write_json(Path(directory) / f"{prefix}{name}", content)
+        write_json_object(Path(directory) / f"{prefix}{name}", content)

@@ -21,10 +21,10 @@ from funnel.features.squad_predictions import (
     combine_answers,
     find_answers,
 )
+from funnel.formats.json_spool import write_json_array
 from funnel.tasks.squad import SquadData
 from funnel.tasks.squad_metrics import evaluate_v1, evaluate_v2
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.files import atomic_write_json
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +81,7 @@ class SquadScorer:
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> SquadAnswers:
         """Return the answers for the outputs :data:`BEAM_FIELDS` of all windows."""
-        starts, start_index, ends, end_index, cls_logits = (outputs[name] for name in BEAM_FIELDS)
-        # Indices may have been gathered as float32, together with the scores.
-        beams = BeamOutputs(
-            starts, start_index.astype(np.int64), ends, end_index.astype(np.int64), cls_logits
-        )
+        beams = BeamOutputs(*(outputs[name] for name in BEAM_FIELDS))
         return find_answers(self.data, self.windows, beams, self.settings)
 
     def write_logits(
@@ -96,14 +92,13 @@ class SquadScorer:
         Raises:
             FunnelError: the file cannot be written.
         """
-        fields = {name: outputs[name].tolist() for name in BEAM_FIELDS}
-        rows = [
-            {"unique_id": unique_id, **dict(zip(fields, values, strict=True))}
-            for unique_id, *values in zip(
-                self.windows.unique_ids.tolist(), *fields.values(), strict=True
-            )
-        ]
-        atomic_write_json(Path(directory) / f"{prefix}{LOGITS_FILE}", rows)
+        fields = [outputs[name] for name in BEAM_FIELDS]
+        rows = (
+            {"unique_id": int(unique_id)}
+            | {name: value.tolist() for name, value in zip(BEAM_FIELDS, values, strict=True)}
+            for unique_id, *values in zip(self.windows.unique_ids, *fields, strict=True)
+        )
+        write_json_array(Path(directory) / f"{prefix}{LOGITS_FILE}", rows)
 
     def score(self, answers: SquadAnswers) -> dict[str, float]:
         """Return the metrics of answers, the target first."""
@@ -121,7 +116,7 @@ class SquadScorer:
 class EnsembleResult(NamedTuple):
     """Predictions of an ensemble by question id, and its scores (empty without gold answers)."""
 
-    predictions: dict[str, str]
+    predictions: Mapping[str, str]
     scores: dict[str, float]
 
 

@@ -19,7 +19,7 @@ from funnel.config.tagging import TaggingWindows
 from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.features.pair_sequences import PairSequences, flatten
 from funnel.features.squad import SquadWindows, build_windows
-from funnel.features.squad_predictions import BeamOutputs, find_answers
+from funnel.features.squad_predictions import BeamOutputs, iter_answers
 from funnel.features.squad_scoring import BEAM_FIELDS
 from funnel.features.tagging.windows import TaggingFeatures, encode_sentences
 from funnel.inference.inputs import Input
@@ -293,17 +293,12 @@ class Contexts:
 
     def finish(self, outputs: Arrays) -> list[Answer]:
         """Return the best answers of every example."""
-        found = find_answers(
-            self.data,
-            self.windows,
-            BeamOutputs(*(outputs[name] for name in BEAM_FIELDS)),
-            self.config.answers,
-        )
+        beams = BeamOutputs(*(outputs[name] for name in BEAM_FIELDS))
         answers, threshold = [], self.config.na_threshold
-        for name, text in found.predictions.items():
-            score = found.null_odds[name]
-            is_none = threshold is not None and score > threshold
-            answers.append(Answer(found.nbest[name], score, "" if is_none else text))
+        for found in iter_answers(self.data, self.windows, beams, self.config.answers):
+            is_none = threshold is not None and found.null_odds > threshold
+            text = "" if is_none else found.nbest[0]["text"]
+            answers.append(Answer(found.nbest, found.null_odds, text))
         return answers
 
 

@@ -21,7 +21,7 @@ A value that is not finite becomes null, and so does the label that would depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ class RowFormat:
         return self.problem_type in (SINGLE_LABEL, MULTI_LABEL)
 
     def rows(
-        self, outputs: Sequence[Any] | np.ndarray, first: int = 0, ids: Sequence[Any] | None = None
+        self, outputs: Iterable[Any] | np.ndarray, first: int = 0, ids: Sequence[Any] | None = None
     ) -> Iterator[Row]:
         """Yield the rows of consecutive examples.
 

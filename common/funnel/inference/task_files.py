@@ -10,7 +10,7 @@ import numpy as np
 
 from funnel.config.predictions import PredictionSettings
 from funnel.features.squad_predictions import SquadAnswers
-from funnel.inference.files import write_rows_of_arrays
+from funnel.inference.files import open_rows, write_rows_of_arrays
 from funnel.inference.rows import (
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -108,9 +108,10 @@ def write_answer_rows(
     if (kind := settings.row_format) is None:
         return
     form = RowFormat(QUESTION_ANSWERING, (), settings.write_logits)
-    found = [
+    found = (
         Answer(answers.nbest[name], answers.null_odds[name], text)
         for name, text in answers.predictions.items()
-    ]
+    )
     path = Path(folder) / f"{prefix}{ANSWERS_NAME}.{kind}"
-    write_rows_of_arrays(path, kind, form, found, iter(answers.predictions))
+    with open_rows(path, kind, form) as writer:
+        writer.write(form.rows(found, ids=list(answers.predictions)))

@@ -122,6 +122,8 @@ def _parse_answer(node: JsonNode, context: str) -> Answer:
 
 
 def _check_ids(root: JsonNode, questions: list[Question]) -> None:
+    if len({question.id for question in questions}) == len(questions):
+        return
     counts = Counter(question.id for question in questions)
     for question in questions:
         if counts[question.id] > 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import string
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def evaluate_v2(
 def _compute_raw_scores(
     data: SquadData, predictions: Mapping[str, str], null_odds: Mapping[str, float]
 ) -> _Scores:
-    rows = []
+    rows = array("d")
     for question in data.questions:
         if question.answers is None:
             raise DataError(f"{data.path}: {question.where}.answers is missing, needed to score")
@@ -144,12 +145,12 @@ def _compute_raw_scores(
         if question.id not in null_odds:
             raise DataError(f"no null odds for question {question.id!r}, which has a prediction")
         exact, f1 = _compare_v2(_gold_texts(question), predictions[question.id])
-        rows.append((exact, f1, bool(question.answers), null_odds[question.id]))
+        rows.extend((exact, f1, bool(question.answers), null_odds[question.id]))
     if not rows:
         raise DataError(f"{data.path}: there is no prediction for any of its questions")
-    _report_missing(data, len(data.questions) - len(rows))
-    exact, f1, has_answer, odds = np.array(rows, np.float64).T
-    return _Scores(exact, f1, has_answer.astype(bool), odds)
+    columns = np.frombuffer(rows).reshape(-1, 4).T
+    _report_missing(data, len(data.questions) - columns.shape[1])
+    return _Scores(columns[0], columns[1], columns[2].astype(bool), columns[3])
 
 
 def _gold_texts(question: Question) -> list[str]:

@@ -10,8 +10,10 @@ complete ``tokenizer.json``.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from funnel.tokenization.base import AddedToken, TokenizerOptions, VocabularyFil
 from funnel.tokenization.saved_json import JsonObject, read_object
 from funnel.utils.errors import TokenizerError
 from funnel.utils.text import ASCII_BLANKS
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
 # Files of older versions of transformers; tokenizer_config.json precedes them.
@@ -169,6 +173,8 @@ def _read_transformers(
     is_wordpiece = model is None or model.values.get("type", "WordPiece") == "WordPiece"
     is_funnel = name in _FUNNEL_CLASSES and is_wordpiece
     options = _options(directory, config, described)
+    if name in _FUNNEL_CLASSES and config.values.get("model_input_names") is None:
+        _say_segments_are_given(config.path)
     if is_funnel or model is None:
         options = replace(
             options,
@@ -200,6 +206,16 @@ def _read_transformers(
     options = _with_all_special(options, data)
     file = VocabularyFile(str(vocabulary), data, uncased, options=options)
     return SavedTokenizer("word_piece", file, Path(source))
+
+
+@lru_cache(maxsize=1024)  # once for each file
+def _say_segments_are_given(path: str) -> None:
+    logger.warning(
+        "%s: has no model_input_names: texts get the segment ids that Funnel models are trained "
+        'with, which transformers 5 would leave out; with "model_input_names": ["input_ids", '
+        '"token_type_ids", "attention_mask"] in it both give them',
+        path,
+    )
 
 
 def _options(directory: Path, config: JsonObject, described: JsonObject | None) -> TokenizerOptions:

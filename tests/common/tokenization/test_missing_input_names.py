@@ -1,0 +1,37 @@
+"""Tokenizers of transformers that do not say whether there are segment ids."""
+
+import json
+import logging
+
+import pytest
+
+from funnel.config.inputs import SegmentIds
+from funnel.tokenization.choice import load_tokenizer
+
+TOKENS = ("<unk>", "<cls>", "<sep>", "<pad>", "<mask>", "red")
+TYPES = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("more", "cls", "is_said"),
+    [
+        ({}, 2, True),
+        ({"tokenizer_class": "FunnelTokenizer"}, 2, True),
+        ({"tokenizer_class": "FunnelTokenizer", "model_input_names": TYPES}, 2, False),
+        ({"tokenizer_class": "FunnelTokenizer", "model_input_names": TYPES[::2]}, 0, False),
+        ({"tokenizer_class": "BertTokenizer"}, 2, False),  # transformers gives segment ids
+    ],
+)
+def test_segment_ids_that_transformers_leaves_out_are_said_once(
+    tmp_path, caplog, more, cls, is_said
+):
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"do_lower_case": True, "model_max_length": 512, **more}))
+    with caplog.at_level(logging.WARNING):
+        found = [load_tokenizer(tmp_path).segments.cls for _ in range(2)]
+    assert found == [cls, cls]
+    assert SegmentIds().cls == 2
+    said = [text for text in caplog.messages if "model_input_names" in text]
+    assert len(said) == is_said
+    assert all(text.startswith(f"{path}: ") for text in said)
