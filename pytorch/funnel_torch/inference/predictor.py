@@ -102,6 +102,7 @@ class Predictor:
             config.batch_size,
             GPU_POSITIONS if on_gpu else CPU_POSITIONS,
             compute.shortest,
+            run_all=compute.run_all,
         )
         return cls(engine)
 
