@@ -302,7 +302,8 @@ class FunnelEncoder(Backbone):
         if not is_needed and not self.training and reads_no_gradient(input_ids):
             length = needed_length(self.config, input_ids.shape[1], attention_mask)
             if length is not None:
-                hidden = self._first_position(*(x if x is None else x[:, :length] for x in inputs))
+                others = (None if x is None else x[:, :length] for x in inputs[1:])
+                hidden = self._first_position(input_ids[:, :length], *others)
                 return FunnelOutput(hidden, hidden)
         encoded, hidden_states = self.encode(*inputs, output_hidden_states)
         return FunnelOutput(encoded.hidden, encoded.hidden, hidden_states)
