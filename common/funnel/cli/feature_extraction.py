@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 
 from funnel.config.extraction import OutputSettings
 from funnel.config.inputs import TokenizerSettings
 from funnel.config.settings import group, setting
+from funnel.utils.compressed import SUFFIXES
 from funnel.utils.errors import ConfigError
+
+# Names that promise another form than NumPy's.
+_OTHER_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".pt", ".h5", *SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,10 @@ class FileSettings:
         exclusive="input",
     )
     output: str = setting(MISSING, ".npz file to write, or .npy for the vectors of one layer")
+
+    def __post_init__(self) -> None:
+        if Path(self.output).suffix.lower() in _OTHER_SUFFIXES:
+            raise ConfigError(f"--output={self.output}: the file is an .npz or .npy; name it so")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -32,6 +32,7 @@ _WINDOW, _SMALL_WINDOW = 4096, 512
 CPU_POSITIONS, GPU_POSITIONS = 1536, 65536
 _SEVERAL = (MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
 Compute = Callable[[Arrays], Arrays]
+RunAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Engine:
         shortest: tokens to which a batch is padded at least.
         length_step: lengths are rounded up to a multiple of it, for fewer graphs.
         window: inputs of a part; None for a number that suits the problem type.
+        run_all: calls a function with every batch, like ``map``; several at a time, perhaps.
         counts: what became of all texts so far.
     """
 
@@ -60,6 +62,7 @@ class Engine:
     shortest: int = 1
     length_step: int = 1
     window: int | None = None
+    run_all: RunAll = map
     counts: TextCounts = field(default=NO_TEXTS)
 
     def rows(self, values: Iterable[Any]) -> Iterator[Row]:
@@ -86,14 +89,19 @@ class Engine:
         lengths = encoded.lengths
         # The longest first, so that an out-of-memory error shows on the first batch.
         order, found = np.argsort(-lengths, kind="stable"), Arrays()
+        batches: list[tuple[np.ndarray, int]] = []
         start = 0
         while start < len(order):
             longest = max(int(lengths[order[start]]), self.shortest)
             length = max(self._padded(longest), self.shortest)
             size = self.batch_size or max(1, self.positions // length)
-            indices = order[start : start + size]
+            batches.append((order[start : start + size], length))
             start += size
-            kept = encoded.keep(self.compute(encoded.pad(indices, length)), indices)
+
+        def compute(batch: tuple[np.ndarray, int]) -> Arrays:
+            return encoded.keep(self.compute(encoded.pad(*batch)), batch[0])
+
+        for (indices, _), kept in zip(batches, self.run_all(compute, batches), strict=True):
             for name, values in kept.items():
                 if name not in found:
                     found[name] = np.empty((len(order), *values.shape[1:]), values.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +81,33 @@ class TorchModel:
         self._names = output_names(problem_type)
         self._device = next(model.parameters()).device
         self.on_gpu = self._device.type != "cpu"
+        self._has_run = False
         self.shortest = 1
         if isinstance(model, FunnelForQuestionAnswering):
             # The beam needs as many positions as it is wide.
             self.shortest = max(model.answers.start_n_top, model.answers.end_n_top)
+
+    def run_all(self, function: Callable[[Any], Any], batches: Sequence[Any]) -> Iterator[Any]:
+        """Yield what ``function``, which calls this model, returns for each batch.
+
+        On a CPU that has n threads, n batches are computed at a time with one thread each: the
+        operations of a batch of short texts are too small to be divided.
+        """
+        threads = 1 if self.on_gpu else torch.get_num_threads()
+        rest = list(batches)
+        if threads == 1 or len(rest) == 1:
+            yield from map(function, rest)
+            return
+        torch.set_num_threads(1)
+        try:
+            if not self._has_run:  # kernels are chosen in the first call
+                yield function(rest.pop(0))
+                self._has_run = True
+            # The number of threads belongs to a thread.
+            with ThreadPoolExecutor(threads, "batch", torch.set_num_threads, (1,)) as pool:
+                yield from pool.map(function, rest)
+        finally:
+            torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def __call__(self, arrays: Arrays) -> Arrays:
@@ -107,6 +132,7 @@ class OnnxModel:
     """
 
     on_gpu = False
+    run_all = staticmethod(map)  # onnxruntime has threads of its own
 
     def __init__(
         self, path: str | Path, head: ModelHead, vocabulary: str, threads: int | None = None

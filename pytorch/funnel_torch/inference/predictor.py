@@ -15,11 +15,13 @@ from typing import Any, Self
 
 from funnel.checkpoints import load_checkpoint
 from funnel.config.inputs import TokenizerRequest
+from funnel.config.model import ModelConfig
 from funnel.config.predictions import PredictorConfig
 from funnel.inference.engine import CPU_POSITIONS, GPU_POSITIONS, Engine
 from funnel.inference.inputs import Input, check_iterable
 from funnel.inference.rows import Row, RowFormat
 from funnel.inference.saved_model import encoding_config, find_head, row_format
+from funnel.tokenization import Tokenizer
 from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError
 from funnel_torch.inference.compute import OnnxModel, TorchModel, load_model
@@ -31,6 +33,14 @@ def _with_options(config: PredictorConfig, options: dict[str, Any]) -> Predictor
     if unknown := [name for name in options if name not in known]:
         raise ConfigError(f"{unknown[0]}: unknown option; there are {', '.join(known)}")
     return replace(config, **options)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> None:
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"{tokenizer.path}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
+            f"{model.vocab_size}"
+        )
 
 
 class Predictor:
@@ -87,11 +97,7 @@ class Predictor:
         else:
             model = load_model(checkpoint, head, int8, chosen)
             compute, model_config = TorchModel(model, head.problem_type), model.config
-        if opened.vocab_size > model_config.vocab_size:
-            raise ConfigError(
-                f"{opened.path}: {opened.vocab_size} tokens do not fit the model's vocab_size "
-                f"{model_config.vocab_size}"
-            )
+        _check_vocabulary(opened, model_config)
         encoding = encoding_config(checkpoint, opened, model_config, config)
         form, on_gpu = row_format(head, config), compute.on_gpu
         engine = Engine(
@@ -102,6 +108,7 @@ class Predictor:
             config.batch_size,
             GPU_POSITIONS if on_gpu else CPU_POSITIONS,
             compute.shortest,
+            run_all=compute.run_all,
         )
         return cls(engine)
 

@@ -299,11 +299,12 @@ class RelativeAttention(nn.Module):
         key += (positions.embeddings.dtype,)
         if is_autocast_enabled(kernel.device):
             key += (torch.get_autocast_dtype(kernel.device.type),)
-        if key not in self._projections:
-            while len(self._projections) >= _MAX_CACHED_PROJECTIONS:
-                self._projections.pop(next(iter(self._projections)))
-            self._projections[key] = self._project_embeddings(positions.embeddings)
-        return self._projections[key]
+        projected = self._projections.get(key)
+        if projected is None:
+            projected = self._project_embeddings(positions.embeddings)
+            kept = list(self._projections.items())[1 - _MAX_CACHED_PROJECTIONS :]
+            self._projections = dict([*kept, (key, projected)])  # other threads read the old one
+        return projected
 
     def _project_embeddings(self, relative_embeddings: Tensor) -> Tensor:
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), relative_embeddings.t())

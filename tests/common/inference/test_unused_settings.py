@@ -2,6 +2,7 @@
 
 import pytest
 
+from funnel.cli.feature_extraction import FileSettings
 from funnel.cli.predict import PredictFiles, PredictSettings
 from funnel.config.heads import MULTI_LABEL, SINGLE_LABEL
 from funnel.config.predictions import InputFileSettings, PredictorConfig
@@ -15,6 +16,13 @@ from funnel.utils.errors import ConfigError
 def test_names_of_outputs(name):
     with pytest.raises(ConfigError, match=f"--output={name}: predictions are csv or jsonl"):
         PredictSettings(files=PredictFiles("m", "i.txt", name)).check()
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.npz.gz", "O.TXT"])
+def test_names_of_extracted_features(name):
+    with pytest.raises(ConfigError, match=f"--output={name}: the file is an .npz or .npy"):
+        FileSettings("m", text="a.txt", output=name)
+    assert FileSettings("m", text="a.txt", output="features").output == "features"
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.txt", "o", "o.predictions", "-"])
