@@ -107,8 +107,8 @@ class FoundLabels:
             raise DataError(f"{where}: label {text or ''!r} is empty or holds a tab or line end")
         if _SURROGATE.search(label):
             raise DataError(
-                f"{where}: label {text!r} holds half of a surrogate pair, which is no character and "
-                "cannot be written to a file; correct the escape"
+                f"{where}: label {text!r} holds half of a surrogate pair, which is no character, "
+                "so that files cannot hold it; correct the escape"
             )
         if is_missing(label):
             raise DataError(
