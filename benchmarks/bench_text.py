@@ -27,8 +27,6 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-import corpora
-import timing
 from funnel import get_tokenizer
 from funnel.features.squad import WindowConfig, build_windows
 from funnel.pretraining.create_records import CorpusConfig, create_records
@@ -36,6 +34,7 @@ from funnel.tasks.squad import read_squad
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import FunnelError
 from funnel.utils.main import run_main
+from harness import corpora, timing
 
 COLD, WARM, RECORDS = "ours, nothing seen yet", "ours, same text again", "ours, records written"
 LIBRARY = "tokenizers"
@@ -143,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
         "--questions", type=int, default=2000, help="minimum number; complete articles"
     )
     parser.add_argument("--vocab_size", type=int, default=30522)
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.megabytes, args.questions, args.vocab_size = 0.02, 20, 500

@@ -26,13 +26,12 @@ import _paths  # noqa: F401
 
 import torch
 
-import baselines
-import timing
-from baselines import BERT, FORWARD, HF, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError, FunnelError
 from funnel.utils.main import run_main
 from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.config import MKL, ONEDNN, KernelSettings
+from harness import baselines, timing
+from harness.baselines import BERT, FORWARD, HF, OURS, TRAINING, Case
 
 # What the libraries are told, by instruction set, newest first.
 INSTRUCTIONS = {

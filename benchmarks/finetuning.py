@@ -29,9 +29,6 @@ import numpy as np
 import torch
 import transformers
 
-import baselines
-import corpora
-import timing
 from funnel import ModelConfig, get_tokenizer
 from funnel.features.classification import Features, encode_examples, pad_batch
 from funnel.tasks import Example, get_task
@@ -42,6 +39,7 @@ from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.data.batching import BatchConfig, SequenceSource, TrainBatches
 from funnel_torch.tasks.finetune import FineTuneConfig, fine_tune
 from funnel_torch.training.distributed import DistributedConfig, start
+from harness import baselines, corpora, timing
 
 OURS, TRAINER = "ours", "transformers Trainer"
 COLUMNS = {
@@ -178,7 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="our steps per round")
     parser.add_argument("--padded_steps", type=int, default=2, help="the Trainer's steps per round")
     parser.add_argument("--vocab_size", type=int, default=30522, help="size of the vocabulary")
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.max_length, args.batch_size = "tiny", 32, 4

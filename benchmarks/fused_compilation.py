@@ -17,9 +17,9 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import timing
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
+from harness import timing
 
 HEAD_SIZE = 64
 DTYPES = ("bf16", "fp16")

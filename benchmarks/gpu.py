@@ -33,14 +33,13 @@ import _paths  # noqa: F401
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import baselines
-import timing
-from baselines import BERT, BF16, FORWARD, FP32, HF, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 from funnel_torch.kernels import fused_attention
 from funnel_torch.models import attention
 from funnel_torch.training.mfu import peak_tflops
+from harness import baselines, timing
+from harness.baselines import BERT, BF16, FORWARD, FP32, HF, OURS, TRAINING, Case
 
 IMPLEMENTATIONS = {
     "ours, fused": (OURS, "fused"),

@@ -20,9 +20,6 @@ import _paths  # noqa: F401
 
 import torch
 
-import baselines
-import corpora
-import timing
 from funnel import ModelConfig
 from funnel.config.heads import PretrainingConfig
 from funnel.config.training.optimizer import OptimizerConfig
@@ -33,6 +30,7 @@ from funnel.utils.main import run_main
 from funnel_torch.data.pretraining_loader import PretrainBatchConfig, PretrainBatches
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch
 from funnel_torch.training.optimizer import build_optimizer, set_learning_rate
+from harness import baselines, corpora, timing
 
 ELECTRA, MLM = "ELECTRA", "MLM"
 HEADS = {ELECTRA: ElectraPretraining, MLM: MLMPretraining}
@@ -127,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="batches read per round")
     parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.config, args.seq_len, args.batch_size, args.steps = "tiny", 32, 4, 2

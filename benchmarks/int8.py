@@ -20,9 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import baselines
-import timing
-from baselines import parse_shape
 from funnel import get_tokenizer
 from funnel.checkpoints import load_checkpoint
 from funnel.checkpoints.saved_head import describe_heads
@@ -37,6 +34,8 @@ from funnel_torch.kernels.quantization import quantize_int8
 from funnel_torch.tasks.classification import DataConfig, build_source, decisions, load_splits
 from funnel_torch.tasks.finetune import predict
 from funnel_torch.training.distributed import DistributedConfig, start
+from harness import baselines, timing
+from harness.baselines import parse_shape
 
 FLOAT, INT8 = "fp32", "int8"
 COLUMNS = {

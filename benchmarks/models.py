@@ -24,12 +24,11 @@ import _paths  # noqa: F401
 
 import torch
 
-import baselines
-import timing
-from baselines import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
 from funnel.utils.errors import ConfigError
 from funnel.utils.main import run_main
 from funnel_torch.kernels.choices import choices
+from harness import baselines, timing
+from harness.baselines import BERT, BF16, FORWARD, FP32, HF, LABELS, OURS, TRAINING, Case
 
 ALL = (OURS, HF, BERT)
 COLUMNS = {

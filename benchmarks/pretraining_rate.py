@@ -24,9 +24,6 @@ import _paths  # noqa: F401
 
 import torch
 
-import baselines
-import corpora
-import timing
 from funnel.config.heads import PretrainingConfig
 from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
@@ -49,6 +46,7 @@ from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.mfu import peak_tflops
 from funnel_torch.training.trainer import RunOutput
+from harness import baselines, corpora, timing
 
 BARE, TRAINER = "bare model step", "trainer with its input"
 COLUMNS = {
@@ -190,7 +188,7 @@ def main() -> None:
     parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--steps", type=int, default=CPU.steps, help="steps per round")
     parser.add_argument("--batch_size", type=int, default=CPU.batch_size)
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     settings = dataclasses.replace(CPU, steps=args.steps, batch_size=args.batch_size)
     if args.quick:

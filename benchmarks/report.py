@@ -16,10 +16,10 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import timing
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_path, atomic_write_text
 from funnel.utils.main import run_main
+from harness import timing
 
 TITLES = {
     "models": "Encoders",

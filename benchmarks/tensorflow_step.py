@@ -24,8 +24,6 @@ import _paths  # noqa: F401
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import corpora
-import timing
 from funnel import ModelConfig
 from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel.pretraining.masking import Masker, MaskingConfig, truncation_stride
@@ -35,6 +33,7 @@ from funnel_tf.data.input_pipeline import InputConfig, pretrain_input_fn
 from funnel_tf.models import electra as pretraining
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.training.optimizer import create_train_op
+from harness import corpora, timing
 
 OURS, EINSUM, INPUT = "ours", "vocabulary product as an einsum", "input on one core"
 COLUMNS = {
@@ -163,7 +162,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--batches", type=int, default=50, help="batches read per round")
     parser.add_argument("--megabytes", type=float, default=4.0, help="size of the text")
-    parser.add_argument("--data_dir", type=Path, help="directory with real text, see corpora.py")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     args = parser.parse_args()
     if args.quick:
         args.vocab_size, args.seq_len, args.batch_size, args.batches = 500, 32, 2, 2

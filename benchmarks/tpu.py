@@ -33,10 +33,10 @@ from typing import Any
 
 import _paths  # noqa: F401
 
-import timing
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.main import run_main
+from harness import timing
 
 PROGRAM = timing.REPOSITORY / "tensorflow" / "tpu_compile.py"
 PACKAGES = ("jax", "libtpu", "tensorflow", "tensorflow-cpu")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import timing
 import tpu
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_text
 from funnel.utils.main import run_main
+from harness import timing
 
 PAGE = timing.REPOSITORY / "docs" / "tpu.md"
 BEGIN, END = "<!-- begin: benchmarks/tpu_tables.py -->", "<!-- end: benchmarks/tpu_tables.py -->"

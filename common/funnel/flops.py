@@ -21,6 +21,7 @@ longer keys of pooling layers are not counted.
 
 Run it: ``python -m funnel.flops --seq_len 128 512 --batch_size 64 [net_config.json ...]``
 (from ``common/`` in a clone that is not installed; an installation has it as ``funnel-flops``).
+``--advise --length=512 --device=v100`` prints what fits a device (:mod:`funnel.size_advice`).
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from funnel.cli.command import entry_point
 from funnel.config.files import find_packaged_config
 from funnel.config.geometry import BlockGeometry, encoder_geometry, relative_range
 from funnel.config.model import BlockSpec, ModelConfig
+from funnel.size_advice import Workload, find_device, format_advice, stored_numbers
 
 BASELINE = "L12H768"
+FORWARD_PASSES_PER_STEP = 3  # a backward pass costs two: gradients of inputs and of weights
 # Relative FLOPs published in the paper, in the order of its tables.
 PUBLISHED = {
     "L12H768": 1.0,
@@ -181,6 +184,15 @@ def parameter_count(config: ModelConfig, decoder: bool = True) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def training_workload(
+    config: ModelConfig, seq_len: int, batch_size: int = 1, fused: bool = False
+) -> Workload:
+    """Return what a step of training the encoder needs; ``fused``: attention stores no scores."""
+    flops = FORWARD_PASSES_PER_STEP * model_cost(config, seq_len, batch_size).encoder_total
+    stored = stored_numbers(config, seq_len, fused)
+    return Workload(parameter_count(config, decoder=False), stored, flops)
+
+
 def paper_ratio(config: ModelConfig) -> float:
     """Return FLOPs relative to BERT-base as the paper counts them (see the module's docstring)."""
     kept = sum(
@@ -249,10 +261,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("configs", nargs="*", help="config files or directories holding one")
     parser.add_argument("--seq_len", type=int, nargs="+", default=[128, 512], metavar="T")
     parser.add_argument("--batch_size", type=int, default=64)
+    advice = parser.add_argument_group("choice of a size")
+    advice.add_argument(
+        "--advise", action="store_true", help="print batch, speed and time per epoch on a device"
+    )
+    advice.add_argument(
+        "--device", default="cpu", help="cpu, t4, v100, a100, h100, h200, v3-8, ..."
+    )
+    advice.add_argument("--length", type=int, default=128, help="tokens per sequence")
+    advice.add_argument("--memory", default="", help="of one chip, such as 16GB; default: its own")
+    advice.add_argument("--examples", type=int, default=100_000, help="training set of an epoch")
     args = parser.parse_args(argv)
-    if min(*args.seq_len, args.batch_size) < 1:
-        parser.error("--seq_len and --batch_size must be at least 1")
+    if min(*args.seq_len, args.batch_size, args.length, args.examples) < 1:
+        parser.error("--seq_len, --batch_size, --length and --examples must be at least 1")
     sizes = load_sizes(args.configs)
+    if args.advise:
+        device = find_device(args.device, args.memory)
+        workloads = {
+            name: training_workload(config, args.length, args.batch_size, device.fused)
+            for name, config in sizes.items()
+        }
+        print(format_advice(workloads, args.length, args.device, device, args.examples))
+        return
     baseline = ModelConfig.load(find_packaged_config(BASELINE))
     print(format_table(sizes, baseline, args.seq_len, args.batch_size))
     print()

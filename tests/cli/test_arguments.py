@@ -57,6 +57,22 @@ def test_dashes_and_booleans():
 
 
 @pytest.mark.parametrize("parse", [torch, tensorflow])
+def test_numbers_of_a_settings_file(parse, tmp_path):
+    """JSON has one type of number: 1e3 and 1000.0 are 1000."""
+    path = tmp_path / "s.json"
+    path.write_text('{"max_length": 2e1, "train_bsz": 16.0, "lr": 1e-4}')
+    settings = parse(f"--settings_file={path}")
+    if parse is torch:
+        assert (settings.data.max_length, settings.training.batches.batch_size) == (20, 16)
+    else:
+        assert settings.classification.max_seq_length == 20
+        assert settings.training.train_batch_size == 16
+    path.write_text('{"max_length": 20.5}')
+    with pytest.raises(ConfigError, match=r"max_(seq_)?length.*20\.5"):
+        parse(f"--settings_file={path}")
+
+
+@pytest.mark.parametrize("parse", [torch, tensorflow])
 def test_slips(parse):
     with pytest.raises(ConfigError, match=r"--data_dri: unknown flag; did you mean --data_dir\?"):
         parse("--data_dri=a")

@@ -15,7 +15,7 @@ from support_tf import import_tensorflow
 
 sys.path.append(str(repo_layout.ROOT / "benchmarks"))
 
-import timing
+from harness import timing
 
 pytestmark = pytest.mark.slow
 

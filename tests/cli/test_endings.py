@@ -54,6 +54,14 @@ def test_the_end_of_a_run_and_the_command_it_names(folder, program, caplog, monk
     assert record["git_commit"]
 
 
+def test_no_test_data_no_command(program, caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr("funnel_torch.cli.processes.configure_logging", lambda *_: None)
+    write_files(tmp_path)
+    (tmp_path / "CoLA" / "test.tsv").unlink()
+    *_, last = messages(caplog, program, arguments(tmp_path, epochs=1))
+    assert last.endswith(f"the final model is {tmp_path / 'run' / 'best'}")
+
+
 def test_ctrl_c_names_the_step_and_the_command(folder, program, capsys, monkeypatch):
     def evaluate(self, scores):
         raise KeyboardInterrupt

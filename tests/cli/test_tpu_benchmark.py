@@ -12,10 +12,10 @@ import repo_layout
 pytest.importorskip("numpy")
 sys.path.append(str(repo_layout.ROOT / "benchmarks"))
 
-import timing
 import tpu
 import tpu_tables
 from funnel.utils.errors import DataError
+from harness import timing
 
 CASE = tpu.list_cases()[0]
 SECONDS = 0.2

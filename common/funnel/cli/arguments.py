@@ -179,7 +179,9 @@ def _to_text(path: str, key: str, value: Any) -> str:
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str | int | float | bool) for item in items):
         raise ConfigError(f"{path}: key {key!r}: should be a text, a number, true, false or a list")
-    return ",".join(map(str, items))
+    # JSON writes 1000 as 1e3 or 1000.0, too.
+    whole = (int(x) if isinstance(x, float) and x.is_integer() else x for x in items)
+    return ",".join(map(str, whole))
 
 
 def _rewrite(argument: str, known: KnownFlags, where: str) -> list[str]:

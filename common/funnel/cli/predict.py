@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funnel.config.inputs import TokenizerSettings
-from funnel.config.predictions import ROW_FORMATS, InputFileSettings, PredictorConfig
+from funnel.config.predictions import (
+    INPUT_FORMATS,
+    ROW_FORMATS,
+    TEXT,
+    InputFileSettings,
+    PredictorConfig,
+)
 from funnel.config.settings import group, setting
+from funnel.utils.compressed import SUFFIXES
 from funnel.utils.errors import ConfigError
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT
@@ -20,6 +27,9 @@ if TYPE_CHECKING:
     from funnel.inference.engine import Engine
 
 logger = logging.getLogger(__name__)
+
+# Forms whose names an output may have without --format: a text file holds JSON lines.
+_WRITTEN = (*ROW_FORMATS, TEXT)
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,19 @@ class PredictSettings:
         """Refuse files that cannot work.
 
         Raises:
-            ConfigError: the output is the input, under whatever name, or a directory.
+            ConfigError: the output is the input, under whatever name, a directory, or has the
+            name of a form that is not written.
         """
         source, target = self.files.input, self.files.output
         if target == "-":
             return
+        suffix = Path(target).suffix.lower()
+        others = {f".{name}" for name in INPUT_FORMATS} - {f".{name}" for name in _WRITTEN}
+        if suffix in SUFFIXES or (suffix in others and not self.files.format):
+            raise ConfigError(
+                f"--output={target}: predictions are csv or jsonl, not compressed; name the file "
+                "so, or choose with --format"
+            )
         if Path(target).is_dir():
             raise ConfigError(f"--output={target}: is a directory")
         is_file = source != "-" and Path(source).exists() and Path(target).exists()

@@ -48,6 +48,11 @@ class RelativeRange:
     ratio: int
     offset: int
 
+    def of_first_query(self) -> RelativeRange:
+        """Return the distances of query 0, a part of these."""
+        count = self.count - self.offset
+        return RelativeRange(self.first - self.step * self.offset, self.step, count, self.ratio, 0)
+
 
 def cut_length(length: int, config: ModelConfig) -> int:
     """Return the number of positions that are pooled: ``truncate_seq`` drops the last one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from funnel.config.inputs import CUSTOM_FORMATS
 from funnel.config.settings import setting
@@ -108,6 +110,7 @@ class PredictorConfig:
     )
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("batch_size", "max_query_length", "doc_stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -116,3 +119,21 @@ class PredictorConfig:
             raise ConfigError(f"max_length={self.max_length}: must be at least 8")
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold={self.threshold:g}: must be from 0 to 1")
+        if self.na_threshold is not None and math.isnan(self.na_threshold):
+            raise ConfigError("na_threshold=nan: must be a number")
+
+    def _check_types(self) -> None:
+        # The class Predictor passes on its caller's values, a command line only parsed ones.
+        for part in fields(self):
+            value, kind = getattr(self, part.name), str(part.type)
+            if value is None and "None" in kind:
+                continue
+            is_bool = isinstance(value, bool)
+            is_right = {
+                "bool": is_bool,
+                "int": isinstance(value, Integral) and not is_bool,
+                "float": isinstance(value, Real) and not is_bool,
+            }
+            wanted = kind.split(" | ")[0]
+            if not is_right[wanted]:
+                raise ConfigError(f"{part.name}={value!r}: should be of type {wanted}")

@@ -84,6 +84,21 @@ class InputFile:
                 "text file cannot hold; use jsonl, csv or tsv"
             )
 
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        settings, kind = self.settings, self.file_format
+        columns = ("text_column", "text_b_column", "id_column")
+        unused = [name for name in columns if kind == TEXT and getattr(settings, name) is not None]
+        if kind == TEXT or kind in KEYED_FORMATS:
+            unused += ["delimiter"] if settings.delimiter is not None else []
+            unused += [] if settings.header else ["no_header"]
+        if unused:
+            raise ConfigError(
+                f"{self.path}: --{unused[0]} does not apply to the form {kind}; --input_format "
+                "chooses another one"
+            )
+
     @property
     def file_format(self) -> str:
         """One of :data:`funnel.config.predictions.INPUT_FORMATS`."""

@@ -12,7 +12,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.checkpoints.names import RACE_LOGITS, START_LOGITS, TOKEN_LOGITS
 from funnel.checkpoints.saved_head import describe_heads
 from funnel.config.geometry import check_length
-from funnel.config.heads import REGRESSION, SINGLE_LABEL
+from funnel.config.heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from funnel.config.model import MAX_ABSOLUTE_POSITIONS, NET_CONFIG, ModelConfig
 from funnel.config.predictions import PredictorConfig
 from funnel.config.squad import AnswerSettings
@@ -120,8 +120,23 @@ def _name(labels: Any, count: int, path: object) -> tuple[str, ...]:
 
 
 def row_format(head: ModelHead, config: PredictorConfig) -> RowFormat:
-    """Return how the outputs of a head become rows."""
+    """Return how the outputs of a head become rows.
+
+    Raises:
+        ConfigError: a setting is for another head.
+    """
+    _check_head(head.problem_type, config)
     return RowFormat(head.problem_type, head.labels, config.write_logits, config.threshold)
+
+
+def _check_head(problem_type: str, config: PredictorConfig) -> None:
+    answering = ("na_threshold", "max_query_length", "doc_stride")
+    given = {name: QUESTION_ANSWERING for name in answering if getattr(config, name) is not None}
+    if config.threshold != PredictorConfig.threshold:
+        given["threshold"] = MULTI_LABEL
+    for name, wanted in given.items():
+        if problem_type != wanted:
+            raise ConfigError(f"{name} is for models of {wanted}; this one is of {problem_type}")
 
 
 def encoding_config(

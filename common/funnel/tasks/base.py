@@ -170,6 +170,13 @@ class Task:
             f"{directory}: no {' or '.join(names)}, which task {self.name} needs as {split} data"
         )
 
+    def has_split(self, data_dir: str | os.PathLike[str], split: str) -> bool:
+        """Return whether a split has a file or folder."""
+        try:
+            return self.path(data_dir, split).exists()
+        except DataError:
+            return False
+
     def input_files(self, data_dir: str | os.PathLike[str], split: str) -> list[Path]:
         """Return every file that :meth:`load` reads for a split."""
         path = self.path(data_dir, split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import errno
 import os
 import sys
@@ -18,7 +19,12 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 TERMINATED = 143  # 128 + SIGTERM
 
 
-_skips_finalization = False
+@dataclasses.dataclass
+class _ProcessEnd:
+    skips_finalization: bool = False
+
+
+_process_end = _ProcessEnd()
 
 
 def skip_finalization() -> None:
@@ -28,8 +34,7 @@ def skip_finalization() -> None:
     library after another process of the group has ended: they abort an interpreter that finalizes
     under them (SIGABRT in place of the exit code). Exit functions run and files are flushed.
     """
-    global _skips_finalization
-    _skips_finalization = True
+    _process_end.skips_finalization = True
 
 
 def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
@@ -47,12 +52,12 @@ def run_main(main: Callable[[], None], *, preemptible: bool = False) -> None:
     try:
         code = _report(main, preemptible)
     except SystemExit as stop:
-        if _skips_finalization and isinstance(stop.code, int) and stop.code:
+        if _process_end.skips_finalization and isinstance(stop.code, int) and stop.code:
             _end_process(stop.code)
         raise
     if code is None:
         return
-    if code and _skips_finalization:
+    if code and _process_end.skips_finalization:
         _end_process(code)
     sys.exit(code)
 

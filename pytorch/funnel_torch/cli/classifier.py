@@ -24,7 +24,7 @@ from funnel.tasks.custom import custom_task_config
 from funnel.tasks.saved_labels import take_labels
 from funnel.tasks.submission import find_companion, write_submission
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import CheckpointError, DataError
+from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import model_factory, processes, runs
 from funnel_torch.cli.settings.classifier import ClassifierSettings
@@ -79,7 +79,8 @@ def run(settings: ClassifierSettings) -> None:
         if settings.trains:
             model, scores = train(settings, inputs, world)
         finish(settings, inputs, model, scores, world)
-        runs.close_run(inputs.run, world, _NEXT)
+        has_test = inputs.task.has_split(settings.data.data_dir, "test")
+        runs.close_run(inputs.run, world, _NEXT if has_test else {})
 
 
 def prepare(settings: ClassifierSettings, world: DistributedContext, seed: int) -> RunInputs:
@@ -177,9 +178,10 @@ def load_features(
     settings: ClassifierSettings, task: Task, data: DataConfig, tokenizer: Tokenizer
 ) -> dict[str, Features]:
     """Return the splits this run needs, encoded."""
-    flags, has_test = settings.task, _exists(task, data, "test")
+    flags, folder = settings.task, data.data_dir
+    has_test = task.has_split(folder, "test")
     splits = [] if flags.test_only else ["train"]
-    splits += [s for s in task.eval_splits if not flags.test_only or _exists(task, data, s)]
+    splits += [s for s in task.eval_splits if not flags.test_only or task.has_split(folder, s)]
     if flags.do_submit or (has_test and (flags.write_prediction or flags.test_only)):
         splits.append("test")
     elif flags.write_prediction:
@@ -188,13 +190,6 @@ def load_features(
         # Raises DataError, which names the files that are looked for.
         task.path(data.data_dir, (*task.eval_splits, "test")[0])
     return load_splits(task, splits, data, tokenizer)
-
-
-def _exists(task: Task, data: DataConfig, split: str) -> bool:
-    try:
-        return task.path(data.data_dir, split).exists()
-    except DataError:
-        return False
 
 
 def train(

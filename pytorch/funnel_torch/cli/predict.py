@@ -20,7 +20,8 @@ def run(settings: TorchPredictSettings) -> None:
 def load_engine(settings: TorchPredictSettings) -> Engine:
     """Load the model that the settings name."""
     compute = settings.compute
-    use_gpu = compute.device_id >= 0 and torch.cuda.is_available() and not compute.int8
+    is_on_cpu = compute.device_id < 0 or compute.int8 or bool(compute.onnx)
+    use_gpu = torch.cuda.is_available() and not is_on_cpu
     predictor = Predictor.from_pretrained(
         find_model(settings.files.model),
         device=f"cuda:{compute.device_id}" if use_gpu else "cpu",

@@ -65,7 +65,8 @@ def run(settings: TaggerSettings) -> None:
         if settings.trains:
             model, known = train(settings, inputs, world)
         finish(settings, inputs, model, known, world)
-        runs.close_run(inputs.run, world, _NEXT)
+        has_test = inputs.task.has_split(settings.task.data_dir, "test")
+        runs.close_run(inputs.run, world, _NEXT if has_test else {})
 
 
 def prepare(settings: TaggerSettings, world: DistributedContext, seed: int) -> RunInputs:

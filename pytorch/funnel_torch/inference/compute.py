@@ -52,14 +52,16 @@ def output_names(problem_type: str) -> tuple[str, ...]:
     return BEAM_FIELDS if problem_type == QUESTION_ANSWERING else ("logits",)
 
 
-def load_model(checkpoint: Checkpoint, head: ModelHead, int8: bool, device: str) -> PretrainedModel:
+def load_model(
+    checkpoint: Checkpoint, head: ModelHead, int8: bool, device: torch.device
+) -> PretrainedModel:
     """Build the model of a checkpoint, ready to predict.
 
     Args:
         checkpoint: the weights.
         head: of the model.
         int8: quantize the linear layers; on the CPU only.
-        device: name of PyTorch's device.
+        device: that it computes on otherwise.
 
     Raises:
         CheckpointError: the checkpoint does not hold the model.

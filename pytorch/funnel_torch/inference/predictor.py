@@ -9,11 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
-
-import torch
 
 from funnel.checkpoints import load_checkpoint
 from funnel.config.inputs import TokenizerRequest
@@ -25,6 +23,14 @@ from funnel.inference.saved_model import encoding_config, find_head, row_format
 from funnel.tokenization.choice import open_tokenizer, weights_directory
 from funnel.utils.errors import ConfigError
 from funnel_torch.inference.compute import OnnxModel, TorchModel, load_model
+from funnel_torch.training.devices import choose_device
+
+
+def _with_options(config: PredictorConfig, options: dict[str, Any]) -> PredictorConfig:
+    known = [part.name for part in fields(config)]
+    if unknown := [name for name in options if name not in known]:
+        raise ConfigError(f"{unknown[0]}: unknown option; there are {', '.join(known)}")
+    return replace(config, **options)
 
 
 class Predictor:
@@ -53,7 +59,7 @@ class Predictor:
 
         Args:
             path: directory (or file) of the weights; the head and its labels are found there.
-            device: of PyTorch; default: a GPU if there is one.
+            device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; default: a GPU if there is one.
             int8: 8-bit linear layers, on the CPU.
             onnx: compute with this file of ``export_onnx.py``, by onnxruntime on the CPU.
             tokenizer: default: the one in the directory.
@@ -62,11 +68,15 @@ class Predictor:
 
         Raises:
             CheckpointError: the weights are missing, corrupt, or those of no finished model.
-            ConfigError: settings do not fit the model.
+            ConfigError: settings do not fit the model, or there is no such device or option.
+            RunError: this machine has no such device.
         """
-        config = replace(config or PredictorConfig(), **options)
+        config = _with_options(config or PredictorConfig(), options)
         if int8 and onnx:
             raise ConfigError("int8 and onnx exclude each other: an ONNX file has its own weights")
+        chosen = choose_device(0, device or "auto")
+        if (int8 or onnx) and device is not None and chosen.type != "cpu":
+            raise ConfigError(f"device={device!r}: int8 and onnx compute on the CPU")
         checkpoint = load_checkpoint(path)
         head = find_head(checkpoint)
         opened = open_tokenizer(tokenizer or TokenizerRequest(), [weights_directory(path)])
@@ -75,8 +85,7 @@ class Predictor:
             compute = OnnxModel(onnx, head, str(opened.path))
             model_config = compute.config
         else:
-            default = "cuda" if torch.cuda.is_available() and not int8 else "cpu"
-            model = load_model(checkpoint, head, int8, device or default)
+            model = load_model(checkpoint, head, int8, chosen)
             compute, model_config = TorchModel(model, head.problem_type), model.config
         if opened.vocab_size > model_config.vocab_size:
             raise ConfigError(

@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from funnel_torch.kernels.dropout import sample_keep_mask
 
+# Keys below which PyTorch's fused CPU kernel, made for long rows, is slower than its parts.
+_SHORT = 48
+
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float
@@ -36,6 +39,9 @@ def attention(
         [B, N, Tq, d].
     """
     needs_grad = torch.is_grad_enabled() and bias is not None and bias.requires_grad
+    if _is_short(q, k, bias) and not (dropout or torch.is_grad_enabled()):
+        assert bias is not None
+        return _attend_short(q, k, v, bias, scale)
     if q.is_cuda or not (dropout or needs_grad):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -47,6 +53,24 @@ def attention(
         scores = scores + bias
     weights = F.dropout(torch.softmax(scores, -1), dropout)
     return torch.matmul(weights.to(v.dtype), v)
+
+
+def _is_short(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+    return (
+        bias is not None
+        and q.device.type == "cpu"
+        and q.dtype == bias.dtype == torch.float32
+        and k.shape[2] <= _SHORT
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    keys, bias = k.flatten(0, 1).transpose(1, 2), bias.expand(*q.shape[:3], k.shape[2])
+    scores = torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), keys, alpha=scale)
+    mixed = torch.bmm(torch.softmax(scores, -1), v.flatten(0, 1))
+    return mixed.unflatten(0, q.shape[:2])
 
 
 class _Attention(torch.autograd.Function):

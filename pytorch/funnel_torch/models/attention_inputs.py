@@ -33,6 +33,12 @@ class RelativePositions:
     range: RelativeRange
     embeddings: Tensor
 
+    def of_first_query(self) -> RelativePositions:
+        """Return the distances of the first query: from its one to the first key downwards."""
+        distances = self.range.of_first_query()
+        skipped = self.range.offset
+        return RelativePositions(distances, self.embeddings[skipped : skipped + distances.count])
+
 
 @dataclass(frozen=True)
 class Sinusoids:
@@ -53,6 +59,11 @@ class Sinusoids:
     query_cosine: Tensor
     key_cosine_sine: Tensor
     key_sine_cosine: Tensor
+
+    def of_first_query(self) -> Sinusoids:
+        """Return the encodings of the first query and all keys."""
+        query = (self.query_sine[:1], self.query_cosine[:1])
+        return Sinusoids(*query, self.key_cosine_sine, self.key_sine_cosine)
 
 
 @dataclass
@@ -76,13 +87,29 @@ class AttentionContext:
     segments: tuple[Tensor, Tensor] | None = None
     key_bias: Tensor | None = None
     _same_segment: Tensor | None = field(default=None, init=False, repr=False)
+    _row_mask: Tensor | None = field(default=None, init=False, repr=False)
 
     def row_mask(self, dtype: torch.dtype) -> Tensor:
         """Return 0 in row 0 and 1 elsewhere [Tq, 1].
 
         With ``separate_cls`` the [CLS] query has no position and no segment scores.
         """
-        return (torch.arange(self.query_length, device=self.device) > 0).to(dtype)[:, None]
+        if self._row_mask is None or self._row_mask.dtype != dtype:
+            rows = torch.arange(self.query_length, device=self.device)
+            self._row_mask = (rows > 0).to(dtype)[:, None]
+        return self._row_mask
+
+    def first_query(self) -> AttentionContext:
+        """Return the context of the first query alone."""
+        positions, segments = self.positions, self.segments
+        return AttentionContext(
+            1,
+            self.key_length,
+            self.device,
+            None if positions is None else positions.of_first_query(),
+            None if segments is None else (segments[0][:, :1], segments[1]),
+            self.key_bias,
+        )
 
     @property
     def same_segment(self) -> Tensor | None:
@@ -140,10 +167,19 @@ def pool_hidden(hidden: Tensor, config: ModelConfig, pooling_type: str) -> Tenso
     pooled = hidden[:, : cut_length(hidden.shape[1], config)]
     if config.separate_cls:
         cls, pooled = pooled[:, :1], pooled[:, 1:]
-    # 2-D pooling with a window of one feature needs no transposition, unlike 1-D pooling.
-    pool = F.avg_pool2d if pooling_type == "mean" else F.max_pool2d
-    pooled = pool(pooled[:, None], (size, 1), (size, 1), ceil_mode=True)[:, 0]
+    if size == 2 and pooling_type == "mean" and _is_even(pooled):
+        pooled = (pooled[:, ::2] + pooled[:, 1::2]) * 0.5  # several times as fast on a CPU
+    else:
+        # 2-D pooling with a window of one feature needs no transposition, unlike 1-D pooling.
+        pool = F.avg_pool2d if pooling_type == "mean" else F.max_pool2d
+        pooled = pool(pooled[:, None], (size, 1), (size, 1), ceil_mode=True)[:, 0]
     return torch.cat([cls, pooled], 1) if config.separate_cls else pooled
+
+
+def _is_even(x: Tensor) -> bool:
+    """Return whether [B, T, C] has an even length, in evaluation: the same for all lengths."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (is_traced or torch.is_grad_enabled()) and x.shape[1] % 2 == 0
 
 
 class ContextBuilder:

@@ -145,8 +145,8 @@ class FunnelForSequenceClassification(PretrainedModel):
                 regression (loss: squared error); 0 or 1 for every class [B, num_labels] for
                 several labels (loss: binary cross entropy).
         """
-        hidden = self.funnel(input_ids, attention_mask, token_type_ids).last_hidden_state
-        logits = self.classifier(hidden)
+        inputs = (input_ids, attention_mask, token_type_ids)
+        logits = self.classifier(self.funnel(*inputs, first_only=True).last_hidden_state)
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.problem_type, self.label_loss)
@@ -178,7 +178,7 @@ class FunnelForMultipleChoice(PretrainedModel):
         """Score candidates [B, C, T]: logits [B, C]; ``labels`` [B] index the right candidate."""
         inputs = (input_ids, attention_mask, token_type_ids)
         flat = (None if x is None else x.flatten(0, 1) for x in inputs)
-        logits = self.classifier(self.funnel(*flat).last_hidden_state)
+        logits = self.classifier(self.funnel(*flat, first_only=True).last_hidden_state)
         logits = logits.view(input_ids.shape[:2])
         return HeadOutput(None if labels is None else F.cross_entropy(logits, labels), logits)
 

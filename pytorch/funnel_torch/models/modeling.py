@@ -23,6 +23,7 @@ from funnel_torch.models.attention_inputs import (
     pool_hidden,
     pool_sequence_info,
 )
+from funnel_torch.models.first_position import needed_length, reads_no_gradient
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import Embeddings, FunnelLayer
 from funnel_torch.models.pretrained import PretrainedModel
@@ -80,10 +81,12 @@ def run_layers(
     repeats: int,
     inputs: LayerStackInput,
     outputs: list[Tensor] | None = None,
+    first_only: bool = False,
 ) -> Tensor:
     """Run each layer ``repeats`` times in a row (shared weights).
 
-    Only the very first application may attend to keys other than its own input.
+    Only the very first application may attend to keys other than its own input. With
+    ``first_only`` the very last one computes the first position alone, [B, 1, D].
 
     Args:
         layers: :class:`FunnelLayer` modules.
@@ -92,12 +95,14 @@ def run_layers(
         outputs: list to which the output of every application is appended.
     """
     hidden, key, context = inputs.hidden, inputs.key, inputs.first_context
-    for layer in layers:
-        for _ in range(repeats):
-            hidden = layer(hidden, key, context)
-            key, context = hidden, inputs.context
-            if outputs is not None:
-                outputs.append(hidden)
+    applied = [layer for layer in layers for _ in range(repeats)]
+    for number, layer in enumerate(applied, start=1):
+        if first_only and number == len(applied):
+            hidden, context = hidden[:, :1], context.first_query()
+        hidden = layer(hidden, key, context)
+        key, context = hidden, inputs.context
+        if outputs is not None:
+            outputs.append(hidden)
     return hidden
 
 
@@ -111,6 +116,7 @@ class Encoder(nn.Module):
             self.input_projection = Linear(config.d_embed, config.d_model)
         self.layers = nn.ModuleList(FunnelLayer(config) for _ in range(config.num_encoder_params))
         self._contexts = ContextBuilder(config)
+        self._uncut = config.replace(truncate_seq=False)
 
     def forward(
         self,
@@ -127,7 +133,27 @@ class Encoder(nn.Module):
             token_type_ids: [B, T].
             output_layers: also return the output of every executed layer.
         """
-        config = self.config
+        return self._encode(embedded, attention_mask, token_type_ids, self.config, output_layers)
+
+    def first_position(
+        self, embedded: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """Return the first position of :meth:`forward`'s output, [B, 1, D].
+
+        The inputs are cut to :func:`~funnel_torch.models.first_position.needed_length`.
+        """
+        inputs = (embedded, attention_mask, token_type_ids)
+        return self._encode(*inputs, self._uncut, first_only=True).hidden
+
+    def _encode(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        config: ModelConfig,
+        output_layers: bool = False,
+        first_only: bool = False,
+    ) -> EncoderOutput:
         hidden = embedded
         if config.d_embed != config.d_model:
             hidden = self.input_projection(hidden)
@@ -140,25 +166,31 @@ class Encoder(nn.Module):
         for index, block in enumerate(config.blocks):
             inputs = LayerStackInput(hidden, hidden, context, context)
             if geometry[index].pooled:
-                inputs, sequence = self._pool(hidden, sequence, geometry[index])
+                inputs, sequence = self._pool(hidden, sequence, geometry[index], config)
             layers = self.layers[start : start + block.params]
-            hidden, context = run_layers(layers, block.repeats, inputs, outputs), inputs.context
+            is_last = first_only and index == len(config.blocks) - 1
+            hidden = run_layers(layers, block.repeats, inputs, outputs, is_last)
+            context = inputs.context
             start += block.params
             skip_connection = hidden if index == 0 else skip_connection
         return EncoderOutput(hidden, skip_connection, first_context, tuple(outputs or ()))
 
     def _pool(
-        self, hidden: Tensor, sequence: SequenceInfo, geometry: BlockGeometry
+        self,
+        hidden: Tensor,
+        sequence: SequenceInfo,
+        geometry: BlockGeometry,
+        config: ModelConfig,
     ) -> tuple[LayerStackInput, SequenceInfo]:
         """Enter a block: pool residual and query, keys and values only without ``pool_q_only``.
 
         Keys and values at full length let the pooled positions attend to everything that pooling
         merges (the paper's "pool-query-only" design).
         """
-        pooled = pool_hidden(hidden, self.config, self.config.pooling_type)
-        pooled_sequence = pool_sequence_info(sequence, geometry, self.config)
+        pooled = pool_hidden(hidden, config, config.pooling_type)
+        pooled_sequence = pool_sequence_info(sequence, geometry, config)
         context = self._context(pooled_sequence, pooled_sequence, pooled)
-        if not self.config.pool_q_only:
+        if not config.pool_q_only:
             return LayerStackInput(pooled, pooled, context, context), pooled_sequence
         first_context = self._context(pooled_sequence, sequence, pooled)
         return LayerStackInput(pooled, hidden, first_context, context), pooled_sequence
@@ -252,6 +284,7 @@ class FunnelEncoder(Backbone):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool = False,
+        first_only: bool = False,
     ) -> FunnelOutput:
         """Encode token ids.
 
@@ -261,10 +294,26 @@ class FunnelEncoder(Backbone):
             token_type_ids: [B, T], 0 first segment, 1 second, 2 [CLS]; None leaves the segment
                 scores out.
             output_hidden_states: also return the embeddings and every layer's output.
+            first_only: the caller reads the first position of the output only. In evaluation
+                on a CPU the output is then that position alone, [B, 1, D].
         """
         inputs = (input_ids, attention_mask, token_type_ids)
+        is_needed = output_hidden_states or not first_only
+        if not is_needed and not self.training and reads_no_gradient(input_ids):
+            length = needed_length(self.config, input_ids.shape[1], attention_mask)
+            if length is not None:
+                others = (None if x is None else x[:, :length] for x in inputs[1:])
+                hidden = self._first_position(input_ids[:, :length], *others)
+                return FunnelOutput(hidden, hidden)
         encoded, hidden_states = self.encode(*inputs, output_hidden_states)
         return FunnelOutput(encoded.hidden, encoded.hidden, hidden_states)
+
+    def _first_position(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        embedded = self.embeddings(input_ids, token_type_ids)
+        mask = None if attention_mask is None else attention_mask.float()
+        return self.encoder.first_position(embedded, mask, token_type_ids)
 
 
 class FunnelModel(Backbone):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funnel.flops import pretraining_cost
+from funnel.flops import FORWARD_PASSES_PER_STEP, pretraining_cost
 from funnel.utils.logging import progress as progress_bar
 from funnel_torch.data.batching import MicroBatch, to_device
 from funnel_torch.data.pretraining_loader import PretrainBatches
@@ -24,7 +24,6 @@ from funnel_torch.models.electra import (
 from funnel_torch.models.pretraining_batch import LossDenominators, PretrainingBatch
 from funnel_torch.training.devices import autocast
 from funnel_torch.training.distributed import DistributedContext
-from funnel_torch.training.mfu import FORWARD_PASSES_PER_STEP
 from funnel_torch.training.optimizer import (
     FunnelAdamW,
     OptimizerConfig,

@@ -24,9 +24,6 @@ _PEAKS = {
     "V100": (125.0, 15.7),
 }
 
-# A backward pass costs as much as two forward passes: gradients of inputs and of weights.
-FORWARD_PASSES_PER_STEP = 3
-
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
     """Return the published peak of a device in TFLOP/s, or None for CPUs and unknown GPUs."""

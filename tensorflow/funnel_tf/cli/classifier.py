@@ -77,7 +77,8 @@ def run(settings: ClassifierSettings) -> None:
     if settings.task.do_submit or settings.task.do_predict:
         write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
-        runs.close_run(settings, inputs.directory, step, best, _NEXT)
+        has_test = inputs.task.has_split(settings.task.data_dir, "test")
+        runs.close_run(settings, inputs.directory, step, best, _NEXT if has_test else {})
 
 
 def prepare(settings: ClassifierSettings) -> RunInputs:

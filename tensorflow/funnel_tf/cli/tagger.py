@@ -69,7 +69,8 @@ def run(settings: TaggerSettings) -> None:
     if settings.task.do_predict:
         write_results(settings, inputs, runs.chosen_checkpoint(settings, best))
     if inputs.directory is not None:
-        runs.close_run(settings, inputs.directory, step, best, _NEXT)
+        has_test = inputs.task.has_split(settings.task.data_dir, "test")
+        runs.close_run(settings, inputs.directory, step, best, _NEXT if has_test else {})
 
 
 def prepare(settings: TaggerSettings) -> RunInputs:

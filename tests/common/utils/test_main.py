@@ -55,3 +55,35 @@ def test_closed_pipe_is_quiet():
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+@pytest.mark.parametrize(("end", "code"), [("raise ConfigError('no')", 2), ("sys.exit(5)", 5)])
+def test_a_failing_process_can_end_without_finalization(end, code):
+    """Exit functions run and output is flushed; objects whose destructors would abort are left."""
+    program = f"""
+import atexit, os, sys
+from funnel.utils.errors import ConfigError
+from funnel.utils.main import run_main, skip_finalization
+
+class Aborts:
+    def __del__(self):
+        os._exit(99)
+
+kept = Aborts()
+
+def main():
+    skip_finalization()
+    atexit.register(print, "exit function")
+    print("begun")
+    {end}
+
+run_main(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(COMMON)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "begun\nexit function\n"), done.stderr

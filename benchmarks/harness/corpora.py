@@ -16,7 +16,6 @@ from pathlib import Path
 
 import _paths  # noqa: F401
 
-import timing
 from funnel import get_tokenizer
 from funnel.pretraining.create_records import CorpusConfig, create_records
 from funnel.pretraining.record_index import RecordCollection, find_records
@@ -24,6 +23,7 @@ from funnel.tokenization import Tokenizer
 from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary, read_lines
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_json, atomic_write_text
+from harness import timing
 
 CORPUS, SQUAD = "corpus/wiki_articles.txt", "squad/dev-v2.0.json"
 _VOCABULARY_TEXT = 16_000_000  # maximum number of characters that a vocabulary is built from

@@ -31,7 +31,7 @@ import _paths  # noqa: F401
 from funnel.utils.errors import FunnelError
 from funnel.utils.files import atomic_write_json
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 PACKAGES = (
     "numpy", "tokenizers", "torch", "transformers", "triton", "tensorflow", "tensorflow-cpu",

@@ -16,12 +16,12 @@ import _paths  # noqa: F401
 import torch
 from torch import nn
 
-import timing
 from funnel import ModelConfig
 from funnel.flops import model_cost
 from funnel.utils.errors import ConfigError
 from funnel_torch import FunnelEncoder
 from funnel_torch.models.attention import choose_attention
+from harness import timing
 
 OURS, HF, BERT = "ours", "hf", "bert"
 LABELS = {OURS: "ours", HF: "transformers Funnel", BERT: "transformers BERT, SDPA"}

@@ -1,0 +1,1 @@
+"""What the benchmarks share: other implementations to compare with, texts, and timing."""

@@ -1,0 +1,245 @@
+"""The paper's comparison at small scale: Transformers against Funnels, pretrained and fine-tuned.
+
+    python benchmarks/reproduce.py sizes --list          # the runs, and which are done
+    python benchmarks/reproduce.py sizes                 # score over FLOPs and seconds; a night
+    python benchmarks/reproduce.py objectives            # MLM, ELECTRA, random weights
+    python benchmarks/reproduce.py ablations             # pooling by maximum, of queries alone, ...
+    python benchmarks/reproduce.py sizes --scale=gpu --seconds=540    # nine minutes of the GPU plan
+
+Every result is written at once to results/reproduce-SCALE.json, so the same command continues, also
+within a run. Scores are those after the last step: nothing is selected on the evaluation data.
+Seconds are those of the training steps alone, and compare only if nothing else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import _paths  # noqa: F401
+
+from funnel.config.model import ModelConfig
+from funnel.flops import model_cost
+from funnel.utils.errors import DataError, FunnelError
+from funnel.utils.files import atomic_write_json
+from funnel.utils.logging import read_metrics
+from funnel.utils.main import run_main
+from harness import corpora, timing
+from reproduction.data import write_corpus, write_task
+from reproduction.figure import COLUMNS, plot_sizes, summarize
+from reproduction.plan import (
+    ELECTRA,
+    PLANS,
+    SCALES,
+    FineTuning,
+    Flags,
+    Pretraining,
+    Scale,
+    fingerprint,
+)
+
+PYTORCH = timing.REPOSITORY / "pytorch"
+CONFIG = timing.REPOSITORY / "configs" / "demo.json"
+# ELECTRA starts from the weights of MLM: from random ones it collapses at this size
+# (docs/results.md).
+ELECTRA_FLAGS = {"loss_type": ELECTRA, "width_shrink": 0.5, "disc_coeff": 10, "lr": 7e-4}
+
+
+class Runner:
+    """Makes the runs of a scale in ``folder``, with the data in ``data``."""
+
+    def __init__(self, scale: Scale, data: Path, folder: Path) -> None:
+        self.scale, self.data, self.folder = scale, data, folder
+
+    def fine_tune(self, run: FineTuning) -> timing.Row:
+        """Train and score a run, after its pretraining if that is not there; return its row."""
+        task, scale = run.task, self.scale
+        vocabulary = self.vocabulary(task.corpus)
+        folder = self.folder / run.key
+        changes = {"block_size": run.blocks, "dropout": 0.1, "dropatt": 0.1} | dict(run.overrides)
+        if run.start is None:
+            start = {"init_ckpt_config": self.config(run.key, vocabulary, changes)}
+        else:
+            start = {"init_ckpt": self.pretrain(run.start), "overwrite_keys": ",".join(changes)}
+            start |= changes
+        flags = {
+            "dataset": "jsonl", "data_dir": write_task(task, self.data, self.folder / "data"),
+            "text_column": "text", "label_column": "label", "tokenizer_path": vocabulary,
+            "max_length": task.length, "train_bsz": task.batch_size, "epochs": task.epochs,
+            "lr": scale.lr, "seed": run.seed, "eval_steps": 10**9, "model_dir": folder,
+        }  # fmt: skip
+        if task.name == "mnli":
+            flags["text_b_column"] = "text2"
+        self._run("classifier.py", flags | start)
+        return self._row(run, folder)
+
+    def _row(self, run: FineTuning, folder: Path) -> timing.Row:
+        scores = json.loads((folder / "final_scores.json").read_text())["dev"]
+        metric = next(iter(scores))
+        lines = [r for r in read_metrics(folder / "metrics.jsonl") if r["split"] == "train"]
+        config = ModelConfig.load(folder / "net_config.json")
+        examples = min(run.task.train_rows, self._count_examples(run)) * run.task.epochs
+        return {
+            "run": run.key, "task": run.task.name, "blocks": run.blocks, "initial": run.initial,
+            "change": ", ".join(f"{name}={value}" for name, value in run.overrides),
+            "seed": run.seed, "metric": metric, "score": scores[metric],
+            "seconds": examples / statistics.median(r["examples_per_second"] for r in lines),
+            "gflops": model_cost(config, run.task.length, run.task.batch_size).encoder_total / 1e9,
+            "settings": fingerprint(run, self.scale), "steps": lines[-1]["step"],
+        }  # fmt: skip
+
+    def _count_examples(self, run: FineTuning) -> int:
+        return count_lines(write_task(run.task, self.data, self.folder / "data") / "train.jsonl")
+
+    def pretrain(self, run: Pretraining) -> Path:
+        """Pretrain, or continue, and return the directory of the weights."""
+        scale, folder = self.scale, self.folder / run.key
+        vocabulary = self.vocabulary(run.corpus)
+        flags = scale.pretraining | {
+            "record_dir": self.records(run.corpus), "tokenizer_path": vocabulary,
+            "seed": run.seed, "save_steps": 2000, "model_dir": folder,
+        }  # fmt: skip
+        if run.loss_type == ELECTRA:
+            before = Pretraining(run.layers, "mlm", run.corpus, run.seed)
+            flags |= ELECTRA_FLAGS | {"init_ckpt": self.pretrain(before), "init_global_vars": False}
+            self._run("pretrain.py", flags)
+            return folder / "last"
+        changes = {"block_size": str(run.layers), "dropout": 0.0, "dropatt": 0.0}
+        flags["config"] = self.config(run.key, vocabulary, changes)
+        self._run("pretrain.py", flags)
+        return folder / "last"
+
+    def config(self, name: str, vocabulary: Path, changes: Flags) -> Path:
+        """Write the config of a model, without a decoder, and return its path."""
+        content = json.loads(CONFIG.read_text(encoding="utf-8")) | self.scale.model
+        content |= {"decoder_size": "0", "vocab_size": count_lines(vocabulary)}
+        path = self.folder / "configs" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, content | changes)
+        return path
+
+    def vocabulary(self, corpus: str) -> Path:
+        """Return the vocabulary of a corpus, built at the first use."""
+        path = self.folder / f"{Path(corpus).name.split('.')[0]}.vocab.txt"
+        if not path.exists():
+            text = write_corpus(corpus, self.data, self.folder)
+            flags = {"input": text, "output": path, "vocab_size": 8192}
+            program = timing.REPOSITORY / "data-scripts" / "build_vocab.py"
+            self._call(program, flags)
+        return path
+
+    def records(self, corpus: str) -> Path:
+        """Return the directory of a corpus's records, made at the first use."""
+        length = self.scale.pretraining["seq_len"]
+        folder = self.folder / f"{Path(corpus).name.split('.')[0]}-records-{length}"
+        if not list(folder.glob("*.json*")):
+            flags = {
+                "input_glob": write_corpus(corpus, self.data, self.folder), "save_dir": folder,
+                "tokenizer_path": self.vocabulary(corpus), "seq_len": length,
+            }  # fmt: skip
+            self._call(PYTORCH / "create_pretrain_data.py", flags)
+        return folder
+
+    def _run(self, program: str, flags: Flags) -> None:
+        """Run a training program, or continue it, unless it has finished."""
+        progress = Path(flags["model_dir"]) / "last" / "progress.json"
+        if progress.exists() and json.loads(progress.read_text(encoding="utf-8"))["finished"]:
+            return
+        self._call(PYTORCH / program, self.scale.flags | flags)
+
+    def _call(self, program: Path, flags: Flags) -> None:
+        command = [sys.executable, str(program), *map(to_argument, flags.items())]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / "log.txt"
+        with log.open("ab") as stream:
+            done = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+        if done.returncode:
+            raise FunnelError(f"{program.name} ended with {done.returncode}; see {log}")
+
+
+def to_argument(flag: tuple[str, Any]) -> str:
+    """Return ``--name=value``, and ``--name`` or ``--no-name`` for a switch of the programs."""
+    name, value = flag
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of lines of a text file."""
+    with path.open("rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def load_rows(path: Path) -> dict[str, timing.Row]:
+    """Return the rows of a results file by run; none if there is no such file."""
+    if not path.exists():
+        return {}
+    return {row["run"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+
+
+def save_rows(path: Path, rows: dict[str, timing.Row], scale: str) -> None:
+    """Write a results file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": timing.machine(), "settings": {"scale": scale}, "columns": COLUMNS}
+    atomic_write_json(path, content | {"rows": sorted(rows.values(), key=lambda row: row["run"])})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=tuple(PLANS), help="which runs")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="cpu", help="sizes and steps")
+    parser.add_argument("--only", default="*", help="runs to make, e.g. 'imdb-*-seed1'")
+    parser.add_argument("--list", action="store_true", help="print the runs and their state")
+    parser.add_argument("--seconds", type=float, help="start no further run after this time")
+    parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
+    parser.add_argument(
+        "--work_dir", type=Path, default=Path("runs/reproduce"), help="models and data"
+    )
+    parser.add_argument("--output_dir", type=Path, default=timing.RESULTS, help="of the results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    scale, path = SCALES[args.scale], args.output_dir / f"reproduce-{args.scale}.json"
+    chosen = [run for run in PLANS[args.table](scale) if fnmatch.fnmatch(run.key, args.only)]
+    if not chosen:
+        raise DataError(f"--only={args.only}: no such run; --list prints all of them")
+    rows = load_rows(path)
+    done = [r.key for r in chosen if rows.get(r.key, {}).get("settings") == fingerprint(r, scale)]
+    if args.list:
+        for run in chosen:
+            print(f"{'done' if run.key in done else 'missing':<9}{run.key}")
+        return
+    data = corpora.find_data(args.data_dir)
+    if data is None:
+        raise DataError("no data: --data_dir must name a folder with corpus/, text_cls/ and glue/")
+    begin, runner = time.monotonic(), Runner(scale, data, args.work_dir / args.scale)
+    for run in chosen:
+        if run.key in done:
+            continue
+        if args.seconds is not None and time.monotonic() - begin > args.seconds:
+            print(f"{args.seconds:.0f} s are over; the same command continues")
+            break
+        rows[run.key] = runner.fine_tune(run)
+        save_rows(path, rows, args.scale)
+        print(f"{run.key}: {rows[run.key]['score']:.4f}", flush=True)
+    keys = {run.key for run in chosen}
+    table = summarize(row for key, row in rows.items() if key in keys)
+    print(timing.markdown(table, COLUMNS))
+    if args.table == "sizes" and table:
+        plot_sizes(table, args.output_dir / f"reproduce-{args.scale}.png")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/reproduce.py``: the plan of its runs, their data, and the figure."""

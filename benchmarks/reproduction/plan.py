@@ -1,0 +1,209 @@
+"""The runs that a table of ``benchmarks/reproduce.py`` needs: which models, tasks and seeds.
+
+Transformers (``6``: six layers) and Funnels (``2_2_2``) have one width, so they differ in depth and
+pooling alone. Weights come from pretraining without pooling, which has no weights of its own
+(docs/pretraining.md): one pretraining run per number of layers serves Transformer and Funnel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+MLM, ELECTRA, RANDOM = "mlm", "electra", "random"
+Flags = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of fine-tuning, cut to ``train_rows`` labels and ``eval_rows`` rows of evaluation.
+
+    Attributes:
+        name: of :func:`funnel.tasks.get_task`.
+        folder: in the data directory.
+        eval_split: the split that is scored, once, after the last step.
+        length: tokens per example.
+        corpus: text to pretrain on, in the data directory.
+    """
+
+    name: str
+    folder: str
+    eval_split: str
+    length: int
+    train_rows: int
+    epochs: int
+    corpus: str = "corpus/wiki_articles.txt"
+    eval_rows: int = 2000
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes for a kind of machine.
+
+    Attributes:
+        model: overrides of ``configs/demo.json``.
+        pretraining: flags of ``pretrain.py``.
+        lr: learning rate of fine-tuning.
+        seeds: of fine-tuning, and of pretraining's weights.
+    """
+
+    model: Flags
+    pretraining: Flags
+    tasks: tuple[Task, ...]
+    transformers: tuple[str, ...]
+    funnels: tuple[str, ...]
+    lr: float = 5e-4
+    seeds: tuple[int, ...] = (1, 2, 3)
+    flags: Flags = field(default_factory=dict)
+
+
+_IMDB = Task("imdb", "aclImdb", "test", 512, 1000, 6, corpus="corpus/imdb_reviews.txt.gz")
+_AG_NEWS = Task("ag_news", "text_cls/ag_news", "dev", 64, 1000, 10)
+_MNLI = Task("mnli", "glue/MNLI", "dev", 64, 9000, 6)
+_CPU = {"loss_type": MLM, "seq_len": 128, "num_predict": 48, "train_bsz": 8, "lr": 2e-3}
+_GPU = {"loss_type": MLM, "seq_len": 128, "num_predict": 24, "train_bsz": 256, "lr": 1e-3}
+_SMOKE: Flags = {"train_rows": 32, "eval_rows": 32, "epochs": 1, "length": 16}
+
+SCALES = {
+    # Two cores: about an hour of pretraining per six layers, ten minutes per fine-tuning.
+    "cpu": Scale(
+        model={"d_model": 128, "d_embed": 128, "n_head": 4, "d_head": 32, "d_inner": 512},
+        pretraining=_CPU | {"warmup_steps": 500, "train_steps": 12_000},
+        tasks=(_IMDB, _AG_NEWS, _MNLI),
+        transformers=("2", "3", "5", "7", "9"),
+        funnels=("1_1_1", "2_2_2", "3_3_3", "4_4_4", "5_5_5"),
+        flags={"device_id": -1},
+    ),
+    # Nine minutes a command on one GPU (--seconds=540), which continues where the last one stopped.
+    "gpu": Scale(
+        model={"d_model": 256, "d_embed": 256, "n_head": 4, "d_head": 64, "d_inner": 1024},
+        pretraining=_GPU | {"warmup_steps": 1000, "train_steps": 20_000, "bf16": True},
+        tasks=(_IMDB, _AG_NEWS, _MNLI),
+        transformers=("3", "4", "6", "8", "10"),
+        funnels=("2_2_2", "3_3_3", "4_4_4", "5_5_5", "6_6_6"),
+        lr=3e-4,
+        flags={"bf16": True},
+    ),
+    # Seconds, to see that everything runs.
+    "smoke": Scale(
+        model={"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
+        pretraining=_CPU | {"warmup_steps": 1, "train_steps": 3, "seq_len": 32, "num_predict": 4},
+        tasks=(dataclasses.replace(_AG_NEWS, corpus="wikitext2/valid.txt", **_SMOKE),),
+        transformers=("1",),
+        funnels=("1_1",),
+        seeds=(1,),
+        flags={"device_id": -1},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A pretraining run; ``layers`` are those of one block without pooling."""
+
+    layers: int
+    loss_type: str
+    corpus: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the run, and of its folder."""
+        corpus = self.corpus.rsplit("/", 1)[-1].split(".")[0]
+        return f"pretrain-{self.loss_type}-{corpus}-L{self.layers}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A fine-tuning run from ``start``, a pretraining run, or from random weights (None).
+
+    Attributes:
+        blocks: ``block_size`` of the model.
+        overrides: further settings of the model, those of an ablation.
+    """
+
+    blocks: str
+    task: Task
+    seed: int
+    start: Pretraining | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def initial(self) -> str:
+        """``random``, ``mlm`` or ``electra``."""
+        return RANDOM if self.start is None else self.start.loss_type
+
+    @property
+    def key(self) -> str:
+        """Name of the run, and of its folder."""
+        changes = "".join(f"-{name}={value}" for name, value in self.overrides)
+        return f"{self.task.name}-{self.blocks}-{self.initial}-seed{self.seed}{changes}"
+
+
+def count_layers(blocks: str) -> int:
+    """Return the number of layers of a ``block_size`` such as ``2_2_2``."""
+    return sum(int(block) for block in blocks.split("_"))
+
+
+def plan_sizes(scale: Scale) -> list[FineTuning]:
+    """Transformers and Funnels by size, pretrained by MLM and random: the paper's figure."""
+    return [
+        _start(blocks, task, seed, loss)
+        for seed in scale.seeds
+        for task in scale.tasks
+        for blocks in scale.transformers + scale.funnels
+        for loss in (RANDOM, MLM)
+    ]
+
+
+def plan_objectives(scale: Scale) -> list[FineTuning]:
+    """One Transformer and the Funnel of as many layers, by objective of pretraining."""
+    funnel = scale.funnels[min(1, len(scale.funnels) - 1)]
+    return [
+        _start(blocks, task, seed, loss)
+        for seed in scale.seeds
+        for task in scale.tasks
+        for blocks in (str(count_layers(funnel)), funnel)
+        for loss in (RANDOM, MLM, ELECTRA)
+    ]
+
+
+# Changes of the model that keep all weights, so that the same pretraining serves.
+ABLATIONS: tuple[tuple[tuple[str, Any], ...], ...] = (
+    (),
+    (("pooling_type", "max"),),
+    (("pool_q_only", False),),
+    (("separate_cls", False),),
+)
+
+
+def plan_ablations(scale: Scale) -> list[FineTuning]:
+    """One Funnel with its pooling changed."""
+    blocks = scale.funnels[min(1, len(scale.funnels) - 1)]
+    return [
+        dataclasses.replace(_start(blocks, task, seed, MLM), overrides=overrides)
+        for seed in scale.seeds
+        for task in scale.tasks
+        for overrides in ABLATIONS
+    ]
+
+
+PLANS = {"sizes": plan_sizes, "objectives": plan_objectives, "ablations": plan_ablations}
+
+
+def _start(blocks: str, task: Task, seed: int, loss: str) -> FineTuning:
+    if loss == RANDOM:
+        return FineTuning(blocks, task, seed)
+    start = Pretraining(count_layers(blocks), loss, task.corpus, seed)
+    return FineTuning(blocks, task, seed, start)
+
+
+def fingerprint(run: FineTuning, scale: Scale) -> str:
+    """Return the settings that a result depends on, as text."""
+    facts = {"run": dataclasses.asdict(run), "model": scale.model, "lr": scale.lr}
+    if run.start is not None:
+        facts["pretraining"] = scale.pretraining
+    return json.dumps(facts, sort_keys=True)
