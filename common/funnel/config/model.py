@@ -62,10 +62,14 @@ _HF_RENAMED = {
     "dropact": "activation_dropout",
 }
 _HF_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "tanh": "tanh"}
+# Two forms of one function. The second is written: the port's relative_shift fails on short texts.
 _HF_ATTENTION = {"rel_shift": "relative_shift", "factorized": "factorized", "null": "null"}
 # FunnelConfig has no keys for these settings; config.json has them in an object of this name.
 _HF_EXTRA_KEY = "funnel"
-_HF_EXTRA = ("d_embed", "decoder_size", "pooling_size", "init", "init_std", "init_range")
+_HF_EXTRA = (
+    *("d_embed", "decoder_size", "pooling_size", "rel_attn_type"),
+    *("init", "init_std", "init_range"),
+)
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,7 @@ class ModelConfig:
             "block_repeats": [block.repeats for block in self.blocks],
             "num_decoder_layers": self.num_decoder_params,
             "hidden_act": _HF_ACTIVATIONS[self.ff_activation],
-            "attention_type": _HF_ATTENTION[self.rel_attn_type],
+            "attention_type": "null" if self.rel_attn_type == "null" else "factorized",
         }
         values |= {key: getattr(self, key) for key in _HF_SAME}
         values |= {theirs: getattr(self, ours) for ours, theirs in _HF_RENAMED.items()}
@@ -340,6 +344,12 @@ def _settings_from_hf(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         raise ConfigError(
             f"{source}: num_decoder_layers: {theirs} contradicts decoder_size {describe(decoder)} "
             f"in {_HF_EXTRA_KEY}"
+        )
+    form = extra.get("rel_attn_type", settings["rel_attn_type"])
+    if (form == "null") != (settings["rel_attn_type"] == "null"):
+        raise ConfigError(
+            f"{source}: attention_type: {describe(values.get('attention_type'))} contradicts "
+            f"rel_attn_type {describe(form)} in {_HF_EXTRA_KEY}"
         )
     # Other keys of ours cannot replace theirs; they are reported as unknown.
     return settings | {k if k in _HF_EXTRA else f"{_HF_EXTRA_KEY}.{k}": extra[k] for k in extra}

@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from funnel.utils.files import atomic_path, finite_json
+from funnel.utils.files import atomic_path, finite_json, open_json
 from funnel.utils.scratch import ScratchArray
 
 _RELEASE_EVERY = 4096  # values read after which the memory of the file's pages is given back
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 def _write_json(path: str | os.PathLike[str], brackets: str, members: Iterable[str]) -> None:
     with (
         atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
+        open_json(temporary) as stream,
     ):
         _write_members(stream, brackets, members)
 

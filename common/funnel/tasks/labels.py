@@ -21,6 +21,7 @@ _DOUBTFUL = {"none", "null", "na", "n/a"}
 _EDGE = r"[\s\ufeff\u200b]+"
 _EDGES = re.compile(rf"^{_EDGE}|{_EDGE}$")
 _QUOTES = str.maketrans("", "", "\"'`´‘’‚“”„«»‹›")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNNAMED = re.compile(r"LABEL_\d+")
 _MANY_NUMBERS = 20  # as many different numbers are hardly the names of classes
 _SHOWN = 10
@@ -98,12 +99,17 @@ class FoundLabels:
         """Count the label of the record at ``where`` (``file:line``).
 
         Raises:
-            DataError: it is empty, a mark for a value that is not there, or holds a tab or line
-                end, which the files of predictions cannot hold.
+            DataError: it is empty, a mark for a value that is not there, or holds a tab, line end
+                or half of a surrogate pair, which the files of predictions cannot hold.
         """
         label = clean_label(text or "")
         if not label or "\t" in label or "\n" in label:
             raise DataError(f"{where}: label {text or ''!r} is empty or holds a tab or line end")
+        if _SURROGATE.search(label):
+            raise DataError(
+                f"{where}: label {text!r} holds half of a surrogate pair, which is no character, "
+                "so that files cannot hold it; correct the escape"
+            )
         if is_missing(label):
             raise DataError(
                 f"{where}: label {text!r} stands for a missing value: give the line a label or "

@@ -175,6 +175,8 @@ def _read_transformers(
     options = _options(directory, config, described)
     if name in _FUNNEL_CLASSES and config.values.get("model_input_names") is None:
         _say_segments_are_given(config.path)
+    if config.values.get("truncation_side", "right") != "right":
+        _say_ends_are_cut(config.path)
     if is_funnel or model is None:
         options = replace(
             options,
@@ -214,6 +216,15 @@ def _say_segments_are_given(path: str) -> None:
         "%s: has no model_input_names: texts get the segment ids that Funnel models are trained "
         'with, which transformers 5 would leave out; with "model_input_names": ["input_ids", '
         '"token_type_ids", "attention_mask"] in it both give them',
+        path,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _say_ends_are_cut(path: str) -> None:
+    logger.warning(
+        "%s: truncation_side is not 'right', but of texts that are too long the last tokens are "
+        "cut here; with a --max_length that no text exceeds both give the same",
         path,
     )
 

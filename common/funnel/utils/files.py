@@ -16,7 +16,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 from funnel.utils.errors import DataError, FunnelError
@@ -96,11 +96,19 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False)
     with (
         atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
+        open_json(temporary) as stream,
     ):
         # The pieces of a large value take many times as much memory as its text.
         stream.writelines(encoder.iterencode(finite_json(value)))
         stream.write("\n")
+
+
+def open_json(path: Path) -> TextIO:
+    r"""Open a JSON file to write: UTF-8, line ends unchanged.
+
+    Lone surrogates, which JSON escapes can leave in a text, are written as such an escape again.
+    """
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def finite_json(value: Any) -> Any:

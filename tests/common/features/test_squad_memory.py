@@ -84,6 +84,14 @@ def test_a_spool_reads_what_was_added_also_from_a_file(monkeypatch):
         spool["nothing"]
 
 
+def test_half_a_surrogate_pair_in_a_text_is_written_as_an_escape(tmp_path):
+    value = {"id": "a \ud800 b", "ü": ["\udfff"]}
+    atomic_write_json(tmp_path / "at once", value)
+    write_json_object(tmp_path / "by members", value)
+    for path in tmp_path.iterdir():
+        assert json.loads(path.read_text("utf-8")) == value
+
+
 @pytest.mark.parametrize("value", [{}, {"a": 1.5}, {"ä": [{"b": [float("nan"), "x\ny"]}], "c": {}}])
 def test_files_written_by_members_have_the_same_bytes(tmp_path, value):
     atomic_write_json(tmp_path / "at once", value)

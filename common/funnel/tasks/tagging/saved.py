@@ -65,6 +65,11 @@ def take_tags(
             f"{head.where}: the tags of the model are {join_names(names, _SHOWN)}, those of the "
             f"data are {join_names(task.labels, _SHOWN)}{fix}"
         )
+    if not ordered == task.labels == names:
+        logger.warning(
+            "%s: its tags are %s; those of the data are read in this order: %s",
+            *(head.where, describe_labels(names), describe_labels(ordered)),
+        )
     return replace(task, labels=ordered)
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers of transformers that do not say whether there are segment ids."""
+"""Settings of tokenizers of transformers that other results would follow from there."""
 
 import json
 import logging
@@ -35,3 +35,14 @@ def test_segment_ids_that_transformers_leaves_out_are_said_once(
     said = [text for text in caplog.messages if "model_input_names" in text]
     assert len(said) == is_said
     assert all(text.startswith(f"{path}: ") for text in said)
+
+
+@pytest.mark.parametrize(("side", "count"), [("left", 1), ("right", 0), (None, 0)])
+def test_another_side_of_truncation_is_said(tmp_path, caplog, side, count):
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    more = {} if side is None else {"truncation_side": side}
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"tokenizer_class": "FunnelTokenizer", **more}))
+    with caplog.at_level(logging.WARNING):
+        load_tokenizer(tmp_path)
+    assert sum(text.startswith(f"{path}: truncation_side") for text in caplog.messages) == count
