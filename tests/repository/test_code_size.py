@@ -8,7 +8,7 @@ import pytest
 
 from repo_layout import ROOT, library_files, name, program_files, programs, python_files, tree
 
-PROGRAMS = ("pytorch", "tensorflow", "data-scripts")
+PROGRAMS = ("pytorch", "tensorflow", "data-scripts", "demo")
 LONGEST_FUNCTION = 60
 LONGEST_TRAINING_LOOP = 90
 TYPICAL_FUNCTION = 35  # 90 of 100 functions
