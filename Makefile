@@ -28,8 +28,8 @@ TPU := $(VENV)/.installed-tpu-compile
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: $(HALF)  ## pretrain and fine-tune a small Funnel-Transformer on real text: six minutes, two cores
-	$(BIN)/python pytorch/demo.py
+demo: $(HALF)  ## pretrained or not, Transformer or Funnel, on real text: eight minutes, two cores
+	$(BIN)/python demo/demo.py
 
 # worksteal: tests of one file, with its fixtures, stay in one worker until another has nothing left.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_FLAGS)

@@ -11,7 +11,7 @@ import repo_layout
 PROJECT = tomllib.loads((repo_layout.ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = PROJECT["scripts"]
 # Only a clone has what these start or show.
-CLONE_ONLY = {"demo", "multigpu_classifier", "run_classifier", "run_race", "train"}
+CLONE_ONLY = {"demo", "multigpu_classifier", "run_classifier", "run_race", "shrink", "train"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -70,6 +70,7 @@ def test_help_of_every_program(path):
         "pytorch": TORCH_ONLY,
         "tensorflow": TENSORFLOW_ONLY,
         "data-scripts": {*TORCH_ONLY, *TENSORFLOW_ONLY},
+        "demo": TORCH_ONLY,
     }[room]
     done = run_without(blocked, [str(path), "--help"])
     assert done.returncode == 0, done.stderr

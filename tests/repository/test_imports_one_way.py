@@ -21,6 +21,7 @@ ALLOWED_PACKAGES = {
     "pytorch": {"funnel", "funnel_torch"},
     "tensorflow": {"funnel", "funnel_tf"},
     "data-scripts": {"funnel", "funnel_data"},
+    "demo": {"funnel", "funnel_torch"},
 }
 OUR_PACKAGES = set(LIBRARIES)
 

@@ -17,6 +17,7 @@ PROGRAM_DIRECTORIES = {
     "pytorch": ROOT / "pytorch",
     "tensorflow": ROOT / "tensorflow",
     "data-scripts": ROOT / "data-scripts",
+    "demo": ROOT / "demo",
 }
 
 

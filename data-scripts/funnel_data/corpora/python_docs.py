@@ -1,89 +1,109 @@
-"""A corpus, a vocabulary and a labelled task made from Python's own documentation, for the demo."""
+"""A corpus and two labelled tasks made from the docstrings of installed packages, for the demo."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary
 from funnel.utils.errors import DataError
-from funnel.utils.files import atomic_write_text
+from funnel.utils.files import atomic_write_json, atomic_write_text
 
-# Modules and packages by part of the library, the label. Files of no part are in the corpus only.
-PARTS = {
-    "concurrency": (
-        "asyncio concurrent contextlib multiprocessing queue sched selectors signal subprocess "
-        "threading _threading_local"
-    ),
-    "data": (
-        "_collections_abc _pydecimal _pydatetime _strptime abc bisect calendar collections copy "
-        "dataclasses datetime enum fractions functools graphlib heapq numbers operator random "
-        "statistics types typing weakref zoneinfo"
-    ),
-    "desktop": "curses idlelib tkinter turtle turtledemo",
-    "development": (
-        "ast bdb code codeop compileall dis distutils doctest ensurepip importlib inspect lib2to3 "
-        "logging modulefinder pdb pkgutil profile pstats py_compile pydoc runpy symtable "
-        "sysconfig timeit trace traceback tracemalloc unittest venv warnings"
-    ),
-    "files": (
-        "_pyio bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io linecache lzma ntpath "
-        "os pathlib posixpath shelve shutil stat tarfile tempfile zipfile zipimport"
-    ),
-    "network": (
-        "cgi email ftplib http imaplib ipaddress mailbox mailcap mimetypes netrc nntplib poplib "
-        "smtpd smtplib socket socketserver ssl telnetlib urllib uuid webbrowser wsgiref xmlrpc"
-    ),
-    "text": (
-        "argparse base64 codecs configparser csv difflib getopt gettext html json locale "
-        "optparse pickle pickletools plistlib pprint quopri re shlex string textwrap tokenize "
-        "tomllib xml"
-    ),
+# Import name and distribution. The order is that of the corpus.
+DISTRIBUTIONS = {
+    "torch": "torch",
+    "scipy": "scipy",
+    "sympy": "sympy",
+    "sklearn": "scikit-learn",
+    "networkx": "networkx",
+    "numpy": "numpy",
+    "matplotlib": "matplotlib",
 }
-LABELS = {module: part for part, modules in PARTS.items() for module in modules.split()}
-LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
-SHARES = {"dev": 0.10, "test": 0.15}  # of the paragraphs of every part; the rest is train
-MIN_WORDS = 8
-MIN_PER_PART = 200  # paragraphs; smaller parts are left out (tkinter is often not installed)
+# The classes of the task, by package. Files of other sub-packages are in the corpus only.
+_PARTS = {
+    "torch": "distributed nn fx _inductor _dynamo",
+    "scipy": "stats optimize signal sparse interpolate linalg spatial special",
+    "sympy": "physics polys solvers core matrices combinatorics functions",
+    "sklearn": (
+        "linear_model metrics ensemble model_selection cluster decomposition preprocessing"
+    ),
+    "networkx": "algorithms classes generators",
+    "numpy": "lib _core ma polynomial",
+    "matplotlib": "axes",
+}
+LABELS = frozenset(f"{package}.{part}" for package, x in _PARTS.items() for part in x.split())
+LEFT_OUT = {"tests", "test", "testing", "_vendor", "__pycache__"}
+MASKED = "networkx matplotlib torch pytorch scipy sympy sklearn scikit numpy nx np plt sp learn"
+# Of a hundred parts into which the files are divided by a hash of their path.
+FIRST_DEV, FIRST_TEST = 60, 74
+MIN_WORDS = 8  # of a paragraph
+TASKS = ("topic", "order")
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A library file: its path relative to the root, and the paragraphs of its docstrings."""
+class TaskConfig:
+    """Size of the labelled tasks."""
+
+    train: int = 1000  # examples
+    dev: int = 1000
+    test: int = 2000
+    min_words: int = 40  # of a text; shorter docstrings are in the corpus only
+    max_words: int = 80  # longer ones are cut
+    max_per_file: int = 20  # texts of one file, so that no file decides a score
+    swapped: float = 0.25  # pairs of neighbours that change places, per word
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """The prose of one docstring: path below the packages' folder, and its paragraphs."""
 
     path: str
     paragraphs: tuple[str, ...]
 
     @property
-    def label(self) -> str | None:
-        """Part of the library the file belongs to, None if it is in the corpus only."""
-        return LABELS.get(self.path.split("/")[0].removesuffix(".py"))
+    def label(self) -> str:
+        """Package and sub-package, ``scipy.stats``."""
+        parts = self.path.split("/")
+        return ".".join(parts[:2]) if len(parts) > 2 else parts[0]
+
+    @cached_property
+    def split(self) -> str:
+        """The split of all docstrings of this file: train, dev or test."""
+        place = int(hashlib.sha256(self.path.encode()).hexdigest(), 16) % 100
+        return "train" if place < FIRST_DEV else "dev" if place < FIRST_TEST else "test"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the file belongs to dev or test, which pretraining must not see."""
+        return self.label in LABELS and self.split != "train"
 
 
-def read_library(root: Path) -> list[Source]:
-    """Return the documented files of the standard library below ``root``, sorted by path."""
-    sources = []
-    for file in sorted(root.rglob("*.py")):
-        path = file.relative_to(root)
+def read_package(folder: Path) -> list[Docstring]:
+    """Return the docstrings of a package, files sorted by path; files are parsed, never run."""
+    docstrings = []
+    for file in sorted(folder.rglob("*.py")):
+        path = file.relative_to(folder.parent)
         if LEFT_OUT & set(path.parts):
             continue
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # templates and samples that this Python version cannot parse
+            continue  # templates, and samples that this Python version cannot parse
         docs = (ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, _DOCUMENTED))
-        paragraphs = tuple(p for doc in docs if doc for p in prose_paragraphs(doc))
-        if paragraphs:
-            sources.append(Source(path.as_posix(), paragraphs))
-    return sources
+        found = (tuple(prose_paragraphs(doc)) for doc in docs if doc)
+        docstrings += [Docstring(path.as_posix(), p) for p in found if p]
+    return docstrings
 
 
 def prose_paragraphs(text: str) -> Iterator[str]:
@@ -94,90 +114,143 @@ def prose_paragraphs(text: str) -> Iterator[str]:
             yield line
 
 
-def reference_topics() -> list[str]:
-    """Return the topics of Python's built-in help, a few hundred lines of text each."""
-    from pydoc_data.topics import topics
+def mask_names(text: str, path: str) -> str:
+    """Replace the packages' names and every word of the file's own path by ``it``.
 
-    return [topics[name] for name in sorted(topics)]
-
-
-def blank_own_name(text: str, path: str) -> str:
-    """Replace every word of a file's own path by ``it``, since the path gives the label away."""
-    own = {word for part in Path(path).with_suffix("").parts for word in part.strip("_").split("_")}
-    words = "|".join(re.escape(word) for word in sorted(own, key=len, reverse=True) if word)
-    return re.sub(rf"(?i)(?<![a-z0-9]){'(?:' + words + ')'}(?![a-z0-9])", "it", text)
-
-
-def labelled_paragraphs(sources: Iterable[Source]) -> dict[str, list[tuple[str, str]]]:
-    """Return {label: [(path, text)]}, each text once, without texts that have two labels."""
-    found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for source in sources:
-        if source.label is not None:
-            for paragraph in source.paragraphs:
-                text = blank_own_name(paragraph, source.path)
-                found[text.lower()].append((source.label, source.path, text))
-    result: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for occurrences in found.values():
-        label, path, text = occurrences[0]
-        if all(other == label for other, _, _ in occurrences):
-            result[label].append((path, text))
-    return {label: rows for label, rows in sorted(result.items()) if len(rows) >= MIN_PER_PART}
-
-
-def assign_files(rows: list[tuple[str, str]]) -> dict[str, str]:
-    """Return {path: split} for the files of one label.
-
-    Files are assigned in the order of a hash of their path. Dev and test take files up to their
-    share of the paragraphs, and none that would fill more than half of it.
+    They would give the label away.
     """
-    sizes = Counter(path for path, _ in rows)
-    order = sorted(sizes, key=lambda path: hashlib.sha256(path.encode()).digest())
-    splits = {}
-    for split, share in SHARES.items():
-        quota, taken = share * len(rows), 0
-        for path in order:
-            if path not in splits and sizes[path] <= quota / 2 and taken + sizes[path] <= quota:
-                splits[path] = split
-                taken += sizes[path]
-    return {path: splits.get(path, "train") for path in sizes}
+    parts = Path(path).with_suffix("").parts
+    own = {word for part in parts for word in part.strip("_").split("_")} | set(MASKED.split())
+    words = "|".join(sorted((re.escape(word) for word in own if word), key=len, reverse=True))
+    return re.sub(rf"(?i)(?<![a-z0-9])(?:{words})(?![a-z0-9])", "it", text)
 
 
-def make_splits(sources: list[Source]) -> tuple[dict[str, list[tuple[str, str]]], set[str]]:
-    """Return ({split: [(label, text)]}, paths of the files held out for dev and test)."""
-    splits: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
-    held_out = set()
-    for label, rows in labelled_paragraphs(sources).items():
-        split_by_path = assign_files(rows)
-        held_out |= {path for path, split in split_by_path.items() if split != "train"}
-        for path, text in rows:
-            splits[split_by_path[path]].append((label, text))
-    return splits, held_out
+def labelled_texts(
+    docstrings: Iterable[Docstring], config: TaskConfig
+) -> Iterator[tuple[Docstring, str]]:
+    """Yield (docstring, masked text) of those long enough; a text that occurs twice is left out."""
+    found: dict[str, list[Docstring]] = {}
+    for doc in docstrings:
+        # Files outside the classes count as well: their text is in the corpus.
+        text = mask_names(" ".join(doc.paragraphs), doc.path)
+        words = text.split()
+        if len(words) >= config.min_words:
+            found.setdefault(" ".join(words[: config.max_words]), []).append(doc)
+    for text, owners in found.items():
+        if len(owners) == 1 and owners[0].label in LABELS:
+            yield owners[0], text
 
 
-def corpus_lines(sources: Iterable[Source], held_out: set[str]) -> Iterator[str]:
-    """Yield the corpus, one sentence per line and an empty line after every document."""
-    documents = [source.paragraphs for source in sources if source.path not in held_out]
-    documents += [tuple(prose_paragraphs(topic)) for topic in reference_topics()]
-    for paragraphs in documents:
-        for paragraph in paragraphs:
-            yield from _SENTENCE_END.split(paragraph)
-        yield ""
+def make_splits(
+    docstrings: Iterable[Docstring], config: TaskConfig
+) -> dict[str, list[tuple[str, str]]]:
+    """Return {split: [(label, text)]}, each in the order of a hash of the text."""
+    rows: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
+    by_hash = sorted(
+        labelled_texts(docstrings, config),
+        key=lambda item: hashlib.sha256(item[1].encode()).digest(),
+    )
+    used: Counter[str] = Counter()
+    for doc, text in by_hash:
+        split = rows[doc.split]
+        if used[doc.path] < config.max_per_file and len(split) < getattr(config, doc.split):
+            used[doc.path] += 1
+            split.append((doc.label, text))
+    # A class without a training example cannot be learnt.
+    known = {label for label, _ in rows["train"]}
+    return {name: [row for row in split if row[0] in known] for name, split in rows.items()}
 
 
-def make_demo_data(output_dir: Path, vocab_size: int, library: Path) -> dict[str, int]:
-    """Write the five files to ``output_dir``; return {split: number of examples}.
+def make_order_task(
+    splits: dict[str, list[tuple[str, str]]], share: float
+) -> dict[str, list[tuple[str, str]]]:
+    """Return the same texts, every other one with words swapped, labelled intact or swapped.
+
+    Both classes have the same words, so that a bag of words cannot tell them apart.
+    """
+    return {
+        name: [
+            ("swapped", swap_words(text, share)) if n % 2 else ("intact", text)
+            for n, (_, text) in enumerate(rows)
+        ]
+        for name, rows in splits.items()
+    }
+
+
+def swap_words(text: str, share: float) -> str:
+    """Let ``share`` times the number of words disjoint pairs of neighbours change places.
+
+    The pairs are drawn with the text as the seed.
+    """
+    words = text.split()
+    pairs = range(0, len(words) - 1, 2)
+    count = min(len(pairs), max(1, round(share * len(words))))
+    for place in random.Random(text).sample(pairs, count):
+        words[place], words[place + 1] = words[place + 1], words[place]
+    return " ".join(words)
+
+
+def corpus_lines(docstrings: Iterable[Docstring]) -> Iterator[str]:
+    """Yield the corpus, one sentence per line and an empty line after every docstring."""
+    for doc in docstrings:
+        if not doc.held_out:
+            for paragraph in doc.paragraphs:
+                yield from _SENTENCE_END.split(paragraph)
+            yield ""
+
+
+def read_packages(roots: Sequence[Path]) -> tuple[list[Docstring], dict[str, str]]:
+    """Return the docstrings of the packages found below ``roots``, and {package: version}.
 
     Raises:
-        DataError: ``library`` has no docstrings.
+        DataError: none of the packages is there.
     """
-    sources = read_library(library)
-    splits, held_out = make_splits(sources)
+    docstrings: list[Docstring] = []
+    versions = {}
+    for package, distribution in DISTRIBUTIONS.items():
+        folder = next((root / package for root in roots if (root / package).is_dir()), None)
+        if folder is None:
+            continue
+        docstrings += read_package(folder)
+        try:
+            versions[package] = version(distribution).partition("+")[0]  # without +cpu
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    if not docstrings:
+        places = ", ".join(map(str, roots))
+        raise DataError(f"{places}: there are no docstrings of {', '.join(DISTRIBUTIONS)}")
+    return docstrings, versions
+
+
+def make_demo_data(
+    output_dir: Path,
+    roots: Sequence[Path],
+    config: TaskConfig | None = None,
+    vocab_size: int | None = None,
+) -> dict[str, int]:
+    """Write the tasks, and with a ``vocab_size`` corpus and vocabulary; return {file: rows}.
+
+    The tasks are folders of ``output_dir``: ``topic`` (the sub-package) and ``order``.
+
+    Raises:
+        DataError: no package, or a split without examples.
+    """
+    docstrings, versions = read_packages(roots)
+    config = config or TaskConfig()
+    splits = make_splits(docstrings, config)
     if not all(splits.values()):
-        raise DataError(f"{library}: there are no docstrings; use a complete Python installation")
-    lines = list(corpus_lines(sources, held_out))
-    atomic_write_text(output_dir / "corpus.txt", "".join(f"{line}\n" for line in lines))
-    build_vocabulary(lines, output_dir / "vocab.txt", VocabularyConfig(vocab_size=vocab_size))
-    for split, rows in splits.items():
-        table = "".join(f"{label}\t{text}\n" for label, text in rows)
-        atomic_write_text(output_dir / f"{split}.tsv", f"label\ttext\n{table}")
-    return {split: len(rows) for split, rows in splits.items()}
+        raise DataError(f"{', '.join(versions)}: too few docstrings for train, dev and test")
+    counts = {}
+    if vocab_size is not None:
+        lines = list(corpus_lines(docstrings))
+        atomic_write_text(output_dir / "corpus.txt", "".join(f"{line}\n" for line in lines))
+        build_vocabulary(lines, output_dir / "vocab.txt", VocabularyConfig(vocab_size=vocab_size))
+        counts["corpus"] = len(lines) - lines.count("")
+    counts |= {split: len(rows) for split, rows in splits.items()}
+    both = (splits, make_order_task(splits, config.swapped))
+    for task, task_splits in zip(TASKS, both, strict=True):
+        for split, rows in task_splits.items():
+            table = "".join(f"{label}\t{text}\n" for label, text in rows)
+            atomic_write_text(output_dir / task / f"{split}.tsv", f"label\ttext\n{table}")
+    atomic_write_json(output_dir / "manifest.json", {"packages": versions, "rows": counts})
+    return counts
