@@ -41,6 +41,7 @@ def _theirs(architecture, config=TINY, **more):
     # A transformers model with random weights.
     torch.manual_seed(0)
     keys = {key: value for key, value in config.to_hf().items() if key not in ("funnel",)}
+    keys["attention_type"] = "relative_shift"  # that of TINY, and of the published models
     hf_config = transformers.FunnelConfig(**keys, **more)
     model = getattr(transformers, architecture)(hf_config)
     with torch.no_grad():
