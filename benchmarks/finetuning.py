@@ -112,7 +112,7 @@ def trainer_steps(
     config: ModelConfig, rows: list[dict], args: argparse.Namespace, folder: Path
 ) -> Callable[[], object]:
     """Return a callable for some steps of transformers' Trainer."""
-    settings = transformers.FunnelConfig(**config.to_hf(), num_labels=baselines.CLASSES)
+    settings = baselines.hf_config(config, num_labels=baselines.CLASSES)
     trainer = transformers.Trainer(
         transformers.FunnelForSequenceClassification(settings),
         transformers.TrainingArguments(

@@ -85,7 +85,9 @@ def load_cases(folder: Path, args: argparse.Namespace) -> dict[str, Run]:
     """Return functions that predict lines and return the probabilities, by label."""
     predictor = Predictor.from_pretrained(folder, max_length=args.max_length, device="cpu")
     transformers.logging.set_verbosity_error()
-    pipe = transformers.pipeline("text-classification", str(folder), device="cpu")
+    pipe = transformers.pipeline(
+        "text-classification", str(folder), device="cpu", model_kwargs=dict(baselines.HF_ATTENTION)
+    )
 
     def ours(lines: Sequence[str]) -> list[float]:
         return [row["probability"] for row in predictor.stream(lines)]

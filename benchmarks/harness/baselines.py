@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import _paths  # noqa: F401
 
@@ -23,12 +24,18 @@ from funnel_torch import FunnelEncoder
 from funnel_torch.models.attention import choose_attention
 from harness import timing
 
+if TYPE_CHECKING:
+    from transformers import FunnelConfig
+
 OURS, HF, BERT = "ours", "hf", "bert"
 LABELS = {OURS: "ours", HF: "transformers Funnel", BERT: "transformers BERT, SDPA"}
 FORWARD, TRAINING = "forward", "training"
 FP32, BF16 = "fp32", "bf16"
 CLASSES = 2
 LEARNING_RATE = 1e-5
+# The form of the models on its hub. Ours are exported with the other one, which also computes the
+# shortest texts.
+HF_ATTENTION = {"attention_type": "relative_shift"}
 _BASELINES = {768: "L12H768", 1024: "L24H1024"}
 
 
@@ -94,6 +101,13 @@ def build_config(model: str, size: str) -> ModelConfig:
     return config.replace(block_size=str(layers), decoder_size="0", rel_attn_type="null")
 
 
+def hf_config(config: ModelConfig, **settings: Any) -> FunnelConfig:
+    """Return the configuration for transformers, with the faster of its forms of attention."""
+    from transformers import FunnelConfig
+
+    return FunnelConfig(**config.to_hf() | HF_ATTENTION | settings)
+
+
 def build(model: str, size: str, length: int) -> nn.Module:
     """Build an encoder with random weights from a fixed seed."""
     torch.manual_seed(0)
@@ -101,10 +115,10 @@ def build(model: str, size: str, length: int) -> nn.Module:
     if model == OURS:
         return FunnelEncoder(config)
     # Here, so that ours can be timed without transformers.
-    from transformers import BertConfig, BertModel, FunnelBaseModel, FunnelConfig
+    from transformers import BertConfig, BertModel, FunnelBaseModel
 
     if model == HF:
-        return FunnelBaseModel(FunnelConfig(**config.to_hf()))
+        return FunnelBaseModel(hf_config(config))
     if model != BERT:
         raise ConfigError(f"--models={model}: it is one of {', '.join(LABELS)}")
     settings = BertConfig(
