@@ -15,6 +15,7 @@ from funnel.utils.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 Results = Mapping[str, Mapping[str, Score]]
+COLUMNS = ("test accuracy", "training", "1,000 predictions")
 COLOURS = {"Transformer": "C0", "Funnel": "C1"}
 NEXT = """\
 Next steps:
@@ -43,22 +44,22 @@ def format_table(results: Results, titles: Mapping[str, str], count: int) -> str
         titles: {task: heading}.
         count: test texts.
     """
-    head, columns = ["", ""], ("test accuracy", "training", "1,000 predictions")
-    for task in results:
-        head[1:] += [titles[task], "", ""]
-    cells = [head[: 1 + 3 * len(results)], ["", *columns * len(results)]]
+    cells = [["", *COLUMNS * len(results)]]
     for name in next(iter(results.values())):
         line = [name]
         for scores in results.values():
             line += _cells(scores[name], count)
         cells.append(line)
-    widths = [max(len(line[i]) for line in cells[1:]) for i in range(len(cells[1]))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for first, *others in cells:
         padded = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
-    lines.insert(2, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+    group = sum(widths[1 : 1 + len(COLUMNS)]) + 2 * (len(COLUMNS) - 1)
+    head = "  ".join(titles[task].center(group) for task in results)
+    return "\n".join(
+        [f"{'':{widths[0]}}  {head}".rstrip(), lines[0], "-" * len(lines[0]), *lines[1:]]
+    )
 
 
 def _cells(score: Score, count: int) -> list[str]:
@@ -102,7 +103,7 @@ def draw(results: Results, titles: Mapping[str, str], count: int, output_png: Pa
     """Draw test accuracy over seconds of training, a panel per task; baselines are lines."""
     from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
-    figure = Figure(figsize=(4.9 * len(results), 3.9), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(results), 3.9), layout="constrained")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for axes, (task, scores) in zip(panels, results.items(), strict=True):
         is_model = {name: name.partition(", ")[0] in COLOURS for name in scores}
@@ -115,8 +116,8 @@ def draw(results: Results, titles: Mapping[str, str], count: int, output_png: Pa
             arrow = {"arrowstyle": "->", "color": colour, "alpha": 0.5, "shrinkA": 9, "shrinkB": 9}
             axes.annotate("", ends[1], xytext=ends[0], arrowprops=arrow)
         longest = max(s.train_seconds or 0 for s in scores.values())
-        axes.set_xlim(0, 1.6 * longest)
-        axes.set_ylim(0, min(105, 12 + 100 * max(s.accuracy for s in scores.values())))
+        axes.set_xlim(0, 1.75 * longest)
+        axes.set_ylim(0, 14 + 100 * max(s.accuracy for s in scores.values()))
         axes.set_xlabel("seconds of training on a CPU")
         axes.set_title(titles[task], fontsize=10)
         axes.grid(alpha=0.3)
@@ -143,11 +144,12 @@ def _draw_model(axes: Any, name: str, score: Score, count: int) -> tuple[float, 
         f"{name}\n{percent:.1f} %, {seconds:.0f} s",
         (seconds, percent),
         # To the left of the Funnel's points, to the right of the slower Transformer's.
-        xytext=(9 if model == "Transformer" else -9, 0 if weights == "pretrained" else -9),
+        xytext=(9 if model == "Transformer" else -9, 4 if weights == "pretrained" else -9),
         textcoords="offset points",
         ha="left" if model == "Transformer" else "right",
-        va="center" if weights == "pretrained" else "top",
+        va="bottom" if weights == "pretrained" else "top",
         fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
     return seconds, percent
 
@@ -158,18 +160,18 @@ def _draw_baselines(axes: Any, baselines: Mapping[str, Score]) -> None:
     for name, score in sorted(baselines.items(), key=lambda item: item[1].accuracy):
         percent = 100 * score.accuracy
         axes.axhline(percent, color="0.4", linestyle="--", linewidth=1)
-        label = f"{name}, {percent:.1f} %"
+        label = f"{name}\n{percent:.1f} %"
         if labels and percent - labels[-1][0] < 4:
-            label = f"{labels.pop()[1]}; {label}"
+            label = f"{label}\n{labels.pop()[1]}"
         labels.append((percent, label))
     for percent, label in labels:
         axes.annotate(
             label,
-            (0.01, percent),
+            (1.01, percent),  # to the right of the panel
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=7,
+            va="center",
+            fontsize=7.5,
+            annotation_clip=False,
             color="0.3",
         )
 

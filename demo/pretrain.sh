@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make demo/pretrained: an hour on one CPU core. PYTHON is the interpreter, WORK the folder for
+# Make demo/pretrained: 50 minutes on one CPU core. PYTHON is the interpreter, WORK the folder for
 # corpus, records and checkpoints, OUTPUT that of the result.
 set -euo pipefail
 cd "$(dirname "$0")/.."

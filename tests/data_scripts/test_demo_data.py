@@ -166,6 +166,9 @@ def test_files_are_readable_by_the_programs_and_reproducible(library, tmp_path):
     assert task.labels == ("numpy.ma", "scipy.signal", "scipy.stats", "sklearn.metrics")
     for split in ("train", "dev", "test"):
         assert len(task.load(tmp_path / "one" / "topic", split)) == counts[split]
+    order = get_task("tsv", custom=CustomTaskConfig()).resolve_labels(tmp_path / "one" / "order")
+    assert order.labels == ("intact", "swapped")
+    assert len(order.load(tmp_path / "one" / "order", "train")) == counts["order_train"]
     tokenizer = get_tokenizer("word_piece", tmp_path / "one" / "vocab.txt")
     assert tokenizer.special.unk_id not in tokenizer.encode("each number has an own word")
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())

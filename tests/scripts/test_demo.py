@@ -79,7 +79,7 @@ def test_commands_have_the_flags(demo, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(demo, "run_program", lambda *command: calls.append(command))
     for run in demo.RUNS:
-        demo.train(run, tmp_path, tmp_path / run.folder, demo.DemoConfig())
+        demo.train(run, demo.TASKS["order"], tmp_path, tmp_path / run.folder, 1)
     used = {flag.partition("=")[0] for _, *flags in calls for flag in flags}
     of_next = {line.split(" --", 1)[0].split()[-1]: line for line in demo.report.NEXT.split("\n")}
     proposed = set(re.findall(r"--\w+", of_next["pytorch/classifier.py"]))
@@ -92,7 +92,7 @@ def test_runs_differ_in_pooling_and_initial_weights_alone(demo, tmp_path, monkey
     calls = []
     monkeypatch.setattr(demo, "run_program", lambda *command: calls.append(set(command)))
     for run in demo.RUNS:
-        demo.train(run, tmp_path, tmp_path / "model", demo.DemoConfig())
+        demo.train(run, demo.TASKS["topic"], tmp_path, tmp_path / "model", 1)
     assert len(calls) == 4
     common = set.intersection(*calls)
     starts = {f"--init_ckpt={PRETRAINED}", f"--init_ckpt_config={PRETRAINED / 'config.json'}"}
@@ -133,13 +133,14 @@ def test_table_picture_and_conclusion(demo, tmp_path):
         "Funnel, pretrained": demo.Score(0.61, 26.0, 1.0),
     }
     results = {"topic": scores, "order": scores}
-    lines = demo.report.format_table(results, demo.TASKS, 400).splitlines()
+    titles = {task: facts.title for task, facts in demo.TASKS.items()}
+    lines = demo.report.format_table(results, titles, 400).splitlines()
     assert re.sub(" +", " ", lines[-1]) == "Funnel, pretrained" + 2 * " 61.0 % +- 2.4 26.0 s 1.00 s"
     assert len(lines) == 3 + len(scores)
     conclusion = demo.report.summarize(results, 400).splitlines()
     assert conclusion[0] == "topic: Transformer, pretrained against random: +30.0 points (+- 3.4)"
     assert "+1.0 points (+- 3.5), 50 % of the training time, 50 % of" in conclusion[-1]
-    demo.report.draw(results, demo.TASKS, 400, tmp_path / "demo.png")
+    demo.report.draw(results, titles, 400, tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag("--output_dir", type=Path, required=True, help="directory for the files")
     flag("--task_only", action="store_true", help="no corpus and no vocabulary")
     flag("--vocab_size", type=int, default=8192, help="entries of the vocabulary (%(default)s)")
-    flag("--train", type=int, default=task.train, help="labelled texts to train on (%(default)s)")
+    flag("--train", type=int, default=task.train, help="training texts for topic (%(default)s)")
+    flag("--order_train", type=int, default=task.order_train, help="for order (%(default)s)")
     flag("--min_words", type=int, default=task.min_words, help="of a text (%(default)s)")
     flag("--max_words", type=int, default=task.max_words, help="longer texts are cut (%(default)s)")
     paths = sysconfig.get_paths()
@@ -54,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = make_demo_data(
         flags.output_dir,
         roots,
-        TaskConfig(train=flags.train, min_words=flags.min_words, max_words=flags.max_words),
+        TaskConfig(
+            train=flags.train,
+            order_train=flags.order_train,
+            min_words=flags.min_words,
+            max_words=flags.max_words,
+        ),
         None if flags.task_only else flags.vocab_size,
     )
     print(f"{flags.output_dir}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))

@@ -8,7 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,7 +55,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 class TaskConfig:
     """Size of the labelled tasks."""
 
-    train: int = 1000  # examples
+    train: int = 1000  # examples of the first task
+    order_train: int = 3000  # of the second, whose labels cost nothing
     dev: int = 1000
     test: int = 2000
     min_words: int = 40  # of a text; shorter docstrings are in the corpus only
@@ -246,8 +247,10 @@ def make_demo_data(
         atomic_write_text(output_dir / "corpus.txt", "".join(f"{line}\n" for line in lines))
         build_vocabulary(lines, output_dir / "vocab.txt", VocabularyConfig(vocab_size=vocab_size))
         counts["corpus"] = len(lines) - lines.count("")
+    more = make_splits(docstrings, replace(config, train=config.order_train))
     counts |= {split: len(rows) for split, rows in splits.items()}
-    both = (splits, make_order_task(splits, config.swapped))
+    counts["order_train"] = len(more["train"])
+    both = (splits, make_order_task(more, config.swapped))
     for task, task_splits in zip(TASKS, both, strict=True):
         for split, rows in task_splits.items():
             table = "".join(f"{label}\t{text}\n" for label, text in rows)
