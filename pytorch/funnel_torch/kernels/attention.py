@@ -56,13 +56,14 @@ def attention(
 
 
 def _is_short(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+    # First of all: a comparison of lengths in a traced graph would make them constants.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     return (
         bias is not None
         and q.device.type == "cpu"
         and q.dtype == bias.dtype == torch.float32
         and k.shape[2] <= _SHORT
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 

@@ -21,8 +21,8 @@ def test_names_of_outputs(name):
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.npz.gz", "O.TXT"])
 def test_names_of_extracted_features(name):
     with pytest.raises(ConfigError, match=f"--output={name}: the file is an .npz or .npy"):
-        FileSettings("m", text="a.txt", output=name)
-    assert FileSettings("m", text="a.txt", output="features").output == "features"
+        FileSettings("m", text="a.txt", ids=None, output=name)
+    assert FileSettings("m", text="a.txt", ids=None, output="features").output == "features"
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.txt", "o", "o.predictions", "-"])
