@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from classifier_runs import PYTORCH, arguments, curve, steps_done, write_files
-from funnel_torch.cli.multigpu import find_free_port
+from funnel_torch.cli.multigpu import find_free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -122,6 +122,18 @@ def test_the_death_of_a_process_is_one_line(folder, killed):
     assert processes[1 - killed].wait(120) == 2, logs[1 - killed].read_text()
     (line,) = _lines(logs[1 - killed])
     assert f"rank {1 - killed}: another process of this run has ended" in line
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_launcher_ends_as_the_process_that_was_killed(order, capsys):
+    """The other one, which loses it, may end before the launcher looks."""
+    codes = {0: "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 1: "raise SystemExit(2)"}
+    processes = [subprocess.Popen([sys.executable, "-S", "-c", codes[i]]) for i in order]
+    for process in processes:
+        process.wait(60)
+    assert wait_for(processes) == 137
+    killed = f"error: process {order.index(0)} of 2 was killed (SIGKILL)"
+    assert capsys.readouterr().err.splitlines() == [killed]
 
 
 def test_the_launcher_names_a_process_that_was_killed(folder):

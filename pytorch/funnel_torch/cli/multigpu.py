@@ -115,13 +115,22 @@ def wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> int:
             for process in processes:
                 process.send_signal(signal.SIGTERM)
         states = [process.poll() for process in processes]
-        if not failed and (failed := next((state for state in states if state), 0)):
+        if not failed and (failed := _find_failure(states)):
             deadline = time.monotonic() + _NOTICE_SECONDS
             _report_killed(states)
         is_late = failed and not is_passed_on and time.monotonic() > deadline
         if is_late or None not in states:
             return failed if failed >= 0 else 128 - failed
         time.sleep(_POLL_SECONDS)
+
+
+def _find_failure(states: Sequence[int | None]) -> int:
+    """Return the status of a process that failed, 0 if none has.
+
+    Of several, one that was killed: the others failed because they lost it.
+    """
+    failed = [state for state in states if state]
+    return min(failed, key=lambda state: state >= 0, default=0)
 
 
 def _report_killed(states: Sequence[int | None]) -> None:
