@@ -8,7 +8,7 @@
 # interpreter; by default it is the first of .venv/bin/python, python3 and python that has PyTorch.
 # Nothing is installed. SECONDS_ALLOWED (540) is the time for everything.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 out=${OUT:-benchmarks/results}
 allowed=${SECONDS_ALLOWED:-540}
 flags=()
