@@ -264,6 +264,7 @@ def test_foreign_directory_is_left_alone(folder, program, capsys):
     assert [item.name for item in (folder / "run").iterdir()] == ["model.ckpt-1.index"]
 
 
+@pytest.mark.slow
 def test_exit_status_and_output_of_the_real_program(folder):
     """From another directory, uninstalled, as a user types it."""
     command = [sys.executable, str(PYTORCH / "classifier.py"), *arguments(folder, dataset="kola")]

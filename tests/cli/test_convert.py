@@ -30,6 +30,7 @@ def _fails(program, *flags, cwd):
     return done.stderr
 
 
+@pytest.mark.slow
 def test_round_trip_through_the_programs(tmp_path):
     pytest.importorskip("torch")
     first = random_checkpoint(TINY, FULL)
@@ -42,6 +43,7 @@ def test_round_trip_through_the_programs(tmp_path):
     assert_same(dict(TFCheckpoint(tmp_path / "x/model.ckpt")), first.tensors)
 
 
+@pytest.mark.slow
 def test_every_layout_can_be_chosen(tmp_path):
     output = _run_well("pytorch/convert.py", "--help", cwd=tmp_path)
     assert f"--to {{{','.join(KINDS)}}}" in output
@@ -95,6 +97,7 @@ def test_ckpt_to_pt_needs_its_paths(tmp_path):
     assert output == "error: --input_ckpt_path is missing\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "everything"),
     [
@@ -121,6 +124,7 @@ def test_modify_ckpt(tmp_path, flags, everything):
     assert_same(dict(TFCheckpoint(tmp_path / "core")), wanted)
 
 
+@pytest.mark.slow
 def test_modify_ckpt_in_place_and_its_errors(tmp_path):
     full = with_slots(random_checkpoint(VARIANTS["encoder_only"]))
     save_checkpoint(full, tmp_path / "m", "tf")

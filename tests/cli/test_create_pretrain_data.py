@@ -96,6 +96,7 @@ def test_one_task(folder):
     assert "MB/s" in done.stdout
 
 
+@pytest.mark.slow
 def test_all_tasks_in_several_processes_give_the_same_bytes(folder):
     run(folder, "--num_task=3", "--num_proc=2")
     for task in range(3):
@@ -113,12 +114,14 @@ def test_cased(folder, flags):
     assert all(".cased." in name for name in os.listdir(folder / "out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--uncased=True"], ["--uncased"], ["--uncased=1"], []])
 def test_uncased(folder, flags):
     run(folder, *flags, "--cls_id=3", "--vocab_size=20", "--pad_id=5")
     assert sorted(os.listdir(folder / "out")) == [DATA.format(0, 1), META.format(0, 1)]
 
 
+@pytest.mark.slow
 def test_user_errors(folder):
     assert "--tokenizer_path is needed" in fails(folder, "--tokenizer_path=")
     assert "nothing.txt: the vocabulary" in fails(folder, "--tokenizer_path=nothing.txt")
@@ -160,6 +163,7 @@ def _wait_for_half_a_file(folder, started):
     raise AssertionError("nothing was written")
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_half_file(large):
     started = subprocess.Popen(command(large), cwd=large, stderr=subprocess.DEVNULL)
     _wait_for_half_a_file(large, started)
@@ -180,6 +184,7 @@ def _children(pid):
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads processes from /proc")
 def test_the_workers_of_a_killed_program_end(large):
     flags = ("--num_task=2", "--num_proc=2")

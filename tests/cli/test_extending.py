@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+import funnel.tasks
+import funnel.tasks.metrics
 import readme_commands
 import repo_layout
 from classifier_runs import arguments, invoke, load_program, refuse, write_files
@@ -16,6 +18,17 @@ from funnel.utils.errors import ConfigError, DataError
 from task_files import write
 
 PAGE = repo_layout.ROOT / "docs/extending.md"
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """Let no task and no metric outlive its test: others in the same process list all of them."""
+    for module, names in {
+        funnel.tasks: ("_TASKS", "_REGISTERED"),
+        funnel.tasks.metrics: ("_METRICS", "_REGISTERED"),
+    }.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name).copy())
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=repo_layout.name)
 def test_help_imports_no_framework(program):
     command = [sys.executable, "-c", _CODE, str(program)]

@@ -144,6 +144,7 @@ def test_settings_that_affect_the_result():
     assert configs.recorded_settings(one) != configs.recorded_settings(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_needs_no_tensorflow(program):
     path = str(repo_layout.PROGRAM_DIRECTORIES["tensorflow"] / f"{program}.py")

@@ -46,6 +46,7 @@ def _batch(step):
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["mlm", "classifier", "squad", "race"])
 def test_the_step_is_that_of_training(program):
     """From the same values, real variables and tensors in their place end with the same values."""
@@ -75,6 +76,7 @@ def test_the_step_is_that_of_training(program):
     assert changed > len(expected) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", STEPS)
 def test_shapes_are_static_and_types_those_of_the_input(program):
     step = _step(program)

@@ -246,6 +246,7 @@ def _mutated(rng, good):
     return bytes(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_mutated_archives_are_refused_or_unpacked(tmp_path, kind):
     """Damage in the structure: a tar file's is done before compression, which has a checksum."""

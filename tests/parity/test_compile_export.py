@@ -30,6 +30,7 @@ def build_batch(size, length):
     return ids, mask, segments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "changes"),
     [
@@ -56,6 +57,7 @@ def test_compiles_as_one_graph(backend, changes):
     assert_same_tensors(found, wanted)
 
 
+@pytest.mark.slow
 def test_export_with_dynamic_batch_and_length():
     """Lengths are multiples of the total stride: other lengths have windows of other shapes."""
     model = build_model()
@@ -67,6 +69,7 @@ def test_export_with_dynamic_batch_and_length():
         assert_close(exported(*batch).last_hidden_state, model(*batch).last_hidden_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["rel_shift", "factorized"])
 def test_export_of_one_shape_takes_odd_lengths(form):
     model = build_model(rel_attn_type=form)

@@ -187,6 +187,7 @@ def squad_shapes(conditional, answer_class):
     return shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("answer_class", [True, False])
 @pytest.mark.parametrize("masked", [True, False])

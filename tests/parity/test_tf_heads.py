@@ -44,6 +44,7 @@ def check_gradients(computed, model, loss):
     assert_same_tensors(computed.gradients, gradients(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "regression"), [([2, 0, 1], False), ([0.5, 4.0, -1.0], True)], ids=str
 )
@@ -99,6 +100,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_answers(kind):
     """Loss with gold answers and beam search without them, for the same weights."""

@@ -32,6 +32,7 @@ def checkpoint(tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_example_computes_decoder_and_summary(checkpoint, tmp_path, monkeypatch):
     blocks = readme_commands.blocks(repo_layout.ROOT / "docs" / "tensorflow_graph.md", "python")
     (code,) = [block for block in blocks if "funnel_tf" in block]

@@ -36,6 +36,7 @@ def _save(tmp_path, value, config=TINY, **options):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [(), CLASSIFIER, FULL], ids=["core", "classifier", "full"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_tf_to_pt_to_hf_to_tf_is_bit_identical(tmp_path, variant, heads):

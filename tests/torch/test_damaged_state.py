@@ -93,6 +93,7 @@ def test_progress_of_another_type(tmp_path, text):
         assert RunDirectory(tmp_path / "run", {}, resume=True).resume_step
 
 
+@pytest.mark.slow
 def test_mutations_of_a_released_file(tmp_path):
     """Seeded damage to named tensors in every container: a clear error, or the same weights."""
     checkpoint = random_checkpoint(TINY.replace(decoder_size="0"), ("summary", "classification"))

@@ -29,6 +29,7 @@ def counted(model, batch_size, length, segments):
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [16, 31, 3])
 @pytest.mark.parametrize(
     "changes",

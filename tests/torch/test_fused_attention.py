@@ -159,16 +159,19 @@ def test_a_sequence_of_padding():
     st.integers(1, 80), st.integers(1, 2), st.booleans(), st.booleans(), st.integers(0, 40),
     st.integers(0, 1),
 )  # fmt: skip
+@pytest.mark.slow
 def test_any_layout(queries, ratio, has_segments, separate_cls, padding, odd):
     keys = max(1, queries * ratio - odd * (ratio - 1))
     layout = Layout(1, 1, queries, keys, ratio, has_segments, separate_cls, min(padding, keys - 1))
     compare(layout)
 
 
+@pytest.mark.slow
 def test_half_precision():
     compare(Layout(queries=70, keys=70, padding=9), torch.float16, 3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 2])
 def test_dropout(ratio):
     """All passes drop the same weights, at the given rate, and the kept ones are scaled."""
@@ -194,6 +197,7 @@ def sampled_mask(layout: Layout, seed: int):
     return out[..., : layout.keys] > 0
 
 
+@pytest.mark.slow
 def test_repeats_exactly():
     layout = Layout(2, 3, 40, 40)
     grads = []
@@ -212,6 +216,7 @@ def test_the_batch_is_divided_into_shares(monkeypatch):
     compare(Layout(heads=1, batch=5, queries=20, keys=20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "changes"),
     [

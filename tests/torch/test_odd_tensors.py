@@ -148,6 +148,7 @@ def test_the_pickle_next_to_safetensors_is_read_if_it_is_named(tmp_path):
     assert "model/classification/logit/kernel" not in found
 
 
+@pytest.mark.slow
 def test_a_model_on_the_meta_device_runs_in_training_mode():
     import funnel_torch as ft
 

@@ -170,6 +170,7 @@ def run_python(code):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch():
     code = (
         "import sys, funnel_torch\n"
@@ -183,6 +184,7 @@ def test_importing_the_package_imports_no_torch():
     run_python(code)
 
 
+@pytest.mark.slow
 def test_loading_imports_nothing_slow(tmp_path):
     """torch's symbolic shapes take a second to import."""
     FunnelModel(CONFIG).save_pretrained(tmp_path)

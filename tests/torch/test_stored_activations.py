@@ -28,6 +28,7 @@ def _stored_bytes(model, batch, length):
     return sum(storage.nbytes() for storage in stored.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["B4-4-4H768", "B8-8-8H1024", "L12H768"])
 @pytest.mark.parametrize("length", [64, 512])
 def test_the_estimate_is_close(name, length):

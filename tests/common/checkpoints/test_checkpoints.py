@@ -32,6 +32,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trips_are_bit_identical(tmp_path, variant, heads):

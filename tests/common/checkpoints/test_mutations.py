@@ -107,6 +107,7 @@ def _rename(tensors, found):
     return {name.replace("classification", scope): values for name, values in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "funnel_extra.safetensors"])
 def test_tensors_of_safetensors(tmp_path, file):
     checkpoint = random_checkpoint(TINY, ("summary", "classification", "mlm"))
@@ -142,6 +143,7 @@ def test_headers_of_safetensors(tmp_path):
         _load_and_check(tmp_path, checkpoint, None)
 
 
+@pytest.mark.slow
 def test_variables_of_tensorflow(tmp_path):
     heads = ("summary", "classification", "mlm", "discriminator", "squad")
     checkpoint = random_checkpoint(TINY, heads)

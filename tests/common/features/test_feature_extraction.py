@@ -226,6 +226,7 @@ def test_pooling_leaves_padding_out(pooling):
     np.testing.assert_allclose(found[1], reduce[pooling](hidden["hidden_2"][1, :3]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_lines(tmp_path, monkeypatch):
     """20,000 lines need the memory of 1,000; that of one batch."""
     monkeypatch.setattr(scratch, "_HELD_BYTES", 1 << 12)

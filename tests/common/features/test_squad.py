@@ -174,6 +174,7 @@ def test_a_hundredth_of_the_length_outweighs_a_token():
     assert (first.context_end, second.context_first) == (215, 215)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 160), st.integers(1, 170))
 def test_windows_and_contexts_are_those_of_the_definition(tokens, room, stride):

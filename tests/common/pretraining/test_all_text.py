@@ -54,6 +54,7 @@ LINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", LINES)
 @pytest.mark.parametrize("seq_len", [24, 6, 5])
 def test_every_token_is_in_an_example(tmp_path, lines, seq_len):
@@ -169,6 +170,7 @@ def test_temporary_files_give_the_same_bytes(tmp_path, monkeypatch):
     assert len(list((tmp_path / "other").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     """Python's and NumPy's memory for 8 times the text, one document without an empty line."""
     monkeypatch.setattr(scratch, "_HELD_BYTES", 1 << 14)

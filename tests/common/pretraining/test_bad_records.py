@@ -186,6 +186,7 @@ def _mutated_records(rng, good):
     return [encode_example(records[0]), bytes(encoded), *map(encode_example, records[2:])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutate", [_mutated_file, _mutated_records])
 @pytest.mark.parametrize("strategy", ["single_token", "word_span"])
 def test_mutated_files_are_refused_or_mean_the_same(tmp_path, mutate, strategy):

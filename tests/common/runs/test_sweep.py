@@ -58,6 +58,7 @@ def starts(folder):
     return {path.parent.name: len(path.read_text()) for path in folder.glob("*/starts")}
 
 
+@pytest.mark.slow
 def test_runs_of_a_grid_with_tables_and_no_repetition(command, tmp_path, capsys):
     arguments = ["--seeds=1,2,3", "--lr=1e-5,2e-5", "--devices=0,cpu"]
     run(arguments, command)

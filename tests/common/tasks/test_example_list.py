@@ -45,6 +45,7 @@ def test_none_is_false_and_the_texts_are_shown():
     assert "some text" in repr(found)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     """Reading and encoding 20,000 rows needs the memory of 1,000, apart from 40 bytes each."""
     from corpus_cases import tiny_tokenizer

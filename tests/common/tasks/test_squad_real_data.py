@@ -42,6 +42,7 @@ def tokenizer(request, dev, tmp_path_factory):
     return get_tokenizer(request.param, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_of_the_files(name, caplog):
     data = read_squad(DATA / "squad" / f"{name}.json")
@@ -53,6 +54,7 @@ def test_counts_of_the_files(name, caplog):
         assert len(as_v1.questions) == len(data.questions) - unanswerable
 
 
+@pytest.mark.slow
 def test_gold_answers_come_back_from_their_tokens(sample, tokenizer):
     windows = build_windows(sample, tokenizer)
     pairs = []
@@ -81,6 +83,7 @@ def _all_knowing(windows):
     return BeamOutputs(score, start, score, end, np.where(is_silent, 5.0, -5.0))
 
 
+@pytest.mark.slow
 def test_gold_answers_as_predictions_score_nearly_everything(sample, tokenizer):
     config = WindowConfig(max_seq_length=128, max_query_length=32, doc_stride=32)
     windows = build_windows(sample, tokenizer, config, training=True, seed=3)

@@ -22,6 +22,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, folder, rows", ROWS, ids=[row[0] for row in ROWS])
 def test_number_of_examples(name, folder, rows, caplog):
     task = get_task(name)

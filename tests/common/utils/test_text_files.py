@@ -99,6 +99,7 @@ def _bomb(path, packer, megabytes):
             stream.write(b"\n" + bytes(MEGABYTE - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", [".bz2", ".xz"])
 def test_bombs_end_in_bounded_memory(tmp_path, packer):
     path = tmp_path / f"a{packer}"
@@ -116,6 +117,7 @@ def test_bombs_end_in_bounded_memory(tmp_path, packer):
         read_json(path, DataError)
 
 
+@pytest.mark.slow
 def test_a_line_without_end(tmp_path):
     path = tmp_path / "a.gz"
     with gzip.open(path, "wb", 1) as stream:
