@@ -12,9 +12,6 @@ random weights and from those in demo/pretrained, and prints test accuracy, seco
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,12 +21,13 @@ import _paths  # noqa: F401
 
 import _report as report
 from _baselines import Score, bag_of_words, compute_accuracy, majority, read_texts
+from _programs import run_program, run_together
 from funnel.cli.flags import parse_settings
 from funnel.config.settings import group, setting
-from funnel.utils.errors import FunnelError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.logging import METRICS_FILE, read_metrics
-from funnel.utils.main import INTERRUPTED, run_main
+from funnel.utils.main import run_main
+from funnel.utils.processes import count_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "demo" / "pretrained"
@@ -96,21 +94,6 @@ class Run:
 RUNS = [Run(pooled, pretrained) for pooled in (False, True) for pretrained in (False, True)]
 
 
-def run_program(path: str, *arguments: str) -> None:
-    """Print the command line of one of this repository's programs and run it.
-
-    Raises:
-        FunnelError: the program failed.
-    """
-    command = [sys.executable, str(ROOT / path), *arguments]
-    print(f"\n$ python {path} {shlex.join(arguments)}", flush=True)
-    status = subprocess.run(command, check=False).returncode
-    if status == INTERRUPTED:
-        raise KeyboardInterrupt
-    if status != 0:
-        raise FunnelError(f"{path} ended with exit code {status}; its message is above")
-
-
 def check_packages(data: Path, pretrained: Path) -> list[str]:
     """Return a line for every package that differs from those of the pretraining corpus."""
     here, there = (
@@ -125,8 +108,10 @@ def check_packages(data: Path, pretrained: Path) -> list[str]:
     ]
 
 
-def train(run: Run, task: Task, data: Path, model_dir: Path, seed: int) -> None:
-    """Fine-tune one model with ``pytorch/classifier.py``; the best epoch on dev is kept."""
+def training_command(
+    run: Run, task: Task, data: Path, model_dir: Path, seed: int
+) -> tuple[str, ...]:
+    """Return the command that fine-tunes a model; it keeps the best epoch on dev."""
     start = {"init_ckpt": PRETRAINED}
     if not run.pretrained:
         start = {"init_ckpt_config": PRETRAINED / "config.json"}
@@ -146,7 +131,24 @@ def train(run: Run, task: Task, data: Path, model_dir: Path, seed: int) -> None:
         **TRAINING,
     }
     arguments = [f"--{name}={value}" for name, value in flags.items()]
-    run_program("pytorch/classifier.py", *arguments, "--bf16", "--overwrite")
+    return ("pytorch/classifier.py", *arguments, "--bf16", "--overwrite")
+
+
+def train_all(task: str, output: Path, seed: int) -> None:
+    """Train the four models of a task, two at a time if there are cores for it.
+
+    Small models use two cores better as two processes than as two threads of one. A random and a
+    pretrained model of the same layout run together, so all four meet the same conditions.
+    """
+    at_once = min(2, count_cores())
+    for first in range(0, len(RUNS), at_once):
+        commands = {
+            run.name: training_command(
+                run, TASKS[task], output / "data" / task, output / task / run.folder, seed
+            )
+            for run in RUNS[first : first + at_once]
+        }
+        run_together(commands, count_cores() // at_once)
 
 
 def training_seconds(model_dir: Path, examples: int) -> float:
@@ -183,8 +185,7 @@ def run_task(task: str, config: DemoConfig) -> dict[str, Score]:
     """Train and score the four models and the baselines on one task; return {model: score}."""
     output = Path(config.output_dir)
     data = output / "data" / task
-    for run in RUNS:
-        train(run, TASKS[task], data, output / task / run.folder, config.seed)
+    train_all(task, output, config.seed)
     print("\npredicting the test texts", flush=True)
     scores = {
         "majority class": majority(data),

@@ -20,7 +20,7 @@ ROWS = {
     "test": [("network", "the host to send to"), ("files", "a file to open"), ("network", "hosts")],
 }
 PRETRAINED = repo_layout.ROOT / "demo" / "pretrained"
-MODULES = ("_baselines", "_report", "shrink", "_paths")
+MODULES = ("_baselines", "_programs", "_report", "shrink", "_paths")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,40 @@ def test_a_failing_step_ends_the_demo(demo, capfd):
     assert "no docstrings" in capfd.readouterr().err
 
 
+def test_programs_run_together(demo, tmp_path, monkeypatch, capfd):
+    programs = sys.modules["_programs"]
+    monkeypatch.setattr(programs, "ROOT", tmp_path)
+    (tmp_path / "say.py").write_text(
+        "import os, sys; print(sys.argv[1], os.environ['OMP_NUM_THREADS'])"
+    )
+    programs.run_together({"a": ("say.py", "one"), "b": ("say.py", "two")}, threads=3)
+    lines = capfd.readouterr().out.splitlines()
+    assert {"$ python say.py one", "$ python say.py two", "[a] one 3", "[b] two 3"} <= set(lines)
+
+
+def test_a_failure_stops_the_other_program(demo, tmp_path, monkeypatch, capfd):
+    programs = sys.modules["_programs"]
+    monkeypatch.setattr(programs, "ROOT", tmp_path)
+    (tmp_path / "wait.py").write_text("import time\ntime.sleep(600)")
+    (tmp_path / "fail.py").write_text("import sys\nsys.exit('error: no such thing')")
+    with pytest.raises(FunnelError, match=r"fail.py ended with exit code 1"):
+        programs.run_together({"a": ("wait.py",), "b": ("fail.py",)}, threads=1)
+    assert "[b] error: no such thing" in capfd.readouterr().out
+    (tmp_path / "interrupted.py").write_text("import sys\nsys.exit(130)")
+    with pytest.raises(KeyboardInterrupt):
+        programs.run_together({"a": ("wait.py",), "b": ("interrupted.py",)}, threads=1)
+
+
+@pytest.mark.parametrize(("cores", "groups", "threads"), [(1, 4, 1), (2, 2, 1), (9, 2, 4)])
+def test_as_many_at_once_as_there_are_cores_for(demo, monkeypatch, cores, groups, threads):
+    calls = []
+    monkeypatch.setattr(demo, "run_together", lambda *call: calls.append(call))
+    monkeypatch.setattr(demo, "count_cores", lambda: cores)
+    demo.train_all("topic", repo_layout.ROOT / "demo_output", 1)
+    assert len(calls) == groups and {found for _, found in calls} == {threads}
+    assert [name for commands, _ in calls for name in commands] == [run.name for run in demo.RUNS]
+
+
 def read_flags(program):
     pytest.importorskip("torch")
     command = [sys.executable, str(repo_layout.ROOT / "pytorch" / program), "--help"]
@@ -75,12 +109,12 @@ def read_flags(program):
     return set(re.findall(r"--\w+", done.stdout))
 
 
-def test_commands_have_the_flags(demo, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(demo, "run_program", lambda *command: calls.append(command))
-    for run in demo.RUNS:
-        demo.train(run, demo.TASKS["order"], tmp_path, tmp_path / run.folder, 1)
-    used = {flag.partition("=")[0] for _, *flags in calls for flag in flags}
+def test_commands_have_the_flags(demo, tmp_path):
+    commands = [
+        demo.training_command(run, demo.TASKS["order"], tmp_path, tmp_path / run.folder, 1)
+        for run in demo.RUNS
+    ]
+    used = {flag.partition("=")[0] for _, *flags in commands for flag in flags}
     of_next = {line.split(" --", 1)[0].split()[-1]: line for line in demo.report.NEXT.split("\n")}
     proposed = set(re.findall(r"--\w+", of_next["pytorch/classifier.py"]))
     assert used | proposed <= read_flags("classifier.py")
@@ -88,11 +122,11 @@ def test_commands_have_the_flags(demo, tmp_path, monkeypatch):
     assert set(re.findall(r"--\w+", script.partition('"$PYTHON"')[0])) <= read_flags("pretrain.py")
 
 
-def test_runs_differ_in_pooling_and_initial_weights_alone(demo, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(demo, "run_program", lambda *command: calls.append(set(command)))
-    for run in demo.RUNS:
-        demo.train(run, demo.TASKS["topic"], tmp_path, tmp_path / "model", 1)
+def test_runs_differ_in_pooling_and_initial_weights_alone(demo, tmp_path):
+    task = demo.TASKS["topic"]
+    calls = [
+        set(demo.training_command(run, task, tmp_path, tmp_path / "model", 1)) for run in demo.RUNS
+    ]
     assert len(calls) == 4
     common = set.intersection(*calls)
     starts = {f"--init_ckpt={PRETRAINED}", f"--init_ckpt_config={PRETRAINED / 'config.json'}"}

@@ -25,6 +25,13 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_in_processes(
     function: Callable[..., T], calls: Sequence[tuple[Any, ...]], num_proc: int
 ) -> Iterator[T]:

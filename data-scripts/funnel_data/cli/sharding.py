@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import time
 from collections.abc import Sequence
 
 from funnel.utils.errors import ConfigError
 from funnel.utils.logging import progress
+from funnel.utils.processes import count_cores
 from funnel_data.corpora.sharding import (
     OutputConfig,
     Reader,
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 def add_sharding_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that divide the work among processes and tasks."""
     flag = parser.add_argument_group("work").add_argument
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    flag("--num_proc", type=int, default=cores, help="processes (default: one per core)")
+    flag("--num_proc", type=int, default=count_cores(), help="processes (default: one per core)")
     flag("--shard_mb", type=float, default=32, help="MB of input per file of text (%(default)s)")
     flag("--num_task", type=int, default=1, help="number of tasks of an array job (%(default)s)")
     flag("--task", type=int, default=0, help="the task to run (%(default)s)")
