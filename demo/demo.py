@@ -31,7 +31,7 @@ from funnel.utils.processes import count_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "demo" / "pretrained"
-TRAINING = {"max_length": 128, "train_bsz": 16, "lr": 5e-4}
+TRAINING = {"max_length": 96, "train_bsz": 16, "lr": 5e-4}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/pooled_blocks.py``: its variants, measurements and figure."""
