@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,15 @@ from pathlib import Path
 import _paths  # noqa: F401
 
 from funnel.utils.errors import FunnelError
-from funnel.utils.main import INTERRUPTED
+from funnel.utils.main import INTERRUPTED, TERMINATED
 
 ROOT = Path(__file__).resolve().parents[1]
 Command = Sequence[str]  # path of a program in this repository, and its arguments
+
+
+def end_programs_on_sigterm() -> None:
+    """Let SIGTERM end this process with 143, and with it the program that it runs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 def run_program(path: str, *arguments: str) -> None:

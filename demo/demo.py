@@ -21,7 +21,7 @@ import _paths  # noqa: F401
 
 import _report as report
 from _baselines import Score, bag_of_words, compute_accuracy, majority, read_texts
-from _programs import run_program, run_together
+from _programs import end_programs_on_sigterm, run_program, run_together
 from funnel.cli.flags import parse_settings
 from funnel.config.settings import group, setting
 from funnel.utils.files import atomic_write_json
@@ -198,6 +198,7 @@ def run_task(task: str, config: DemoConfig) -> dict[str, Score]:
 
 def main() -> None:
     config = parse_settings(DemoSettings, __doc__).demo
+    end_programs_on_sigterm()
     start, output = time.monotonic(), Path(config.output_dir)
     sizes = ["--task_only", f"--train={config.train_texts}"]
     run_program("data-scripts/make_demo_data.py", f"--output_dir={output / 'data'}", *sizes)

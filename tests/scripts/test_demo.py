@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -90,6 +92,27 @@ def test_a_failure_stops_the_other_program(demo, tmp_path, monkeypatch, capfd):
     (tmp_path / "interrupted.py").write_text("import sys\nsys.exit(130)")
     with pytest.raises(KeyboardInterrupt):
         programs.run_together({"a": ("wait.py",), "b": ("interrupted.py",)}, threads=1)
+
+
+def test_no_program_outlives_the_demo(demo, tmp_path):
+    (tmp_path / "wait.py").write_text(
+        "import os, time\nopen('pid.new', 'w').write(str(os.getpid()))\n"
+        "os.rename('pid.new', 'pid')\ntime.sleep(600)"
+    )
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import _programs\n"
+        "_programs.ROOT = pathlib.Path.cwd(); _programs.end_programs_on_sigterm()\n"
+        "_programs.run_together({'a': ('wait.py',)}, 1)"
+    )
+    command = [sys.executable, "-c", code, str(repo_layout.ROOT / "demo")]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize(("cores", "groups", "threads"), [(1, 4, 1), (2, 2, 1), (9, 2, 4)])
