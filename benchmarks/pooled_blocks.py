@@ -134,20 +134,24 @@ class Pretraining:
             is_measured, model = (step + 1) % every == 0, self._model_at(step)
             norms = self.train_step(model, batch, step, is_measured)
             if is_measured:
-                yield self.evaluate(model, step + 1) | {"norms": norms}
+                yield self.evaluate(model, step) | {"step": step + 1, "norms": norms}
 
     def _model_at(self, step: int) -> PretrainingModel:
         pools = step >= self.variant.unpooled_share * self.steps
         return self.model if pools else self._unpooled
+
+    def _skip_dropout_at(self, step: int) -> float:
+        if step < self.variant.no_skip_share * self.steps:
+            return 1.0
+        return self.variant.skip_dropout * max(0.0, 1.0 - 2 * step / self.steps)
 
     def train_step(
         self, model: PretrainingModel, batch: PretrainingBatch, step: int, measures: bool
     ) -> measure.Norms:
         """Make one step; return norms of gradients and updates if they are asked for."""
         model.train()
-        share = max(0.0, 1.0 - 2 * step / self.steps)  # of the first half that is left
         with (
-            skip_dropout(model.funnel, self.variant.skip_dropout * share),
+            skip_dropout(model.funnel, self._skip_dropout_at(step)),
             torch.autocast("cpu", torch.bfloat16),
         ):
             output = model(**model_inputs(model, batch, CPU))
@@ -167,10 +171,12 @@ class Pretraining:
         """Return the losses of the held-out records and a description of each block's outputs."""
         model.eval()
         funnel = model.funnel
-        with measure.observed(funnel) as seen:
-            loss = self._loss(model)
-        with measure.without_pooled_states(funnel):
-            worth = self._loss(model) - loss
+        # Dropout belongs to training; a connection that is cut is none of the model then.
+        with skip_dropout(funnel, float(self._skip_dropout_at(step) == 1.0)):
+            with measure.observed(funnel) as seen:
+                loss = self._loss(model)
+            with measure.without_pooled_states(funnel):
+                worth = self._loss(model) - loss
         assert seen.encoded is not None
         return {
             "step": step, "loss": loss, "worth": worth,

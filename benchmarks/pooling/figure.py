@@ -78,7 +78,7 @@ def draw(runs: Iterable[Run], path: Path) -> None:
                 rows = zip(*groups[name], strict=True)
                 means = [statistics.mean(map(value, seeds)) for seeds in rows]
                 steps = [row["step"] / groups[name][0][-1]["step"] for row in groups[name][0]]
-                width = 2.5 if name in ("plain", "unpooled", "late") else 1.0
+                width = 2.5 if name in ("plain", "stack", "stack_late") else 1.0
                 axes.plot(steps, means, label=variant.change, linewidth=width)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("share of training")

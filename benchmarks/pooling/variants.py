@@ -20,6 +20,7 @@ class Variant:
         pooled_lr: factor of the learning rate of all pooled blocks.
         skip_dropout: rate at which positions of the skip connection are dropped at first; it falls
             linearly to 0 at half of the steps.
+        no_skip_share: share of the steps in which there is no skip connection at all.
         unpooled_share: share of the steps in which windows of one position are pooled, that is
             nothing; pooling has no weights, so it can be switched on later.
         loss_type: ``mlm`` or ``electra``.
@@ -30,6 +31,7 @@ class Variant:
     batch_scale: int = 1
     pooled_lr: float = 1.0
     skip_dropout: float = 0.0
+    no_skip_share: float = 0.0
     unpooled_share: float = 0.0
     loss_type: str = MLM
 
@@ -37,12 +39,17 @@ class Variant:
 VARIANTS = {
     "plain": Variant("1_1_1, decoder of 1"),
     "unpooled": Variant("never pooled", unpooled_share=1.0),
-    "late": Variant("pooling on after 2/3 of the steps", unpooled_share=2 / 3),
+    "stack": Variant("a Transformer: no pooling, no skip", unpooled_share=1.0, no_skip_share=1.0),
+    "stack_late": Variant(
+        "a Transformer for half of the steps, then plain", unpooled_share=0.5, no_skip_share=0.5
+    ),
+    "no_skip": Variant("no skip connection for half of the steps", no_skip_share=0.5),
+    "late": Variant("no pooling for half of the steps", unpooled_share=0.5),
+    "skip_dropout": Variant("half of the skip connection dropped at first", skip_dropout=0.5),
     "small_init": Variant("initial weights 0.02 in place of 0.08", {"init_std": 0.02}),
     "pooled_lr": Variant("three times the rate for pooled blocks", pooled_lr=3.0),
-    "skip_dropout": Variant("half of the skip connection dropped at first", skip_dropout=0.5),
-    "max": Variant("pooling by maximum", {"pooling_type": "max"}),
     "large_batch": Variant("batches of 32, a quarter of the steps", batch_scale=4),
     "one_pooling": Variant("one pooling: 1_2", {"block_size": "1_2"}),
+    "max": Variant("pooling by maximum", {"pooling_type": "max"}),
     "electra": Variant("ELECTRA from random weights", loss_type=ELECTRA),
 }

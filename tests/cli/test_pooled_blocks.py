@@ -106,8 +106,8 @@ def test_runs_are_kept_and_continued(tmp_path, monkeypatch, capsys):
         pooled_blocks.main()
         return capsys.readouterr().out
 
-    out = call("--only=plain,late,skip_dropout,pooled_lr,electra,large_batch")
-    assert "electra-seed1: loss" in out and "pooling on after 2/3 of the steps" in out
+    out = call("--only=plain,stack_late,skip_dropout,pooled_lr,electra,large_batch")
+    assert "electra-seed1: loss" in out and "a Transformer for half of the steps" in out
     runs = {run["run"]: run for run in json.loads(output.read_text())["runs"]}
     assert len(runs) == 6 and output.with_suffix(".png").stat().st_size > 10_000
     assert [row["step"] for row in runs["plain-seed1"]["measurements"]] == list(range(9))
