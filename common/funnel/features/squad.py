@@ -7,7 +7,6 @@ tokens come from the tokenizer, so answers need no alignment of text with tokens
 
 from __future__ import annotations
 
-import functools
 import logging
 import tempfile
 from array import array
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from funnel.config.squad import WindowConfig
-from funnel.features.pair_sequences import PairSequences, flatten
+from funnel.features.pair_sequences import PairSequences, cut_windows, flatten
 from funnel.tasks.squad import Question, SquadData
 from funnel.utils.errors import DataError
 from funnel.utils.processes import run_in_processes
-from funnel.utils.scratch import ScratchArray
+from funnel.utils.scratch import ScratchArray, concatenate
 from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 
 if TYPE_CHECKING:
@@ -32,52 +31,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_UNIQUE_ID = 1_000_000_000
 _TEXTS_AT_ONCE = 1024  # encoded before their tokens are stored
-_TOKENS_AT_ONCE = 1 << 16  # copied
-
-
-class Window(NamedTuple):
-    """Tokens ``first .. first + length - 1`` of a paragraph.
-
-    Tokens ``context_first .. context_end - 1`` have more context in this window than in any other;
-    an answer counts only in the window where this holds for its first token.
-    """
-
-    first: int
-    length: int
-    context_first: int
-    context_end: int
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def cut_windows(tokens: int, room: int, stride: int) -> tuple[Window, ...]:
-    """Cut a paragraph of ``tokens`` tokens into windows of at most ``room`` tokens.
-
-    A window begins ``stride`` tokens after the previous one. The context of a token in a window is
-    the smaller of the numbers of tokens to its left and right, plus 0.01 times the window's length;
-    on a tie the first window counts. A paragraph without tokens has one empty window, so that its
-    questions still get an (empty) answer.
-    """
-    cuts = [(0, min(tokens, room))]
-    while sum(cuts[-1]) < tokens:
-        first = cuts[-1][0] + min(cuts[-1][1], stride)
-        cuts.append((first, min(tokens - first, room)))
-    best = np.full(tokens, -1, np.int64)
-    winner = np.zeros(tokens, np.int64)
-    for index, (first, length) in enumerate(cuts):
-        part = slice(first, first + length)
-        # In hundredths, so that comparisons are exact.
-        context = 100 * np.minimum(np.arange(length), np.arange(length)[::-1]) + length
-        better = context > best[part]
-        best[part][better] = context[better]
-        winner[part][better] = index
-    # Starts and ends of windows increase, so the winner never decreases from token to token: the
-    # tokens of a window are consecutive, and a binary search finds the first and the last.
-    indices = np.arange(len(cuts))
-    firsts = np.searchsorted(winner, indices, "left").tolist()
-    ends = np.searchsorted(winner, indices, "right").tolist()
-    return tuple(
-        Window(*cut, first, end) for cut, first, end in zip(cuts, firsts, ends, strict=True)
-    )
 
 
 @dataclass(frozen=True)
@@ -120,7 +73,11 @@ def encode_paragraphs(
     """
     size = _TEXTS_AT_ONCE if num_proc == 1 else max(1, -(-len(texts) // num_proc))
     begins = range(0, len(texts), size)
-    calls = ((begin, _select(texts, begin, size, wanted), tokenizer) for begin in begins)
+    calls = (
+        (begin, [texts[i] if wanted is None or i in wanted else "" for i in part], tokenizer)
+        for begin in begins
+        if (part := range(begin, min(begin + size, len(texts))))
+    )
     parts: Iterable[tuple[int, list[np.ndarray], list[np.ndarray]]]
     if num_proc == 1:
         parts = (_encode_part(*call) for call in calls)
@@ -138,12 +95,6 @@ def encode_paragraphs(
     return EncodedParagraphs(
         ids.read(), starts.read(), ends.read(), np.frombuffer(offsets, np.int64)
     )
-
-
-def _select(texts: Sequence[str], begin: int, size: int, wanted: set[int] | None) -> list[str]:
-    """Return texts ``begin`` to ``begin + size - 1``, empty for those that are not wanted."""
-    indices = range(begin, min(begin + size, len(texts)))
-    return [texts[i] if wanted is None or i in wanted else "" for i in indices]
 
 
 def _encode_part(
@@ -348,7 +299,7 @@ def _assemble(
     query, first, length, context_first, context_end = columns
     paragraph = queries.paragraph[query]
     sequences = PairSequences(
-        tokens=_concatenate(paragraphs.ids, queries.ids),
+        tokens=concatenate([paragraphs.ids, queries.ids], np.int32),
         first_begins=len(paragraphs.ids) + queries.offsets[query],
         first_lengths=used[query],
         second_begins=paragraphs.offsets[paragraph] + first,
@@ -367,15 +318,6 @@ def _assemble(
         context_begin=context_first + shift,
         context_end=context_end + shift,
     )
-
-
-def _concatenate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return both arrays of token ids as one, on disk where it is large."""
-    both = ScratchArray(tempfile.gettempdir(), np.int32)
-    for values in (first, second):
-        for start in range(0, len(values), _TOKENS_AT_ONCE):
-            both.append(values[start : start + _TOKENS_AT_ONCE])
-    return both.read()
 
 
 _UNANSWERABLE = (-1, -1)

@@ -19,7 +19,7 @@ import numpy as np
 from funnel.utils.errors import FunnelError
 
 _HELD_BYTES = 1 << 18  # appended values held in memory before they are written
-_ZEROS = 1 << 16  # zeros appended at a time
+_AT_ONCE = 1 << 16  # values appended at a time
 _RELEASE_EVERY = 4096  # values read after which the memory of the file's pages is given back
 
 T = TypeVar("T")
@@ -46,8 +46,8 @@ class ScratchArray:
     def zeros(cls, folder: str | os.PathLike[str], size: int, dtype: Any) -> ScratchArray:
         """Return an array of zeros, to be changed in place through :meth:`read`."""
         array = cls(folder, dtype)
-        block = np.zeros(min(size, _ZEROS), array._dtype)
-        for start in range(0, size, _ZEROS):
+        block = np.zeros(min(size, _AT_ONCE), array._dtype)
+        for start in range(0, size, _AT_ONCE):
             array.append(block[: size - start])
         return array
 
@@ -105,6 +105,19 @@ class ScratchArray:
             raise FunnelError(f"{self._folder}: cannot be written: {reason}") from error
         self._written += len(self._buffer)
         self._buffer = bytearray()
+
+
+def concatenate(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    """Return one-dimensional arrays as one, in a temporary file if it is large.
+
+    Raises:
+        FunnelError: the temporary file cannot be written.
+    """
+    joined = ScratchArray(tempfile.gettempdir(), dtype)
+    for values in arrays:
+        for start in range(0, len(values), _AT_ONCE):  # copied in parts
+            joined.append(values[start : start + _AT_ONCE])
+    return joined.read()
 
 
 class ScratchList(Sequence[T]):
