@@ -114,10 +114,14 @@ def _stop_at(name, flags, run, moments, draw):
 
 
 def _rows_of(run):
-    """Return the lines in metrics.jsonl up to the last checkpoint, with the times of writing."""
+    """Return the lines of training up to the last checkpoint, with the times of writing.
+
+    Those of an evaluation that was stopped are written again.
+    """
     if not (run / "metrics.jsonl").exists():
         return []
-    return [row for row in read_metrics(run / "metrics.jsonl") if row["step"] <= latest_step(run)]
+    rows, last = read_metrics(run / "metrics.jsonl"), latest_step(run)
+    return [row for row in rows if row["split"] == "train" and row["step"] <= last]
 
 
 def assert_same(run, complete):
