@@ -94,9 +94,9 @@ def _stop_at(name, flags, run, moments, draw):
     for lines in moments:
         lines = max(lines, steps_done(run) + 1)
         signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
-        kept = _rows_of(run)
+        kept = _training_rows(run)
         status = kill_tf_program(name, flags, lambda n=lines: steps_done(run) >= n, log, signals)
-        assert _rows_of(run)[: len(kept)] == kept  # it was resumed, not started again
+        assert _training_rows(run)[: len(kept)] == kept  # it was resumed, not started again
         if status == 0:
             break
         assert status == STOPPED, log.read_text()
@@ -107,13 +107,13 @@ def _stop_at(name, flags, run, moments, draw):
         assert not (run / ".run.lock").exists()
         assert 0 < latest_step(run) <= STEPS
         stops += 1
-    kept = _rows_of(run)
+    kept = _training_rows(run)
     assert invoke(load_tf_program(name), flags) == 0
-    assert _rows_of(run)[: len(kept)] == kept
+    assert _training_rows(run)[: len(kept)] == kept
     return stops
 
 
-def _rows_of(run):
+def _training_rows(run):
     """Return the lines of training up to the last checkpoint, with the times of writing.
 
     Those of an evaluation that was stopped are written again.
