@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STOPPED = 143
 STEPS = 40
 MOMENTS = usual_or_thorough(1, 5)
+MOST_ENDED_BEFORE = 6  # runs that may end before they are sent a signal
 # No dropout: TensorFlow draws other masks when a run resumes.
 _NO_DROPOUT = {"dropout": 0.0, "dropatt": 0.0}
 _LENGTHS = {"squad": {"max_seq_length": 28, "max_query_length": 4, "doc_stride": 8}}
@@ -68,31 +69,59 @@ def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
 
 
 def check_stopped_runs(name, folder, moments, seed=0):
-    """Stop a run of a program at random moments; it must equal the one that was not stopped."""
+    """Stop runs of a program at random moments; they must equal the one that was not stopped.
+
+    With steps of milliseconds a run can end before it is sent the signal, which is no stop: other
+    moments follow, in a new directory, until there were as many stops as there are ``moments``.
+    """
     _write(name, folder)
-    program, log, run = load_tf_program(name), folder / "log", folder / "stopped"
-    assert invoke(program, _flags(name, folder, "complete")) == 0
-    complete, stopped = (
-        read_metrics(folder / "complete" / "metrics.jsonl"),
-        _flags(name, folder, run),
-    )
-    draw, was_stopped = random.Random(seed), False
-    for lines in sorted(draw.sample(range(1, len(complete) - 1), moments)):
+    program, complete, stops = load_tf_program(name), folder / "complete", 0
+    assert invoke(program, _flags(name, folder, complete)) == 0
+    lines, draw = len(read_metrics(complete / "metrics.jsonl")), random.Random(seed)
+    for number in range(moments + MOST_ENDED_BEFORE):
+        run = folder / f"stopped {number}"
+        drawn = sorted(draw.sample(range(1, lines - 1), moments - stops))
+        stops += _stop_at(name, _flags(name, folder, run), run, drawn, draw)
+        assert_same(run, complete)
+        if stops == moments:
+            return
+    raise AssertionError(f"{stops} of {moments} signals were sent before the end of a run")
+
+
+def _stop_at(name, flags, run, moments, draw):
+    """Stop a run when it has so many lines, and let it end; return how many times it stopped."""
+    stops, log = 0, run.with_name("log")
+    for lines in moments:
         lines = max(lines, steps_done(run) + 1)
         signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
-        is_time = lambda n=lines: steps_done(run) >= n  # noqa: E731
-        status = kill_tf_program(name, stopped, is_time, log, signals)
-        if was_stopped and status == 0:
-            break  # with steps of milliseconds it can end before the signal is sent
+        kept = _training_rows(run)
+        status = kill_tf_program(name, flags, lambda n=lines: steps_done(run) >= n, log, signals)
+        assert _training_rows(run)[: len(kept)] == kept  # it was resumed, not started again
+        if status == 0:
+            break
         assert status == STOPPED, log.read_text()
-        was_stopped = True
         last = log.read_text().strip().splitlines()[-1]
         # The second signal may be handled first: any thread of the process can receive either.
         assert last.startswith(tuple(f"stopped by {number.name}" for number in signals)), last
         assert "the same command resumes" in last
         assert not (run / ".run.lock").exists()
-    assert invoke(program, stopped) == 0
-    assert_same(run, folder / "complete")
+        assert 0 < latest_step(run) <= STEPS
+        stops += 1
+    kept = _training_rows(run)
+    assert invoke(load_tf_program(name), flags) == 0
+    assert _training_rows(run)[: len(kept)] == kept
+    return stops
+
+
+def _training_rows(run):
+    """Return the lines of training up to the last checkpoint, with the times of writing.
+
+    Those of an evaluation that was stopped are written again.
+    """
+    if not (run / "metrics.jsonl").exists():
+        return []
+    rows, last = read_metrics(run / "metrics.jsonl"), latest_step(run)
+    return [row for row in rows if row["split"] == "train" and row["step"] <= last]
 
 
 def assert_same(run, complete):

@@ -16,13 +16,15 @@ CLS, SEP, PAD = 1, 2, 0
 class WordTokenizer:
     """One token per word between blanks; ids count distinct words from 10."""
 
-    def __init__(self):
+    def __init__(self, keeps_texts=True):
+        self._keeps_texts = keeps_texts
         self.special = SimpleNamespace(cls_id=CLS, sep_id=SEP, pad_id=PAD, unk_id=-1)
         self.encoded = []
         self._ids = {}
 
     def encode_with_offsets(self, text):
-        self.encoded.append(text)
+        if self._keeps_texts:
+            self.encoded.append(text)
         words = list(re.finditer(r"\S+", text))
         ids = [self._ids.setdefault(word.group(), 10 + len(self._ids)) for word in words]
         return ids, [word.span() for word in words]

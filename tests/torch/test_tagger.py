@@ -71,6 +71,20 @@ def test_prediction_needs_no_training_file(trained, program, tmp_path):
     assert not (tmp_path / "out/valid_results.conll").exists()
 
 
+@pytest.mark.parametrize("given", [{}, {"overlap": 2}, {"max_length": 20}])
+def test_predictions_use_the_lengths_of_the_training(trained, program, tmp_path, capsys, given):
+    cases.write_files(tmp_path)
+    lengths = {"max_length": None, "overlap": None} | given
+    files = {"tokenizer_path": None, "init_ckpt_config": None, "init_ckpt": trained / "run/best"}
+    flags = cases.torch_flags(tmp_path, "out", test_only=True, **files, **lengths)
+    capsys.readouterr()
+    assert invoke(program, flags) == 0
+    log = capsys.readouterr().err
+    record = trained / "run/run_config.json"
+    is_said = f"{record}: sequences of 16 tokens, as in training" in log
+    assert is_said == ("max_length" not in given), log
+
+
 def test_a_resumed_run_is_the_same_run(program, trained, capsys):
     flags = cases.torch_flags(trained, write_prediction=True)
     refuse(program, capsys, flags, "finished", "--resume")

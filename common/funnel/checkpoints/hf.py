@@ -7,6 +7,7 @@ that they would compute wrongly gets a ``model_type`` that makes ``transformers`
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Collection, Mapping
@@ -54,6 +55,7 @@ from funnel.config.model import HF_CONFIG, NET_CONFIG, PYTORCH_NET_CONFIG, Model
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import is_file
 from funnel.utils.json_files import read_json_object
+from funnel.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -186,10 +188,36 @@ def _read_metadata(values: Mapping[str, Any], directory: Path) -> dict[str, Any]
             ) from None
         if labels != _default_labels(len(labels)):
             metadata["labels"] = labels
+        _check_label_ids(values.get("label2id"), labels, str(directory / HF_CONFIG))
     if values.get("problem_type"):
         metadata["problem_type"] = values["problem_type"]
     check_facts(metadata, directory / HF_CONFIG)
     return metadata
+
+
+def _check_label_ids(label_ids: Any, labels: list[str], path: str) -> None:
+    """Warn if ``label2id`` of a ``config.json`` gives labels other ids than ``id2label`` does."""
+    if not isinstance(label_ids, Mapping):
+        return
+    numbered = dict(enumerate(labels))
+    # Names that transformers makes up where a config gives id2label alone say nothing.
+    unnamed = set(_default_labels(len(labels)))
+    wrong = [
+        f"{name} {number}"
+        for name, number in label_ids.items()
+        if numbered.get(number if isinstance(number, int) else -1) != name and name not in unnamed
+    ]
+    if wrong:
+        named = [f"{name} {number}" for number, name in numbered.items()]
+        _say_labels_differ(path, join_names(wrong, _SHOWN_LABELS), join_names(named, _SHOWN_LABELS))
+
+
+@functools.lru_cache(maxsize=1024)  # once for each file
+def _say_labels_differ(path: str, label_ids: str, labels: str) -> None:
+    logger.warning(
+        "%s: label2id (%s) contradicts id2label (%s); the outputs are named as id2label says",
+        *(path, label_ids, labels),
+    )
 
 
 def _infer_architecture(

@@ -47,7 +47,11 @@ class TaggingWindows:
     do not fit.
     """
 
-    max_length: int = setting(128, "tokens per sequence; longer sentences are cut into windows")
+    max_length: int = setting(
+        128,
+        "tokens per sequence; longer sentences are cut into windows; without training, the length "
+        "that the run of the model recorded",
+    )
     overlap: int = setting(
         32,
         "tokens that neighbouring windows of a long sentence share at most; if max_length is below "

@@ -19,7 +19,7 @@ from funnel.config.model import ModelConfig
 from funnel.features.feature_inputs import IdSequences, ModelInputs, Sequences, TextSequences
 from funnel.formats.npy_rows import atomic_npy
 from funnel.formats.npz_rows import atomic_npz
-from funnel.tokenization.choice import open_tokenizer
+from funnel.tokenization.choice import open_tokenizer, warn_of_length
 from funnel.utils.errors import ConfigError, DataError
 from funnel.utils.logging import progress
 from funnel.utils.text import join_names
@@ -87,6 +87,7 @@ def load_inputs(checkpoint: Checkpoint, ids: str | None, text: TextSource) -> Se
             f"{tokenizer.path}: {tokenizer.vocab_size} tokens do not fit the model's vocab_size "
             f"{checkpoint.config.vocab_size}"
         )
+    warn_of_length(tokenizer, text.max_length)
     return TextSequences(text.path, tokenizer, text.max_length)
 
 

@@ -7,9 +7,11 @@ sequence is two ranges of one array of tokens, assembled when a batch is made.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,51 @@ def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Concatenate ``begins[i] .. begins[i] + lengths[i] - 1`` over all i, int64 [sum]."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(begins - before, lengths) + np.arange(int(lengths.sum()))
+
+
+class Window(NamedTuple):
+    """Tokens ``first .. first + length - 1`` of a paragraph.
+
+    Tokens ``context_first .. context_end - 1`` have more context in this window than in any other;
+    an answer counts only in the window where this holds for its first token.
+    """
+
+    first: int
+    length: int
+    context_first: int
+    context_end: int
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def cut_windows(tokens: int, room: int, stride: int) -> tuple[Window, ...]:
+    """Cut a paragraph of ``tokens`` tokens into windows of at most ``room`` tokens.
+
+    A window begins ``stride`` tokens after the previous one. The context of a token in a window is
+    the smaller of the numbers of tokens to its left and right, plus 0.01 times the window's length;
+    on a tie the first window counts. A paragraph without tokens has one empty window, so that its
+    questions still get an (empty) answer.
+    """
+    cuts = [(0, min(tokens, room))]
+    while sum(cuts[-1]) < tokens:
+        first = cuts[-1][0] + min(cuts[-1][1], stride)
+        cuts.append((first, min(tokens - first, room)))
+    best = np.full(tokens, -1, np.int64)
+    winner = np.zeros(tokens, np.int64)
+    for index, (first, length) in enumerate(cuts):
+        part = slice(first, first + length)
+        # In hundredths, so that comparisons are exact.
+        context = 100 * np.minimum(np.arange(length), np.arange(length)[::-1]) + length
+        better = context > best[part]
+        best[part][better] = context[better]
+        winner[part][better] = index
+    # Starts and ends of windows increase, so the winner never decreases from token to token: the
+    # tokens of a window are consecutive, and a binary search finds the first and the last.
+    indices = np.arange(len(cuts))
+    firsts = np.searchsorted(winner, indices, "left").tolist()
+    ends = np.searchsorted(winner, indices, "right").tolist()
+    return tuple(
+        Window(*cut, first, end) for cut, first, end in zip(cuts, firsts, ends, strict=True)
+    )
 
 
 @dataclass(frozen=True)

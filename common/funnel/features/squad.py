@@ -7,20 +7,21 @@ tokens come from the tokenizer, so answers need no alignment of text with tokens
 
 from __future__ import annotations
 
-import functools
 import logging
+import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from funnel.config.squad import WindowConfig
-from funnel.features.pair_sequences import PairSequences, flatten
+from funnel.features.pair_sequences import PairSequences, cut_windows, flatten
 from funnel.tasks.squad import Question, SquadData
 from funnel.utils.errors import DataError
 from funnel.utils.processes import run_in_processes
+from funnel.utils.scratch import ScratchArray, concatenate
 from funnel.utils.split_report import NO_TEXTS, SplitReport, TextCounts, count_texts
 
 if TYPE_CHECKING:
@@ -29,51 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_UNIQUE_ID = 1_000_000_000
-
-
-class Window(NamedTuple):
-    """Tokens ``first .. first + length - 1`` of a paragraph.
-
-    Tokens ``context_first .. context_end - 1`` have more context in this window than in any other;
-    an answer counts only in the window where this holds for its first token.
-    """
-
-    first: int
-    length: int
-    context_first: int
-    context_end: int
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def cut_windows(tokens: int, room: int, stride: int) -> tuple[Window, ...]:
-    """Cut a paragraph of ``tokens`` tokens into windows of at most ``room`` tokens.
-
-    A window begins ``stride`` tokens after the previous one. The context of a token in a window is
-    the smaller of the numbers of tokens to its left and right, plus 0.01 times the window's length;
-    on a tie the first window counts. A paragraph without tokens has one empty window, so that its
-    questions still get an (empty) answer.
-    """
-    cuts = [(0, min(tokens, room))]
-    while sum(cuts[-1]) < tokens:
-        first = cuts[-1][0] + min(cuts[-1][1], stride)
-        cuts.append((first, min(tokens - first, room)))
-    best = np.full(tokens, -1, np.int64)
-    winner = np.zeros(tokens, np.int64)
-    for index, (first, length) in enumerate(cuts):
-        part = slice(first, first + length)
-        # In hundredths, so that comparisons are exact.
-        context = 100 * np.minimum(np.arange(length), np.arange(length)[::-1]) + length
-        better = context > best[part]
-        best[part][better] = context[better]
-        winner[part][better] = index
-    # Starts and ends of windows increase, so the winner never decreases from token to token: the
-    # tokens of a window are consecutive, and a binary search finds the first and the last.
-    indices = np.arange(len(cuts))
-    firsts = np.searchsorted(winner, indices, "left").tolist()
-    ends = np.searchsorted(winner, indices, "right").tolist()
-    return tuple(
-        Window(*cut, first, end) for cut, first, end in zip(cuts, firsts, ends, strict=True)
-    )
+_TEXTS_AT_ONCE = 1024  # encoded before their tokens are stored
 
 
 @dataclass(frozen=True)
@@ -114,22 +71,30 @@ def encode_paragraphs(
 
     ``num_proc`` above 1 distributes the work to processes, which take a second or two to start.
     """
-    if wanted is not None:
-        texts = [text if index in wanted else "" for index, text in enumerate(texts)]
-    size = max(1, -(-len(texts) // num_proc))
+    size = _TEXTS_AT_ONCE if num_proc == 1 else max(1, -(-len(texts) // num_proc))
     begins = range(0, len(texts), size)
-    calls = [(begin, texts[begin : begin + size], tokenizer) for begin in begins]
+    calls = (
+        (begin, [texts[i] if wanted is None or i in wanted else "" for i in part], tokenizer)
+        for begin in begins
+        if (part := range(begin, min(begin + size, len(texts))))
+    )
+    parts: Iterable[tuple[int, list[np.ndarray], list[np.ndarray]]]
     if num_proc == 1:
-        parts = [_encode_part(*call) for call in calls]
+        parts = (_encode_part(*call) for call in calls)
     else:
-        parts = sorted(run_in_processes(_encode_part, calls, num_proc), key=lambda part: part[0])
-    spans = [np.empty((0, 2), np.int32), *(span for part in parts for span in part[2])]
-    starts, ends = np.concatenate(spans).T.copy()
-    rows = [row for part in parts for row in part[1]]
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    ids = np.concatenate([np.empty(0, np.int32), *rows])
-    return EncodedParagraphs(ids, starts, ends, offsets)
+        found = run_in_processes(_encode_part, list(calls), num_proc)
+        parts = sorted(found, key=lambda part: part[0])
+    ids, starts, ends = (ScratchArray(tempfile.gettempdir(), np.int32) for _ in range(3))
+    offsets = array("q", [0])
+    for _, rows, spans in parts:
+        for row, span in zip(rows, spans, strict=True):
+            offsets.append(offsets[-1] + len(row))
+            ids.append(row)
+            starts.append(span[:, 0])
+            ends.append(span[:, 1])
+    return EncodedParagraphs(
+        ids.read(), starts.read(), ends.read(), np.frombuffer(offsets, np.int64)
+    )
 
 
 def _encode_part(
@@ -199,11 +164,10 @@ class SquadWindows:
     def report(self, data: SquadData) -> SplitReport:
         """Return what became of the questions of ``data``, from which the windows were cut."""
         used = np.unique(self.question)
-        found = [data.questions[index].answers for index in used]
-        labels = {
-            "answerable": sum(bool(answers) for answers in found),
-            "unanswerable": sum(answers is not None and not answers for answers in found),
-        }
+        labels = {"answerable": 0, "unanswerable": 0}
+        for index in used.tolist():
+            if (answers := data.questions[index].answers) is not None:
+                labels["answerable" if answers else "unanswerable"] += 1
         missing = len(data.questions) - len(used)
         return SplitReport(
             len(used),
@@ -264,49 +228,80 @@ def build_windows(
     Raises:
         DataError: for training, a question has no answer on file, or none is left.
     """
-    order = list(range(len(data.questions)))
+    order = np.arange(len(data.questions))
     if seed is not None:
-        order = np.random.default_rng(seed).permutation(order).tolist()
+        order = np.random.default_rng(seed).permutation(order)
     wanted = {question.paragraph for question in data.questions}
     paragraphs = encode_paragraphs(data.paragraphs, tokenizer, wanted, num_proc)
     spans: dict[int, tuple[int, int]] = {}
     if training:
         spans = _find_answer_spans(data, paragraphs)
-        order = [index for index in order if index in spans]
-    queries = tokenizer.encode_batch([data.questions[index].text for index in order])
-    sizes = [len(query) for query in queries]
-    queries = [query[: config.max_query_length] for query in queries]
-    windows = _assemble(data.questions, order, queries, paragraphs, tokenizer, config)
+        order = np.array([index for index in order.tolist() if index in spans], np.int64)
+    queries = _encode_queries(data.questions, order, tokenizer, config.max_query_length)
+    windows = _assemble(queries, paragraphs, tokenizer, config)
     tokens = windows.sequences.tokens
     unknown = int((tokens == tokenizer.special.unk_id).sum())
-    texts = count_texts(sizes, config.max_query_length, tokens=len(tokens), unknown=unknown)
+    sizes, limit = queries.sizes.tolist(), config.max_query_length
+    texts = count_texts(sizes, limit, tokens=len(tokens), unknown=unknown)
     windows = replace(windows, texts=replace(texts, unit="questions"))
     return _add_targets(windows, spans) if training else windows
 
 
+class _Queries(NamedTuple):
+    """Token ids of n questions.
+
+    Attributes:
+        question: int64 [n], index into ``SquadData.questions``.
+        paragraph: int64 [n], index into ``SquadData.paragraphs``.
+        ids: int32 [total]; query i is ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: int64 [n + 1].
+        sizes: int64 [n], tokens of each question before it was cut.
+    """
+
+    question: np.ndarray
+    paragraph: np.ndarray
+    ids: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+
+def _encode_queries(
+    questions: Sequence[Question], order: np.ndarray, tokenizer: Tokenizer, limit: int
+) -> _Queries:
+    """Return the first ``limit`` tokens of the questions ``order``."""
+    ids = ScratchArray(tempfile.gettempdir(), np.int32)
+    paragraphs, sizes, offsets = array("q"), array("q"), array("q", [0])
+    for start in range(0, len(order), _TEXTS_AT_ONCE):
+        part = [questions[index] for index in order[start : start + _TEXTS_AT_ONCE].tolist()]
+        encoded = tokenizer.encode_batch([question.text for question in part])
+        paragraphs.extend(question.paragraph for question in part)
+        sizes.extend(map(len, encoded))
+        tokens, ends = flatten([query[:limit] for query in encoded])
+        ids.append(tokens)
+        offsets.extend((offsets[-1] + ends[1:]).tolist())
+    columns = (np.frombuffer(values, np.int64) for values in (offsets, sizes))
+    return _Queries(order, np.frombuffer(paragraphs, np.int64), ids.read(), *columns)
+
+
 def _assemble(
-    questions: Sequence[Question],
-    order: list[int],
-    queries: list[list[int]],
-    paragraphs: EncodedParagraphs,
-    tokenizer: Tokenizer,
-    config: WindowConfig,
+    queries: _Queries, paragraphs: EncodedParagraphs, tokenizer: Tokenizer, config: WindowConfig
 ) -> SquadWindows:
-    """Return the windows of the questions ``order``, whose tokens are ``queries``."""
-    sizes = np.diff(paragraphs.offsets).tolist()
+    """Return the windows of questions."""
+    sizes = np.diff(paragraphs.offsets)
     rows = array("q")  # as Python objects they take four times as much memory
-    for row, (index, query) in enumerate(zip(order, queries, strict=True)):
-        source = questions[index].paragraph
-        room = config.max_seq_length - len(query) - 3
-        for window in cut_windows(sizes[source], room, config.doc_stride):
-            rows.extend((row, index, source, *window))
-    columns = np.frombuffer(rows, np.int64).reshape(-1, 7).T.copy()
-    query_row, question, paragraph, first, length, context_first, context_end = columns
-    query_ids, query_offsets = flatten(queries)
+    used = np.diff(queries.offsets)
+    for row in range(len(queries.question)):
+        source = int(queries.paragraph[row])
+        room = config.max_seq_length - int(used[row]) - 3
+        for window in cut_windows(int(sizes[source]), room, config.doc_stride):
+            rows.extend((row, *window))
+    columns = np.frombuffer(rows, np.int64).reshape(-1, 5).T.copy()
+    query, first, length, context_first, context_end = columns
+    paragraph = queries.paragraph[query]
     sequences = PairSequences(
-        tokens=np.concatenate([paragraphs.ids, query_ids]),
-        first_begins=len(paragraphs.ids) + query_offsets[query_row],
-        first_lengths=np.diff(query_offsets)[query_row],
+        tokens=concatenate([paragraphs.ids, queries.ids], np.int32),
+        first_begins=len(paragraphs.ids) + queries.offsets[query],
+        first_lengths=used[query],
         second_begins=paragraphs.offsets[paragraph] + first,
         second_lengths=length,
         cls_id=tokenizer.special.cls_id,
@@ -317,7 +312,7 @@ def _assemble(
     return SquadWindows(
         sequences,
         paragraphs,
-        question,
+        queries.question[query],
         paragraph,
         first_token=first,
         context_begin=context_first + shift,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from funnel.features.squad_predictions import (
     find_answers,
 )
 from funnel.formats.json_spool import write_json_array
-from funnel.tasks.squad import SquadData
+from funnel.tasks.squad import Question, SquadData
 from funnel.tasks.squad_metrics import evaluate_v1, evaluate_v2
 from funnel.utils.errors import ConfigError, DataError
 
@@ -64,9 +65,13 @@ class SquadScorer:
     def __post_init__(self) -> None:
         if not self.has_gold:
             return
-        # Which metrics there are depends on the data, so they are computed for empty answers.
-        nothing = {question.id: "" for question in self.data.questions}
-        known = self._metrics(nothing, dict.fromkeys(nothing, 0.0))
+        # Which metrics there are depends on the kinds of questions: one of each, and no answers.
+        kinds: dict[bool, Question] = {}
+        for question in self.data.questions:
+            kinds.setdefault(bool(question.answers), question)
+        some = replace(self.data, questions=tuple(kinds.values()))
+        nothing = {question.id: "" for question in some.questions}
+        known = self._metrics(some, nothing, dict.fromkeys(nothing, 0.0))
         names = [name for name in known if name.rpartition("_")[2] not in _NO_SCORES]
         if self.target not in names:
             raise ConfigError(
@@ -74,7 +79,7 @@ class SquadScorer:
                 f"{self.version}; it can be {', '.join(names)}"
             )
 
-    @property
+    @functools.cached_property
     def has_gold(self) -> bool:
         """Whether every question has gold answers, without which there are no scores."""
         return all(question.answers is not None for question in self.data.questions)
@@ -102,15 +107,15 @@ class SquadScorer:
 
     def score(self, answers: SquadAnswers) -> dict[str, float]:
         """Return the metrics of answers, the target first."""
-        metrics = self._metrics(answers.predictions, answers.null_odds)
+        metrics = self._metrics(self.data, answers.predictions, answers.null_odds)
         return {self.target: metrics[self.target], **metrics}
 
     def _metrics(
-        self, predictions: Mapping[str, str], null_odds: Mapping[str, float]
+        self, data: SquadData, predictions: Mapping[str, str], null_odds: Mapping[str, float]
     ) -> dict[str, float]:
         if self.version == "v1":
-            return evaluate_v1(self.data, predictions)
-        return evaluate_v2(self.data, predictions, null_odds, self.threshold)
+            return evaluate_v1(data, predictions)
+        return evaluate_v2(data, predictions, null_odds, self.threshold)
 
 
 class EnsembleResult(NamedTuple):

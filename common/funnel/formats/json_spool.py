@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, TypeVar
 
-import numpy as np
-
 from funnel.utils.files import atomic_path, finite_json, open_json
-from funnel.utils.scratch import ScratchArray
-
-_RELEASE_EVERY = 4096  # values read after which the memory of the file's pages is given back
+from funnel.utils.scratch import ScratchList
 
 T = TypeVar("T")
 
@@ -25,7 +20,7 @@ T = TypeVar("T")
 class JsonSpool(Mapping[str, T]):
     """JSON values by name, in the order in which they were added.
 
-    Up to 1 MB of them stays in memory; more are in an unnamed temporary file. A value is parsed
+    Up to 256 KB of them stay in memory; more are in an unnamed temporary file. A value is parsed
     each time it is looked up, so that changes of a returned object are not kept.
 
     Args:
@@ -34,10 +29,7 @@ class JsonSpool(Mapping[str, T]):
 
     def __init__(self, index: dict[str, int]) -> None:
         self._index = index
-        folder = tempfile.gettempdir()
-        self._written, self._places = ScratchArray(folder, np.uint8), ScratchArray(folder, np.int64)
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
-        self._count = self._size = self._lookups = 0
+        self._values: ScratchList[T] = ScratchList()
 
     def add(self, name: str, value: T) -> None:
         """Add a value; not allowed after the first one was looked up.
@@ -45,30 +37,17 @@ class JsonSpool(Mapping[str, T]):
         Raises:
             FunnelError: a temporary file cannot be written.
         """
-        self._index.setdefault(name, self._count)
-        text = json.dumps(value).encode("ascii")
-        self._written.append(np.frombuffer(text, np.uint8))
-        self._count, self._size = self._count + 1, self._size + len(text)
-        self._places.append(np.array([self._size]))
+        self._index.setdefault(name, len(self._values))
+        self._values.append(value)
 
     def __getitem__(self, name: str) -> T:
-        if self._arrays is None:
-            self._arrays = self._written.read(), self._places.read()
-        texts, ends = self._arrays
-        place = self._index[name]
-        begin = int(ends[place - 1]) if place else 0
-        value: T = json.loads(texts[begin : int(ends[place])].tobytes())
-        self._lookups += 1
-        if self._lookups % _RELEASE_EVERY == 0:
-            self._written.release()
-            self._places.release()
-        return value
+        return self._values[self._index[name]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._values)
 
 
 def write_json_object(path: str | os.PathLike[str], members: Mapping[str, Any]) -> None:

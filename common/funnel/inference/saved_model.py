@@ -25,7 +25,7 @@ from funnel.inference.rows import (
 )
 from funnel.tasks.labels import name_unnamed
 from funnel.tokenization import Tokenizer
-from funnel.tokenization.choice import weights_directory
+from funnel.tokenization.choice import warn_of_length, weights_directory
 from funnel.utils.errors import CheckpointError, ConfigError
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import RUN_CONFIG
@@ -147,7 +147,8 @@ def encoding_config(
     Raises:
         ConfigError: the lengths do not fit the model.
     """
-    recorded, where = _recorded_lengths(checkpoint)
+    directory = weights_directory(str(checkpoint.metadata.get("path", "")))
+    recorded, where = recorded_lengths(directory)
     most = MAX_ABSOLUTE_POSITIONS if model.rel_attn_type == "null" else _DEFAULT_LENGTH
     chosen = {
         "max_length": most,
@@ -155,6 +156,7 @@ def encoding_config(
         **{key: value for key in _RECORDED if (value := getattr(config, key, None)) is not None},
     }
     check_length(model, chosen["max_length"])
+    warn_of_length(tokenizer, chosen["max_length"])
     if "max_length" in recorded and config.max_length is None:
         logger.info("%s: sequences of %d tokens, as in training", where, recorded["max_length"])
     tensors = checkpoint.tensors
@@ -171,9 +173,12 @@ def encoding_config(
     )
 
 
-def _recorded_lengths(checkpoint: Checkpoint) -> tuple[dict[str, int], Path]:
-    """Return the lengths that the run of a model recorded, and the file of that record."""
-    directory = weights_directory(str(checkpoint.metadata.get("path", "")))
+def recorded_lengths(directory: Path) -> tuple[dict[str, int], Path]:
+    """Return the lengths that the run of a model recorded, and the file of that record.
+
+    Args:
+        directory: that of the weights.
+    """
     for folder in (directory, directory.parent):
         path = folder / RUN_CONFIG
         if not path.is_file():

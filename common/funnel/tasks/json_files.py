@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from funnel.tables.json_stream import JsonStream
 from funnel.utils import json_files
+from funnel.utils.compressed import SequentialReader
 from funnel.utils.errors import DataError
+from funnel.utils.text_files import FOREIGN, MAX_GROWTH_IN_MEMORY, Utf8Reader, is_foreign
 
+_PEEKED = 4096  # bytes that tell the encoding
 _KINDS = {
     dict: "an object",
     list: "a list",
@@ -76,3 +80,47 @@ def read_json(path: Path) -> JsonNode:
         DataError: the file is missing, not UTF-8, not JSON or not an object.
     """
     return JsonNode(path, "", json_files.read_json(path, DataError)).checked(dict)
+
+
+def iter_objects(path: Path, names: Sequence[str]) -> Iterator[JsonNode]:
+    """Yield the objects in nested lists of a file, one of them in memory at a time.
+
+    Args:
+        path: a file that holds one JSON object.
+        names: the lists, from outside: with ``("a", "b")``, ``a[0].b[0]``, ``a[0].b[1]`` and so on
+            are yielded.
+
+    Raises:
+        DataError: the file is missing, not UTF-8 or not JSON, or a value on the way is missing,
+            of another kind or there twice.
+    """
+    with SequentialReader(path, MAX_GROWTH_IN_MEMORY) as stream:
+        if is_foreign(stream.peek(_PEEKED)):
+            raise DataError(f"{path}:1: is {FOREIGN}")
+        text = JsonStream(path, Utf8Reader(stream, path).read)
+        yield from _iter_nested(text, JsonNode(path, "", None), names)
+        text.end("more text after the object")
+
+
+def _iter_nested(text: JsonStream, place: JsonNode, names: Sequence[str]) -> Iterator[JsonNode]:
+    """Yield the objects below the next value of a text; ``place`` says where that is."""
+    if not names:
+        yield JsonNode(place.file, place.path, text.parse()).checked(dict)
+        return
+    if text.next() != "{":
+        JsonNode(place.file, place.path, text.parse()).checked(dict)
+    name, *inner = names
+    path, is_there = f"{place.path}.{name}" if place.path else name, False
+    for found in text.members():
+        if found != name:
+            text.parse()
+            continue
+        if is_there:
+            raise DataError(f"{place.file}: {path} is there twice")
+        is_there = True
+        if text.next() != "[":
+            JsonNode(place.file, path, text.parse()).checked(list)
+        for index in text.elements():
+            yield from _iter_nested(text, JsonNode(place.file, f"{path}[{index}]", None), inner)
+    if not is_there:
+        raise DataError(f"{place.file}: {path} is missing, {_KINDS[list]} is expected")

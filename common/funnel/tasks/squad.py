@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from array import array
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
 
 from funnel.config.squad import VERSIONS
-from funnel.tasks.json_files import JsonNode, read_json
+from funnel.tasks.json_files import JsonNode, iter_objects
 from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.scratch import ScratchList
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +51,69 @@ class Question:
     where: str
 
 
+class QuestionList(Sequence[Question]):
+    """Questions that are kept on disk where there are many; one is read each time it is looked up.
+
+    Args:
+        rows: the fields of questions.
+        places: which of them are in the list, and in what order.
+    """
+
+    def __init__(self, rows: Sequence[list[Any]], places: Sequence[int] | np.ndarray) -> None:
+        self._rows, self._places = rows, places
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> QuestionList: ...
+
+    def __getitem__(self, index: int | slice) -> Question | QuestionList:
+        if isinstance(index, slice):
+            return QuestionList(self._rows, self._places[index])
+        name, text, paragraph, answers, where = self._rows[int(self._places[index])]
+        if answers is not None:
+            answers = tuple(Answer(*answer) for answer in answers)
+        return Question(name, text, paragraph, answers, where)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 @dataclass(frozen=True)
 class SquadData:
     """The content of a SQuAD file, in its order; several questions share a paragraph."""
 
     path: str
-    paragraphs: tuple[str, ...]
-    questions: tuple[Question, ...]
+    paragraphs: Sequence[str]
+    questions: Sequence[Question]
+
+
+@dataclass
+class _Tally:
+    """What is known of the questions of a file, a few bytes for each."""
+
+    id_hashes: array[int] = field(default_factory=lambda: array("q"))
+    is_unanswerable: bytearray = field(default_factory=bytearray)
+    answers: int = 0
+    misplaced: int = 0
+    misplaced_places: list[str] = field(default_factory=list)  # the first
+
+    def add(self, question: Question) -> None:
+        self.id_hashes.append(hash(question.id))
+        self.is_unanswerable.append(question.answers == ())
+        for index, answer in enumerate(question.answers or ()):
+            self.answers += 1
+            if answer.start is None:
+                self.misplaced += 1
+                if len(self.misplaced_places) < _WARNINGS:
+                    self.misplaced_places.append(f"{question.where}.answers[{index}]")
 
 
 def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
     """Read a SQuAD file; a file of either version can be read as ``v1`` or ``v2``.
+
+    One paragraph with its questions is in memory at a time; of many, the texts are on disk.
 
     Args:
         path: the JSON file.
@@ -70,27 +127,32 @@ def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
         DataError: the file is missing, malformed or inconsistent (the message contains the path in
             the file), an id occurs twice, no question is left, or more than 1 % of the answers are
             misplaced.
+        FunnelError: a temporary file cannot be written.
     """
     if version not in VERSIONS:
         raise ConfigError(f"SQuAD version {version!r} is unknown; it is {' or '.join(VERSIONS)}")
-    root = read_json(Path(path))
-    paragraphs: list[str] = []
-    questions: list[Question] = []
-    for article in root.members("data", dict):
-        for paragraph in article.members("paragraphs", dict):
-            context = paragraph.member("context", str).value
-            for node in paragraph.members("qas", dict):
-                questions.append(_parse_question(node, context, len(paragraphs)))
-            paragraphs.append(context)
-    _check_ids(root, questions)
-    _report_misplaced(root, questions)
-    kept = questions if version == "v2" else [q for q in questions if q.answers != ()]
-    if not kept:
+    paragraphs: ScratchList[str] = ScratchList()
+    rows: ScratchList[list[Any]] = ScratchList()
+    tally = _Tally()
+    for paragraph in iter_objects(Path(path), ("data", "paragraphs")):
+        context = paragraph.member("context", str).value
+        for node in paragraph.members("qas", dict):
+            question = _parse_question(node, context, len(paragraphs))
+            tally.add(question)
+            rows.append([getattr(question, name) for name in Question.__slots__])
+        paragraphs.append(context)
+    questions = QuestionList(rows, range(len(rows)))
+    _check_ids(path, questions, tally)
+    _report_misplaced(path, tally)
+    unanswerable = sum(tally.is_unanswerable)
+    if version == "v1" and unanswerable:
+        kept = np.flatnonzero(np.frombuffer(tally.is_unanswerable, np.uint8) == 0)
+        questions = QuestionList(rows, kept)
+    if not questions:
         raise DataError(f"{path}: holds no {'' if version == 'v2' else 'answerable '}question")
-    if len(kept) < len(questions):
-        count = len(questions) - len(kept)
-        logger.info("%s: version v1 leaves out %d unanswerable questions", path, count)
-    return SquadData(os.fspath(path), tuple(paragraphs), tuple(kept))
+    if len(questions) < len(rows):
+        logger.info("%s: version v1 leaves out %d unanswerable questions", path, unanswerable)
+    return SquadData(os.fspath(path), paragraphs, questions)
 
 
 def _parse_question(node: JsonNode, context: str, paragraph: int) -> Question:
@@ -121,32 +183,29 @@ def _parse_answer(node: JsonNode, context: str) -> Answer:
     return Answer(text, start if is_there else None)
 
 
-def _check_ids(root: JsonNode, questions: list[Question]) -> None:
-    if len({question.id for question in questions}) == len(questions):
+def _check_ids(path: str | os.PathLike[str], questions: Iterable[Question], tally: _Tally) -> None:
+    hashes = np.frombuffer(tally.id_hashes, np.int64)
+    # Equal ids have equal hashes, so that their texts need not be held.
+    if len(np.unique(hashes)) == len(hashes):
         return
     counts = Counter(question.id for question in questions)
     for question in questions:
         if counts[question.id] > 1:
             raise DataError(
-                f"{root.file}: {question.where}.id {question.id[:40]!r} occurs "
+                f"{path}: {question.where}.id {question.id[:40]!r} occurs "
                 f"{counts[question.id]} times; predictions need a unique id for every question"
             )
 
 
-def _report_misplaced(root: JsonNode, questions: list[Question]) -> None:
-    total, misplaced = 0, []
-    for question in questions:
-        for index, answer in enumerate(question.answers or ()):
-            total += 1
-            if answer.start is None:
-                misplaced.append(f"{question.where}.answers[{index}]")
-    if not misplaced:
+def _report_misplaced(path: str | os.PathLike[str], tally: _Tally) -> None:
+    if not tally.misplaced:
         return
-    if len(misplaced) > _MISPLACED_SHARE * total:
+    total, misplaced, places = tally.answers, tally.misplaced, tally.misplaced_places
+    if misplaced > _MISPLACED_SHARE * total:
         raise DataError(
-            f"{root.file}: {len(misplaced)} of {total} answers are not at their answer_start "
-            f"(which counts characters of the context from 0); the first is {misplaced[0]}"
+            f"{path}: {misplaced} of {total} answers are not at their answer_start "
+            f"(which counts characters of the context from 0); the first is {places[0]}"
         )
-    for where in misplaced[:_WARNINGS]:
-        logger.warning("%s: %s is not at its answer_start", root.file, where)
-    logger.warning("%s: %d of %d answers are misplaced", root.file, len(misplaced), total)
+    for where in places:
+        logger.warning("%s: %s is not at its answer_start", path, where)
+    logger.warning("%s: %d of %d answers are misplaced", path, misplaced, total)

@@ -24,6 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 MAX_WORD_LENGTH = 200
+_NO_IDS = ("segments", "model_max_length")  # options that decide no token id
 BLANK = "▁"  # SentencePiece's blank
 
 
@@ -55,6 +56,7 @@ class TokenizerOptions:
         split_special: special tokens among ``added_tokens`` are ordinary text where a text has
             them.
         segments: segment ids of sequences.
+        model_max_length: tokens to which transformers cuts a text; None: not stated.
     """
 
     strip_accents: bool | None = None
@@ -65,11 +67,12 @@ class TokenizerOptions:
     added_tokens: tuple[AddedToken, ...] = ()
     split_special: bool = False
     segments: SegmentIds = field(default_factory=SegmentIds)
+    model_max_length: int | None = None
 
     def describe(self) -> str:
         """Return the options that decide ids, as text; empty for the defaults."""
         default = TokenizerOptions()
-        names = [item.name for item in fields(self) if item.name not in ("segments",)]
+        names = [item.name for item in fields(self) if item.name not in _NO_IDS]
         changed = [name for name in names if getattr(self, name) != getattr(default, name)]
         return " ".join(f"{name}={getattr(self, name)!r}" for name in changed)
 

@@ -10,13 +10,19 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from funnel.config import hub
 from funnel.config.inputs import SEGMENT_FLAGS, TokenizerRequest
 from funnel.tokenization import Tokenizer, build_tokenizer
 from funnel.tokenization.base import VocabularyFile
-from funnel.tokenization.saved import SavedTokenizer, find_vocabulary, read_saved_tokenizer
+from funnel.tokenization.saved import (
+    TOKENIZER_CONFIG,
+    SavedTokenizer,
+    find_vocabulary,
+    read_saved_tokenizer,
+)
 from funnel.utils.errors import ConfigError, TokenizerError
 
 logger = logging.getLogger(__name__)
@@ -171,6 +177,22 @@ def check_request(request: TokenizerRequest, saved: SavedTokenizer) -> None:
                 f"--{SEGMENT_FLAGS[name]}={asked_id}, but {source} says {stated_id}; "
                 "leave the flag out"
             )
+
+
+def warn_of_length(tokenizer: Tokenizer, max_length: int) -> None:
+    """Warn if transformers would cut texts to fewer tokens than ``max_length``."""
+    stated = tokenizer.file.options.model_max_length
+    if stated is not None and stated < max_length:
+        _say_length_differs(str(Path(tokenizer.path).parent / TOKENIZER_CONFIG), stated, max_length)
+
+
+@lru_cache(maxsize=1024)  # once for each file
+def _say_length_differs(path: str, stated: int, max_length: int) -> None:
+    logger.warning(
+        "%s: model_max_length is %d, to which transformers cuts texts; here sequences have up to "
+        "%d tokens (--max_length or --max_seq_length)",
+        *(path, stated, max_length),
+    )
 
 
 def check_same_ids(tokenizer: Tokenizer, reference: Tokenizer) -> None:

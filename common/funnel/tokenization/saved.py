@@ -133,6 +133,7 @@ def _read_own(
     kind = own.text("kind")
     if kind not in ("word_piece", "sent_piece", "json"):
         raise TokenizerError(f"{config.path}: {OWN_KEY}.kind: {kind!r} is unknown")
+    options = replace(options, model_max_length=_max_length(config))
     return SavedTokenizer(kind, replace(file, options=options), Path(config.path))
 
 
@@ -264,7 +265,15 @@ def _options(directory: Path, config: JsonObject, described: JsonObject | None) 
         added_tokens=tuple(added[number] for number in sorted(added)),
         split_special=config.flag("split_special_tokens", False),
         segments=_NO_SEGMENTS if without else SegmentIds(pad=pad),
+        model_max_length=_max_length(config),
     )
+
+
+def _max_length(config: JsonObject) -> int | None:
+    """Return the length to which transformers cuts texts; None if the file states none."""
+    found = config.values.get("model_max_length")
+    is_length = isinstance(found, int) and not isinstance(found, bool) and found > 0
+    return found if is_length else None
 
 
 def _with_all_special(options: TokenizerOptions, data: bytes) -> TokenizerOptions:

@@ -21,7 +21,7 @@ _LONGEST_LINE = 64 << 20  # bytes; a longer line is none of text, and a line is 
 # Deflate's limit is 1032, so it is other kinds of compression that are refused: memory is bounded
 # by the longest line, and this bounds the time.
 MAX_GROWTH = 1000
-_MAX_GROWTH_IN_MEMORY = 100
+MAX_GROWTH_IN_MEMORY = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
 FOREIGN = "UTF-16 or UTF-32; save it as UTF-8"
@@ -76,6 +76,45 @@ class Transcoder:
                 break
         self._lines += text.count("\n")
         return text.encode("utf-8", errors="surrogatepass")
+
+
+class Utf8Reader:
+    """The characters of a UTF-8 file, without a byte order mark.
+
+    Args:
+        stream: the bytes of the file.
+        path: the file, for messages.
+    """
+
+    def __init__(self, stream: SequentialReader, path: str | os.PathLike[str]) -> None:
+        self._stream, self._path = stream, path
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._line, self._column = 1, 0  # of the bytes that were decoded
+
+    def read(self, size: int) -> str:
+        """Return the next characters, about ``size``; none at the end only.
+
+        Raises:
+            DataError: the file cannot be read or is not UTF-8; names the line.
+        """
+        text = ""
+        while not text:
+            raw = self._stream.read(size)
+            try:
+                text = self._decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as caught:
+                self._count(caught.object[: caught.start])
+                where = f"byte {self._column + 1} of line {self._line}"
+                raise DataError(f"{self._path}: not UTF-8 at {where}") from None
+            if not raw:
+                break
+        self._count(text.encode("utf-8"))
+        return text
+
+    def _count(self, decoded: bytes) -> None:
+        self._line += decoded.count(b"\n")
+        last = decoded.rfind(b"\n")
+        self._column = len(decoded) - last - 1 if last >= 0 else self._column + len(decoded)
 
 
 def check_encoding(name: str, error: type[FunnelError] = DataError) -> str:
@@ -140,7 +179,7 @@ def read_text(path: str | os.PathLike[str], error: type[FunnelError] = DataError
         FunnelError: the file cannot be read, is corrupt, expands more than a hundredfold, or is not
             UTF-8; names the line. The class is ``error``.
     """
-    with SequentialReader(path, _MAX_GROWTH_IN_MEMORY, error) as stream:
+    with SequentialReader(path, MAX_GROWTH_IN_MEMORY, error) as stream:
         raw = stream.read()
     if is_foreign(raw):
         raise error(f"{path}:1: is {FOREIGN}")

@@ -11,6 +11,7 @@ from funnel.checkpoints import Checkpoint
 from funnel.cli.flags import split_list
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import warn_of_length
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli.settings.base import ProgramSettings
 from funnel_torch.kernels.quantization import quantize_int8
@@ -93,6 +94,7 @@ def make_factory(
     device = settings.device
     if device.int8 and is_accelerator(device.device_id, device.device):
         raise ConfigError("--int8 computes on the CPU: it goes with --device_id=-1")
+    warn_of_length(tokenizer, max_length)
     flags = settings.init
     init = InitConfig(
         checkpoint=flags.init_ckpt,

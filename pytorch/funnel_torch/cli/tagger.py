@@ -18,11 +18,14 @@ from funnel.checkpoints.saved_head import (
     require_decoder,
 )
 from funnel.cli.sweep import run_seeds
+from funnel.cli.tagging import windows_as_trained
+from funnel.config import hub
 from funnel.features.tagging.splits import LoadedSplit, choose_splits, load_split
 from funnel.features.tagging.windows import TaggingFeatures
 from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
+from funnel.tokenization.choice import weights_directory
 from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_write_json
 from funnel_torch.cli import model_factory, processes, runs
@@ -59,6 +62,7 @@ def run(settings: TaggerSettings) -> None:
         return
     with processes.start_processes(settings) as world:
         known: Scores = {}
+        settings = take_lengths(settings)
         seed = processes.common_seed(settings, world)
         inputs = world.rank_zero_first(prepare, settings, world, seed)
         model = inputs.model.to(world.device)
@@ -67,6 +71,16 @@ def run(settings: TaggerSettings) -> None:
         finish(settings, inputs, model, known, world)
         has_test = inputs.task.has_split(settings.task.data_dir, "test")
         runs.close_run(inputs.run, world, _NEXT if has_test else {})
+
+
+def take_lengths(settings: TaggerSettings) -> TaggerSettings:
+    """Return the settings with the lengths of the model that is evaluated without training."""
+    model = settings.trained_model or settings.init.init_ckpt
+    if settings.trains or not model:
+        return settings
+    directory = weights_directory(hub.resolve(model))
+    windows = windows_as_trained(settings.windows, directory, settings.given)
+    return replace(settings, windows=windows)
 
 
 def prepare(settings: TaggerSettings, world: DistributedContext, seed: int) -> RunInputs:

@@ -171,6 +171,7 @@ def model_config(settings: TrainingSettings, tokenizer: Tokenizer) -> ModelConfi
     if config.rel_attn_type == "factorized" and not settings.devices.use_tpu and not is_requested:
         config = config.replace(rel_attn_type="rel_shift")
     check_length(config, max_length(settings))
+    choice.warn_of_length(tokenizer, max_length(settings))
     start = _initial_weights(settings)
     check_vocabulary(
         config,

@@ -17,6 +17,7 @@ from funnel.checkpoints.saved_head import (
     require_decoder,
 )
 from funnel.cli.flags import check_given
+from funnel.cli.tagging import windows_as_trained
 from funnel.config.model import ModelConfig
 from funnel.features.record_files import ExampleFile
 from funnel.features.tagging.records import tagging_records
@@ -26,6 +27,7 @@ from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.saved import take_tags
 from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.tokenization import Tokenizer
+from funnel.tokenization.choice import weights_directory
 from funnel.utils.errors import CheckpointError, ConfigError
 from funnel_tf.cli import configs, runs
 from funnel_tf.cli.programs import TaggerSettings
@@ -89,6 +91,7 @@ def prepare(settings: TaggerSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval or --do_predict")
     settings.predictions.check(writes=settings.task.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    settings = take_lengths(settings)
     task = tagging_task(settings.task.task_name, settings.files)
     if wanted.do_train:
         task = task.resolve_labels(data_dir)
@@ -104,6 +107,17 @@ def prepare(settings: TaggerSettings) -> RunInputs:
     splits = load_splits(settings, task, tokenizer)
     files = write_records(settings, task, tokenizer, splits)
     return RunInputs(task, tokenizer, config, splits, files, directory)
+
+
+def take_lengths(settings: TaggerSettings) -> TaggerSettings:
+    """Return the settings with the lengths of the model that is evaluated without training."""
+    places = [place for place in (*settings.evaluated_paths, settings.run.model_dir) if place]
+    if settings.run.do_train or not places:
+        return settings
+    directory = weights_directory(places[0])
+    return replace(
+        settings, windows=windows_as_trained(settings.windows, directory, settings.given)
+    )
 
 
 def check_decoder(

@@ -144,6 +144,30 @@ def test_facts_of_another_type(saved, changes, told):
     _refuse(saved, "config.json: ", told)
 
 
+@pytest.mark.parametrize(
+    ("label2id", "told"),
+    [
+        ({"a": 0, "b": 2, "c": 1}, "label2id (b 2, c 1) contradicts id2label (a 0, b 1, c 2)"),
+        ({"x": 0}, "label2id (x 0) contradicts"),
+        ({"a": 7, "b": None}, "label2id (a 7, b None) contradicts"),
+        ({"c": 2, "b": 1, "a": 0}, None),
+        (
+            {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2},
+            None,
+        ),  # transformers' own, from id2label alone
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_label2id_that_contradicts_id2label_is_said_once(saved, caplog, label2id, told):
+    _edit(saved / "config.json", label2id=label2id)
+    for _ in range(2):
+        assert load_checkpoint(saved).metadata["labels"] == [*"abc"]
+    said = [text for text in caplog.messages if "label2id" in text]
+    assert len(said) == (told is not None)
+    assert all(text.startswith(f"{saved / 'config.json'}: {told}") for text in said)
+
+
 def test_a_config_cannot_name_a_file_as_the_vocabulary(saved, tmp_path):
     """It would be copied next to converted weights, whatever it is."""
     (tmp_path / "secret").write_text("secret")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import squad_reference
 from funnel.features.classification import SegmentIds
+from funnel.features.pair_sequences import cut_windows
 from funnel.features.squad import (
     EncodedParagraphs,
     WindowConfig,
     build_windows,
-    cut_windows,
     encode_paragraphs,
 )
 from funnel.tasks.squad import SquadData

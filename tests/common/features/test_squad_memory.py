@@ -6,14 +6,16 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from funnel.features import squad_predictions
+from funnel.features import squad, squad_predictions
 from funnel.features.squad import WindowConfig, build_windows
 from funnel.features.squad_predictions import AnswerSettings, BeamOutputs, find_answers
 from funnel.features.squad_scoring import BEAM_FIELDS, SquadScorer
 from funnel.formats.json_spool import JsonSpool, write_json_array, write_json_object
+from funnel.tables import json_stream
+from funnel.tasks.squad import read_squad
 from funnel.utils import scratch
 from funnel.utils.files import atomic_write_json
-from squad_cases import WordTokenizer, squad_data
+from squad_cases import WordTokenizer, qa, squad_data, squad_file, squad_json
 
 WORDS = " ".join(f"word{index}" for index in range(40))
 STARTS, ENDS = 5, 5
@@ -58,6 +60,40 @@ def test_the_answers_to_a_question_hold_less_than_half_a_kilobyte(monkeypatch):
     # 20 answers with their scores take 5 kB as Python objects.
     assert held < 500
     assert peak < 500
+
+
+def _traced_reading(folder, count, patch):
+    """Return the bytes that the questions of a file and their windows hold, and the peak."""
+    paragraphs = [
+        (f"{WORDS} {index}", *(qa(f"question-{index:06}-{i}", "one two " * 5) for i in range(2)))
+        for index in range(count // 2)
+    ]
+    path = squad_file(folder, squad_json(*paragraphs))
+    del paragraphs
+    patch.setattr(scratch, "_HELD_BYTES", 4096)
+    patch.setattr(json_stream, "_READ_CHARACTERS", 4096)
+    patch.setattr(squad, "_TEXTS_AT_ONCE", 16)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        data = read_squad(path)
+        windows = build_windows(data, WordTokenizer(keeps_texts=False), WindowConfig(64, 12, 8))
+        SquadScorer(data, windows, SETTINGS)
+        assert len(data.questions) == len(windows) == count
+        held = tracemalloc.get_traced_memory()[0] - before
+        return held, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_question_that_is_read_holds_a_quarter_kilobyte(tmp_path, monkeypatch):
+    _traced_reading(tmp_path, 8, monkeypatch)  # imports and caches
+    few, many = (_traced_reading(tmp_path, count, monkeypatch) for count in (100, 900))
+    held, peak = ((after - before) / 800 for before, after in zip(few, many, strict=True))
+    # 80 bytes of a window; 1.3 kB as Python objects, with half a paragraph of 400 characters.
+    assert held < 150
+    assert peak < 450
 
 
 def test_answers_do_not_depend_on_how_many_windows_are_searched_at_once(monkeypatch):

@@ -17,7 +17,7 @@ UNANSWERABLE = qa("b", "Why?", is_impossible=True)
 def test_questions_keep_order_ids_and_places(tmp_path):
     content = squad_json((CONTEXT, ANSWERABLE), ("Other.", UNANSWERABLE))
     data = read_squad(squad_file(tmp_path, content))
-    assert data.paragraphs == (CONTEXT, "Other.")
+    assert tuple(data.paragraphs) == (CONTEXT, "Other.")
     first, second = data.questions
     assert (first.id, first.text, first.paragraph) == ("a", "Where?", 0)
     assert first.answers == (Answer("at one end", 19), Answer("one end", 22))
@@ -114,3 +114,57 @@ def test_a_few_misplaced_answers_are_logged_and_kept(start, tmp_path, caplog):
     assert data.questions[-1].answers == (Answer("end", None),)
     assert "data[0].paragraphs[0].qas[100].answers[0] is not at" in caplog.text
     assert "1 of 101 answers are misplaced" in caplog.text
+
+
+def test_members_may_be_in_any_order_and_others_are_skipped(tmp_path):
+    content = squad_json((CONTEXT, ANSWERABLE), ("Other.", UNANSWERABLE))
+    article = content["data"][0]
+    odd = {"qas": article["paragraphs"][0]["qas"], "context": CONTEXT, "more": [{"data": [1]}]}
+    articles = [{"paragraphs": [odd], "title": ["x"]}, {"paragraphs": []}, {"x": 1} | article]
+    for index, question in enumerate(articles[2]["paragraphs"]):
+        question["qas"] = [question["qas"][0] | {"id": f"again {index}"}]
+    text = json.dumps({"paragraphs": {"data": []}, "data": articles, "version": 2}, indent=1)
+    data = read_squad(squad_file(tmp_path, text))
+    assert tuple(data.paragraphs) == (CONTEXT, CONTEXT, "Other.")
+    assert [(q.id, q.paragraph) for q in data.questions] == [
+        *(("a", 0), ("again 0", 1), ("again 1", 2)),
+    ]
+    assert [q.id for q in data.questions[1:]] == ["again 0", "again 1"]
+    assert data.questions[-1].where == "data[2].paragraphs[1].qas[0]"
+    with pytest.raises(IndexError):
+        data.questions[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"data": [], "data": []}', "data is there twice"),
+        ('{"data": [] }\n x', ":2: not valid JSON: more text after the object"),
+        ('{"data": [],\n}', ":2: not valid JSON: '}' instead of"),
+        ('{"data": [{"paragraphs": [\n{"context": "a",\n "qas": [}\n', ":3: not valid JSON"),
+        ('{"a" 1, "data": []}', ":1: not valid JSON: '1' instead of ':'"),
+        ('{"a": ' + "[" * 100_000, "not valid JSON: nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "not valid JSON: a number of too many digits"),
+    ],
+)
+def test_broken_json_is_named_with_the_line(text, message, tmp_path):
+    path = squad_file(tmp_path, text)
+    with pytest.raises(DataError) as caught:
+        read_squad(path)
+    assert str(path) in str(caught.value) and message in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_named_wherever_they_are(tmp_path):
+    good = [(f"ä {number}", qa(f"q{number}", "?")) for number in range(3000)]
+    raw = json.dumps(squad_json(*good), indent=1, ensure_ascii=False).encode()
+    place = raw.index(b"q2800") + 1
+    path = tmp_path / "squad.json"
+    path.write_bytes(raw[:place] + b"\xff" + raw[place:])
+    line, column = raw[:place].count(b"\n") + 1, place - raw.rfind(b"\n", 0, place)
+    with pytest.raises(DataError, match=f"not UTF-8 at byte {column} of line {line}$"):
+        read_squad(path)
+    path.write_bytes(b"\xef\xbb\xbf" + raw)
+    assert len(read_squad(path).questions) == 3000
+    path.write_bytes(raw.decode().encode("utf-16"))
+    with pytest.raises(DataError, match="squad.json:1: is UTF-16"):
+        read_squad(path)
