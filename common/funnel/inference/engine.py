@@ -33,7 +33,7 @@ CPU_POSITIONS, GPU_POSITIONS = 1536, 65536
 # Batches from which the last one is filled up: it costs a thirtieth at most.
 _FILLED_FROM = 30
 # Digits of the number of pooling windows in base 2; the rest of them are rounded up.
-_LENGTH_BITS = 4
+_LENGTH_BITS = 3
 _SEVERAL = (MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
 Compute = Callable[[Arrays], Arrays]
 RunAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -121,7 +121,7 @@ class Engine:
         most = max(self.encoding.max_length, longest)
         first, size = int(self.config.separate_cls), self.config.upsample_factor
         windows = -(-(longest - first) // size)  # of the last block
-        # Steps of an eighth at most bound the number of shapes.
+        # Steps of a quarter at most bound the number of shapes.
         step = 1 << max(0, windows.bit_length() - _LENGTH_BITS)
         length = bucket_length(first + -(-windows // step) * step * size, most, self.config)
         return min(most, -(-length // self.length_step) * self.length_step)

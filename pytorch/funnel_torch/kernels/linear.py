@@ -25,7 +25,7 @@ _IS_BUILT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "
 # Multiply-adds below which oneDNN's set-up time (16 us) exceeds the time it saves.
 _MIN_MULTIPLY_ADDS = 2**25
 # The same with GELU, whose own pass takes several times as long per entry.
-_MIN_GELU_MULTIPLY_ADDS = 2**22
+_MIN_GELU_MULTIPLY_ADDS = 2**23
 # oneDNN's product with GELU as a pass of its own.
 _ONEDNN_APART = "onednn, then GELU"
 # Size of a measured product: a few milliseconds. Its free dimension (the number of tokens) does not
