@@ -28,9 +28,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 @pytest.fixture(autouse=True)
 def _same_kernels_everywhere():
-    """Large products come from oneDNN in every process; what noise decides is not tested."""
+    """Large products come from oneDNN in every process, and short attention from its parts.
+
+    What noise decides is not tested.
+    """
     kernels = sys.modules.get("funnel_torch.kernels.choices")
     if kernels is not None:
         settings = sys.modules["funnel_torch.kernels.config"].KernelSettings
         kernels.choices.clear()
-        kernels.choices.configure(settings(linear_backend="onednn"))
+        kernels.choices.configure(settings(linear_backend="onednn", short_attention="parts"))

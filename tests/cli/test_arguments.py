@@ -9,6 +9,7 @@ from funnel.cli.arguments import KnownFlags, prepare
 from funnel.cli.flags import parse_settings
 from funnel.utils.errors import ConfigError
 from funnel_torch.cli.settings.classifier import ClassifierSettings
+from funnel_torch.cli.settings.extract_features import TorchExtractionSettings
 from funnel_torch.cli.settings.pretrain import PretrainSettings
 
 
@@ -82,6 +83,15 @@ def test_slips(parse):
         parse("--learning_rat=1")
     with pytest.raises(ConfigError, match=r"--qqqq: unknown flag \(--help lists all flags\)"):
         parse("--qqqq")
+
+
+def test_the_model_is_suggested_for_an_initial_checkpoint():
+    found = r"--init_(ckpt|checkpoint): unknown flag; did you mean --model\?"
+    for name in ("init_ckpt", "init_checkpoint"):
+        with pytest.raises(ConfigError, match=found):
+            torch(f"--{name}=a", program=TorchExtractionSettings)
+    with pytest.raises(ConfigError, match=r"--model: unknown flag; did you mean --init_ckpt\?"):
+        torch("--model=a")
 
 
 @pytest.mark.parametrize("parse", [torch, tensorflow])

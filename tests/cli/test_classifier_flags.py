@@ -125,6 +125,7 @@ OURS = {
     "balanced_sampling": False,
     "attention": "auto",
     "attention_chunk": "auto",
+    "short_attention": "auto",
     "distributed_timeout": 60.0,
     "save_minutes": 15.0,
     "save_steps": None,

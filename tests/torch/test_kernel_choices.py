@@ -31,6 +31,7 @@ OPTIONS = ("default", "other")
 def _small_samples(monkeypatch):
     """Measure everything, however small, on small samples."""
     monkeypatch.setattr(linears, "_MIN_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(linears, "_MIN_GELU_MULTIPLY_ADDS", 1)
     monkeypatch.setattr(linears, "_SAMPLE_MULTIPLY_ADDS", 2**10)
     monkeypatch.setattr(query_chunks, "_MIN_MULTIPLY_ADDS", 1)
 
@@ -66,6 +67,23 @@ def test_each_library_gives_the_same_values_and_gradients(backend):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     # A product and its two gradients are three classes of shapes.
     assert len(choices.made()) == (3 if backend == "auto" and linears.has_choice() else 0)
+
+
+@pytest.mark.parametrize("backend", ["mkl", "onednn"])
+def test_a_sum_within_the_product(backend):
+    choices.configure(KernelSettings(linear_backend=backend))
+    layer, dropout = linears.Linear(24, 10), torch.nn.Dropout(0.5).eval()
+    x, other = random(3, 5, 24), random(3, 5, 10, seed=1)
+    expected = other + F.linear(x, layer.weight, layer.bias)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        found = linears.add_residual(layer, x, other, dropout)
+    assert counter.get_total_flops() == 2 * 15 * 24 * 10
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x, residual=other), expected)  # with gradients
+    plain = torch.nn.Linear(24, 10)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(linears.add_residual(plain, x, other, dropout), expected)
+    assert (linears.add_residual(layer, x, other, dropout.train()) == other).any()
 
 
 def test_the_forced_library_is_the_one_that_runs(monkeypatch):

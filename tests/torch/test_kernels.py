@@ -12,10 +12,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from funnel import ModelConfig
 from funnel_torch import FunnelModel
 from funnel_torch.kernels import linear as kernel
+from funnel_torch.kernels import query_chunks
 from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.dropout import Dropout, dropout, sample_keep_mask
 from funnel_torch.kernels.linear import Linear, gelu_linear, linear, linear_gelu
-from funnel_torch.models import attention as attention_model
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +190,6 @@ def test_queries_in_chunks(
 
     unchunked = run()
     for size in (1, 4, 7):
-        monkeypatch.setattr(attention_model, "_QUERY_CHUNK", size)
+        monkeypatch.setattr(query_chunks, "_DEFAULT", size)
         for ours, expected in zip(run(), unchunked, strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)

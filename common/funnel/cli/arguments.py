@@ -40,6 +40,8 @@ _SYNONYMS = (
     ("model_dir", "output_dir"),
     ("save_dir", "output_dir"),
 )
+# Names of like settings, which are suggested only: one is the start, the other the model itself.
+_LIKE = (("init_ckpt", "init_checkpoint", "model"),)
 _FLAG_FILE, _SETTINGS_FILE = "flagfile", "settings_file"
 # How these flags begin, without the first dashes.
 FILES_OF_FLAGS = (_FLAG_FILE, _SETTINGS_FILE, _SETTINGS_FILE.replace("_", "-"))
@@ -93,10 +95,11 @@ class KnownFlags:
         """Return ``; did you mean --x?`` for an unknown flag, empty if none is close."""
         typed = name.replace("-", "_")
         candidates = {known.replace("-", "_"): known for known in self.names}
-        for synonyms in _SYNONYMS:
+        for synonyms in (*_SYNONYMS, *_LIKE):
             known = next((candidates[s] for s in synonyms if s in candidates), None)
             candidates |= {s: known for s in synonyms if known and s not in candidates}
-        close = difflib.get_close_matches(typed, sorted(candidates), n=3, cutoff=_CLOSE)
+        close = [typed] if typed in candidates else []
+        close = close or difflib.get_close_matches(typed, sorted(candidates), n=3, cutoff=_CLOSE)
         found = dict.fromkeys(f"--{candidates[match]}" for match in close)
         return f"; did you mean {' or '.join(list(found)[:2])}?" if found else ""
 

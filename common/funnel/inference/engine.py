@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 _WINDOW, _SMALL_WINDOW = 4096, 512
 # Tokens of a batch: on a CPU its hidden states should fit the caches, a GPU has to be filled.
 CPU_POSITIONS, GPU_POSITIONS = 1536, 65536
+# Batches from which the last one is filled up: it costs a thirtieth at most.
+_FILLED_FROM = 30
+# Digits of the number of pooling windows in base 2; the rest of them are rounded up.
+_LENGTH_BITS = 3
 _SEVERAL = (MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
 Compute = Callable[[Arrays], Arrays]
 RunAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -95,7 +99,12 @@ class Engine:
             longest = max(int(lengths[order[start]]), self.shortest)
             length = max(self._padded(longest), self.shortest)
             size = self.batch_size or max(1, self.positions // length)
-            batches.append((order[start : start + size], length))
+            rows = order[start : start + size]
+            if len(batches) + 1 >= _FILLED_FROM:
+                # Libraries compile and keep code for every shape: a last batch of any size, in
+                # every part, would be a new one. Its last sequence is computed again and again.
+                rows = np.pad(rows, (0, size - len(rows)), mode="edge")
+            batches.append((rows, length))
             start += size
 
         def compute(batch: tuple[np.ndarray, int]) -> Arrays:
@@ -110,7 +119,11 @@ class Engine:
 
     def _padded(self, longest: int) -> int:
         most = max(self.encoding.max_length, longest)
-        length = bucket_length(longest, most, self.config)
+        first, size = int(self.config.separate_cls), self.config.upsample_factor
+        windows = -(-(longest - first) // size)  # of the last block
+        # Steps of a quarter at most bound the number of shapes.
+        step = 1 << max(0, windows.bit_length() - _LENGTH_BITS)
+        length = bucket_length(first + -(-windows // step) * step * size, most, self.config)
         return min(most, -(-length // self.length_step) * self.length_step)
 
     def log_counts(self, source: object) -> None:

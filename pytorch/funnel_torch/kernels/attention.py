@@ -15,13 +15,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from funnel_torch.kernels.dropout import sample_keep_mask
-
-# Keys below which PyTorch's fused CPU kernel, made for long rows, is slower than its parts.
-_SHORT = 48
+from funnel_torch.kernels.short_attention import attend_in_parts, prefers_parts
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    owns_bias: bool = False,
 ) -> Tensor:
     """Compute ``softmax(scale * q @ k.T + bias) @ v``.
 
@@ -34,14 +38,16 @@ def attention(
         bias: added to the scaled scores, broadcast to [B, N, Tq, Tk]; None adds nothing.
         scale: factor of the scores.
         dropout: rate at which attention weights are dropped.
+        owns_bias: ``bias`` is contiguous, [N, B, Tq, Tk], and may be overwritten.
 
     Returns:
         [B, N, Tq, d].
     """
     needs_grad = torch.is_grad_enabled() and bias is not None and bias.requires_grad
-    if _is_short(q, k, bias) and not (dropout or torch.is_grad_enabled()):
+    if not (dropout or torch.is_grad_enabled()) and _may_divide(q, k, bias):
         assert bias is not None
-        return _attend_short(q, k, v, bias, scale)
+        scores = bias if owns_bias else torch.empty(*q.shape[:3], k.shape[2]).copy_(bias)
+        return attend_in_parts(q, k, v, scores, scale)
     if q.is_cuda or not (dropout or needs_grad):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -55,7 +61,7 @@ def attention(
     return torch.matmul(weights.to(v.dtype), v)
 
 
-def _is_short(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+def _may_divide(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
     # First of all: a comparison of lengths in a traced graph would make them constants.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -63,15 +69,9 @@ def _is_short(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
         bias is not None
         and q.device.type == "cpu"
         and q.dtype == bias.dtype == torch.float32
-        and k.shape[2] <= _SHORT
+        and not torch.is_autocast_enabled("cpu")
+        and prefers_parts(q, k)
     )
-
-
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    keys, bias = k.flatten(0, 1).transpose(1, 2), bias.expand(*q.shape[:3], k.shape[2])
-    scores = torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), keys, alpha=scale)
-    mixed = torch.bmm(torch.softmax(scores, -1), v.flatten(0, 1))
-    return mixed.unflatten(0, q.shape[:2])
 
 
 class _Attention(torch.autograd.Function):

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -87,19 +88,15 @@ class KernelChoices:
 
     def state(self) -> dict[str, Any]:
         """Return settings and choices in a form that a checkpoint can hold."""
-        settings = self.settings
-        return {
-            "linear_backend": settings.linear_backend,
-            "attention_chunk": settings.attention_chunk,
-            "made": self.made(),
-        }
+        return {**asdict(self.settings), "made": self.made()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take the settings and choices of :meth:`state`; a setting that is not auto precedes them.
 
         Values that this version does not know are left out; a setting that changes is logged.
         """
-        names, own = ("linear_backend", "attention_chunk"), self.settings
+        own = self.settings
+        names = [field.name for field in fields(KernelSettings)]
         merged = {
             name: str(state.get(name, AUTO)) if (value := getattr(own, name)) == AUTO else value
             for name in names

@@ -9,6 +9,8 @@ from funnel.utils.errors import ConfigError
 
 AUTO, MKL, ONEDNN = "auto", "mkl", "onednn"
 LINEAR_BACKENDS = (AUTO, MKL, ONEDNN)
+PARTS, SDPA = "parts", "sdpa"
+SHORT_ATTENTIONS = (AUTO, PARTS, SDPA)
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,21 @@ class KernelSettings:
         "faster, measured at first use (1024 on a GPU)",
         affects_result=False,
     )
+    short_attention: str = setting(
+        AUTO,
+        "attention over at most 256 keys in evaluation on a CPU: sdpa, PyTorch's fused kernel; "
+        "parts, products per head; auto: the faster one, measured at first use",
+        choices=SHORT_ATTENTIONS,
+        affects_result=False,
+    )
 
     def __post_init__(self) -> None:
-        if self.linear_backend not in LINEAR_BACKENDS:
-            raise ConfigError(
-                f"linear_backend={self.linear_backend}: choose from {', '.join(LINEAR_BACKENDS)}"
-            )
+        for name, known in (
+            ("linear_backend", LINEAR_BACKENDS),
+            ("short_attention", SHORT_ATTENTIONS),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}={value}: choose from {', '.join(known)}")
         chunk = self.attention_chunk
         if chunk != AUTO and not (chunk.isascii() and chunk.isdigit() and int(chunk) > 0):
             raise ConfigError(f"attention_chunk={chunk}: write auto or a number of at least 1")

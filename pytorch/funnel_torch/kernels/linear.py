@@ -24,6 +24,8 @@ from funnel_torch.kernels.config import AUTO, MKL, ONEDNN
 _IS_BUILT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Multiply-adds below which oneDNN's set-up time (16 us) exceeds the time it saves.
 _MIN_MULTIPLY_ADDS = 2**25
+# The same with GELU, whose own pass takes several times as long per entry.
+_MIN_GELU_MULTIPLY_ADDS = 2**23
 # oneDNN's product with GELU as a pass of its own.
 _ONEDNN_APART = "onednn, then GELU"
 # Size of a measured product: a few milliseconds. Its free dimension (the number of tokens) does not
@@ -38,8 +40,10 @@ class Linear(nn.Linear):
     Parameters, their names and their initialization are those of ``nn.Linear``.
     """
 
-    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """Map [..., in] to [..., out]; ``gelu`` applies GELU to the result."""
+    def forward(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+        """Map [..., in] to [..., out]; apply GELU to the result, or add ``residual`` [..., out]."""
+        if residual is not None:
+            return linear_add(x, self.weight, self.bias, residual)
         return linear_gelu(x, self.weight, self.bias) if gelu else linear(x, self.weight, self.bias)
 
     def forward_from_gelu(self, x: Tensor) -> Tensor:
@@ -56,9 +60,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _product(x, weight, bias)
 
 
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+    """Compute :func:`linear` plus ``other`` [..., out]; oneDNN adds within the product.
+
+    So it does where no gradient is needed.
+    """
+    if not _is_for_onednn(x, weight) or _needs_grad(x, weight, bias, other):
+        return other + linear(x, weight, bias)
+    if _choose(x, weight) == ONEDNN:
+        add = torch.ops.mkldnn._linear_pointwise.binary
+        return add(x, other.contiguous(), weight, bias, "add")
+    return F.linear(x, weight, bias).add_(other)
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute GELU (tanh approximation) of :func:`linear`, fused where no gradient is needed."""
-    if not _is_for_onednn(x, weight) or _needs_grad(x, weight, bias):
+    if not _is_for_onednn(x, weight, _MIN_GELU_MULTIPLY_ADDS) or _needs_grad(x, weight, bias):
         return F.gelu(linear(x, weight, bias), approximate="tanh")
     return _LINEAR_GELU[_choose(x, weight, gelu=True)](x, weight, bias)
 
@@ -75,6 +92,13 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _GeluLinear.apply(x, weight, bias)
 
 
+def add_residual(layer: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
+    """Return ``residual + dropout(layer(x))``, as one product where dropout does nothing."""
+    if isinstance(layer, Linear) and not dropout.training:
+        return layer(x, residual=residual)
+    return residual + dropout(layer(x))
+
+
 def has_choice() -> bool:
     """Return whether PyTorch brings both libraries."""
     return _IS_BUILT and bool(torch.backends.mkldnn.enabled)
@@ -85,12 +109,12 @@ def is_autocast_enabled(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
-def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+def _is_for_onednn(x: Tensor, weight: Tensor, smallest: int | None = None) -> bool:
     return (
         _IS_BUILT
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= _MIN_MULTIPLY_ADDS
+        and x.numel() * len(weight) >= (_MIN_MULTIPLY_ADDS if smallest is None else smallest)
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -175,8 +199,10 @@ def _samples(
 
     x = ones(rows, inner, is_flipped=is_flipped[0])
     weight = ones(columns, inner, is_flipped=is_flipped[1])
+    # MKL adds a bias in a pass of its own; the products of gradients have none.
+    bias = None if any(is_flipped) else torch.ones(columns)
     functions = _LINEAR_GELU if gelu else _LINEAR
-    return [partial(functions[option], x, weight, None) for option in options]
+    return [partial(functions[option], x, weight, bias) for option in options]
 
 
 class _Linear(torch.autograd.Function):
@@ -228,6 +254,8 @@ def _linear_gradients(
 if _IS_BUILT:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _count_flops(x_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) -> int:
+    def _count_flops(x_shape: torch.Size, *others: Any, **__: Any) -> int:
         """Count 2 per multiply-add, for ``torch.utils.flop_counter``."""
-        return 2 * x_shape.numel() * weight_shape[0]
+        # With a sum that is the second argument, and the weight the third.
+        is_sum = len(others) == len(("other", "weight", "bias", "operation"))
+        return 2 * x_shape.numel() * others[1 if is_sum else 0][0]

@@ -11,6 +11,7 @@ from funnel_torch.kernels.attention import attention
 from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.config import AUTO
 
+_DEFAULT, _DEFAULT_CUDA = 128, 1024
 # Chunks to choose from; the caller's default comes first.
 _SIZES = (64, 128, 256)
 # Multiply-adds of the content scores below which chunks are not compared.
@@ -20,6 +21,18 @@ _MAX_SAMPLE = 512
 # Chunks of different sizes took equal times wherever they were compared; one millisecond of noise
 # must not make runs differ.
 _MARGIN = 0.85
+
+
+def query_chunks(length: int, q: Tensor) -> list[slice]:
+    """Split the queries into ranges to attend with at a time.
+
+    A chunk of c queries meets Tk + s c distances instead of Tk + s Tq (s is the stride of queries
+    over keys), and its scores stay in a CPU's cache; memory grows with Tk instead of its square.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return [slice(0, length)]
+    size = query_chunk(q, _DEFAULT_CUDA if q.is_cuda else _DEFAULT)
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def query_chunk(q: Tensor, default: int) -> int:

@@ -17,13 +17,13 @@ head are then one matrix product with that head's projected relative embeddings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from funnel.config.geometry import RelativeRange
 from funnel.config.model import ModelConfig
 from funnel.config.model_settings import ATTENTION_KERNELS
 from funnel.utils.errors import ConfigError
@@ -36,29 +36,23 @@ from funnel_torch.kernels.fused_attention import (
     log_fallback,
     why_not_fused,
 )
-from funnel_torch.kernels.linear import Linear, is_autocast_enabled, linear
-from funnel_torch.kernels.query_chunks import query_chunk
+from funnel_torch.kernels.linear import Linear, add_residual, is_autocast_enabled, linear
+from funnel_torch.kernels.query_chunks import query_chunks
+from funnel_torch.kernels.relative_shift import (
+    PositionTable,
+    ProjectedPositions,
+    set_first_column,
+    shifted_scores,
+    table_bias,
+)
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
+from funnel_torch.models.first_position import reads_no_gradient
 
 # Row blocks of the packed query, key and value matrix that are multiplied together.
 _PARTS = {"qkv": slice(0, 3), "q": slice(0, 1), "kv": slice(1, 3)}
 # A shared layer at the start of a block alternates between two sets of relative embeddings.
 _MAX_CACHED_PROJECTIONS = 2
-# Queries attended with at a time; see _query_chunks.
-_QUERY_CHUNK = 128
-_QUERY_CHUNK_CUDA = 1024
-
-
-class _ProjectedPositions(NamedTuple):
-    """Relative embeddings projected for one layer.
-
-    Attributes:
-        range: the R distances.
-        keys: ``s Wr R(x)`` for each distance x, [N, d, R].
-    """
-
-    range: RelativeRange
-    keys: Tensor
+_Projection = TypeVar("_Projection")
 
 
 class _SegmentTerms(NamedTuple):
@@ -83,7 +77,7 @@ class _BiasTerms(NamedTuple):
     """
 
     position_query: Tensor
-    positions: _ProjectedPositions | Sinusoids
+    positions: ProjectedPositions | Sinusoids
     segment: _SegmentTerms | None
 
 
@@ -116,7 +110,7 @@ class RelativeAttention(nn.Module):
         self.attention_kernel = ATTENTION_KERNELS[0]
         # Replacements of qkv_weight, by part; see convert_linears.
         self.converted: nn.ModuleDict | None = None
-        self._projections: dict[tuple, Tensor] = {}
+        self._projections: dict[tuple, Any] = {}
 
     def train(self, mode: bool = True) -> RelativeAttention:
         """Switch modes and clear cached projections.
@@ -135,7 +129,7 @@ class RelativeAttention(nn.Module):
         q, k, v = self._project(query, key)
         attended = self._attend(q, k, v, context)
         merged = attended.permute(1, 2, 0, 3).flatten(2)
-        return self.layer_norm(query + self.dropout(self.out_proj(merged)))
+        return self.layer_norm(add_residual(self.out_proj, merged, query, self.dropout))
 
     def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (with r_w_bias), keys and values, each [N, B, T, d]."""
@@ -176,12 +170,15 @@ class RelativeAttention(nn.Module):
         if context.positions is None:
             bias = None if context.key_bias is None else context.key_bias.to(q.dtype)
             return attention(q, k, v, bias, self.scale, dropout)
+        if isinstance(context.positions, RelativePositions) and self._reads_table(q, context):
+            bias = self._table_bias(q, context.positions, context)
+            return attention(q, k, v, bias, self.scale, dropout, owns_bias=True)
         terms = self._bias_terms(q, context, context.positions)
         if self._is_fused(q, context.positions):
             return self._attend_fused((q, k, v), terms, context, dropout)
         parts = [
             attention(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
-            for rows in _query_chunks(context.query_length, q)
+            for rows in query_chunks(context.query_length, q)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
@@ -211,7 +208,7 @@ class RelativeAttention(nn.Module):
         dropout: float,
     ) -> Tensor:
         """Attend by one kernel that holds no matrix of scores, [N, B, Tq, d]."""
-        assert isinstance(terms.positions, _ProjectedPositions)
+        assert isinstance(terms.positions, ProjectedPositions)
         bonus = cls_column = None
         if terms.segment is not None:
             bonus, cls_column = (x.squeeze(-1) for x in terms.segment)
@@ -233,27 +230,71 @@ class RelativeAttention(nn.Module):
             inputs, FusedSettings(self.scale, ratio, offset, separate_cls, dropout)
         )
 
+    def _reads_table(self, q: Tensor, context: AttentionContext) -> bool:
+        """Return whether :meth:`_table_bias` serves: evaluation on a CPU, with few queries."""
+        return (
+            reads_no_gradient(q)
+            and q.dtype == self.r_kernel.dtype
+            and not is_autocast_enabled(q.device)
+            and self.attention_kernel != "fused"
+            and len(query_chunks(context.query_length, q)) == 1
+        )
+
+    def _table_bias(
+        self, q: Tensor, positions: RelativePositions, context: AttentionContext
+    ) -> Tensor:
+        """Return what :meth:`_bias` does for all queries, in fewer passes, [N, B, Tq, Tk]."""
+        table = self._position_table(positions, context)
+        same = None if context.is_one_segment else context.same_segment
+        return table_bias(q, table, context.key_bias, same, self.config.separate_cls)
+
+    def _position_table(
+        self, positions: RelativePositions, context: AttentionContext
+    ) -> PositionTable:
+        """Return what queries with r_w_bias are multiplied with for :meth:`_table_bias`."""
+
+        def build() -> PositionTable:
+            keys = self._project_embeddings(positions.embeddings)
+            constants = torch.matmul((self.r_r_bias - self.r_w_bias)[:, None], keys)
+            if has_segments:
+                vectors = self._segment_vectors(is_one)
+                own = torch.matmul((self.r_s_bias - self.r_w_bias)[:, None], vectors)
+                keys, constants = torch.cat([keys, vectors], -1), torch.cat([constants, own], -1)
+            return PositionTable(positions.range, context.key_length, keys, constants)
+
+        has_segments, is_one = context.segments is not None, context.is_one_segment
+        parameters = (self.r_w_bias, self.r_r_bias, self.r_s_bias, self.seg_embed, self.r_kernel)
+        return self._cached((positions.range, has_segments, is_one), parameters, build)
+
     def _bias_terms(
         self, q: Tensor, context: AttentionContext, positions: RelativePositions | Sinusoids
     ) -> _BiasTerms:
         """Compute the parts of the bias that do not depend on the chunk of queries."""
-        projected: _ProjectedPositions | Sinusoids
+        projected: ProjectedPositions | Sinusoids
         if isinstance(positions, RelativePositions):
             keys = self._projected_embeddings(positions).to(q.dtype)
-            projected = _ProjectedPositions(positions.range, keys)
+            projected = ProjectedPositions(positions.range, keys)
         else:
             projected = positions
         segment = None
         if context.segments is not None:
-            # The softmax of a row does not change if a constant is added to it. The segment score
-            # different + same_ij * (same - different) is therefore used without its first part.
-            # Only the [CLS] column, which has no segment score at all, then needs -different.
-            embed = (self.seg_embed * self.scale).to(q.dtype)
-            vectors = torch.stack([embed[1] - embed[0], -embed[0]], -1)[:, None]
+            vectors = self._segment_vectors().to(q.dtype)[:, None]
             query = self._biased_query(q, self.r_s_bias, context)
             segment = _SegmentTerms(*torch.matmul(query, vectors).split(1, -1))
         position_query = self._biased_query(q, self.r_r_bias, context)
         return _BiasTerms(position_query, projected, segment)
+
+    def _segment_vectors(self, is_one_segment: bool = False) -> Tensor:
+        """Return vectors whose products with a query are its segment scores, [N, d, 2 or 1].
+
+        The softmax of a row does not change if a constant is added to it. The segment score
+        ``different + same_ij * (same - different)`` is therefore used without its first part. Only
+        the [CLS] column, which has no segment score at all, then needs ``-different``. If all pairs
+        are of one segment, their score is a constant too, and that column needs ``-same`` alone.
+        """
+        embed = self.seg_embed * self.scale
+        parts = [-embed[1]] if is_one_segment else [embed[1] - embed[0], -embed[0]]
+        return torch.stack(parts, -1)
 
     def _biased_query(self, q: Tensor, bias: Tensor, context: AttentionContext) -> Tensor:
         """Return the query with ``bias`` in place of r_w_bias, 0 for a separate [CLS]."""
@@ -267,7 +308,7 @@ class RelativeAttention(nn.Module):
         if isinstance(terms.positions, Sinusoids):
             bias = self._factorized_scores(position_query, rows, terms.positions)
         else:
-            bias = _shifted_scores(position_query, terms.positions, rows.start, context.key_length)
+            bias = shifted_scores(position_query, terms.positions, rows.start, context.key_length)
         # Without a gradient the score buffer is not needed again and can be written into.
         needs_grad = torch.is_grad_enabled() and bias.requires_grad
         in_place = not (needs_grad or torch.jit.is_tracing())
@@ -278,7 +319,7 @@ class RelativeAttention(nn.Module):
             same = context.same_segment[:, rows].to(bias.dtype)
             bias = bias.addcmul_(bonus, same) if in_place else torch.addcmul(bias, bonus, same)
         if self.config.separate_cls:
-            bias = _set_first_column(bias, cls_column, in_place)
+            bias = set_first_column(bias, cls_column, in_place)
         if context.key_bias is not None:
             key_bias = context.key_bias.to(bias.dtype)
             bias = bias.add_(key_bias) if in_place else bias + key_bias
@@ -292,19 +333,28 @@ class RelativeAttention(nn.Module):
         """
         kernel = self.r_kernel
         is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        # An inference tensor has no version by which a change would be seen.
-        if self.training or torch.is_grad_enabled() or is_traced or kernel.is_inference():
+        if self.training or torch.is_grad_enabled() or is_traced:
             return self._project_embeddings(positions.embeddings)
-        key: tuple = (positions.range, kernel._version, kernel.data_ptr())
-        key += (positions.embeddings.dtype,)
+        key: tuple = (positions.range, positions.embeddings.dtype)
         if is_autocast_enabled(kernel.device):
             key += (torch.get_autocast_dtype(kernel.device.type),)
-        projected = self._projections.get(key)
-        if projected is None:
-            projected = self._project_embeddings(positions.embeddings)
+        build = partial(self._project_embeddings, positions.embeddings)
+        return self._cached(key, (kernel,), build)
+
+    def _cached(
+        self, key: tuple, parameters: Sequence[Tensor], build: Callable[[], _Projection]
+    ) -> _Projection:
+        """Return what ``build`` makes of the parameters, kept until they or the key change."""
+        # An inference tensor has no version by which a change would be seen.
+        if any(parameter.is_inference() for parameter in parameters):
+            return build()
+        key += tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
+        found = self._projections.get(key)
+        if found is None:
+            found = build()
             kept = list(self._projections.items())[1 - _MAX_CACHED_PROJECTIONS :]
-            self._projections = dict([*kept, (key, projected)])  # other threads read the old one
-        return projected
+            self._projections = dict([*kept, (key, found)])  # other threads read the old one
+        return found
 
     def _project_embeddings(self, relative_embeddings: Tensor) -> Tensor:
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), relative_embeddings.t())
@@ -348,53 +398,3 @@ def choose_attention(model: nn.Module, kernel: str) -> None:
     for module in model.modules():
         if isinstance(module, RelativeAttention):
             module.attention_kernel = kernel
-
-
-def _query_chunks(length: int, q: Tensor) -> list[slice]:
-    """Split the queries into ranges to attend with at a time.
-
-    A chunk of c queries meets Tk + s c distances instead of Tk + s Tq (s is the stride of queries
-    over keys), and its scores stay in a CPU's cache; memory grows with Tk instead of its square.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return [slice(0, length)]
-    size = query_chunk(q, _QUERY_CHUNK_CUDA if q.is_cuda else _QUERY_CHUNK)
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _shifted_scores(
-    position_query: Tensor, positions: _ProjectedPositions, start: int, key_length: int
-) -> Tensor:
-    """Compute the position scores of some queries, [N, B, rows, Tk], by the relative shift.
-
-    Scores are computed for all distances of the chunk, [rows, count]. Query i meets key j at entry
-    ``t = j - ratio * i + offset`` of row i (``RelativeRange``), which in the flat buffer is
-    ``i * count + t = offset + i * (count - ratio) + j``. Skipping ``offset`` entries and reading
-    rows of ``count - ratio`` entries therefore aligns the scores by key: the shift is a strided
-    view that copies nothing. Every (i, j) has an entry of its own, so the backward pass needs no
-    accumulation.
-
-    Args:
-        position_query: [N, B, rows, d], the queries from ``start`` on.
-        positions: of all queries.
-        start: index of the first query.
-        key_length: Tk.
-    """
-    ratio, length = positions.range.ratio, position_query.shape[2]
-    # The distances of this chunk only: its last query meets key 0 at the first of them.
-    offset = ratio * (length - 1)
-    count = ratio * length + key_length
-    keys = positions.keys.narrow(-1, positions.range.offset - offset - ratio * start, count)
-    scores = torch.matmul(position_query.flatten(1, 2), keys)
-    flat = scores.view(len(keys), -1, length * count)
-    aligned = flat.narrow(-1, offset, length * (count - ratio))
-    return aligned.unflatten(-1, (length, count - ratio)).narrow(-1, 0, key_length)
-
-
-def _set_first_column(bias: Tensor, column: Tensor | None, in_place: bool) -> Tensor:
-    """Replace column 0 (the [CLS] key) by ``column`` [..., Tq, 1], or by zeros."""
-    if in_place:
-        bias[..., :1] = 0 if column is None else column
-        return bias
-    first = torch.zeros_like(bias[..., :1]) if column is None else column
-    return torch.cat([first, bias[..., 1:]], -1)

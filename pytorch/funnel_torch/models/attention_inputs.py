@@ -87,6 +87,7 @@ class AttentionContext:
     segments: tuple[Tensor, Tensor] | None = None
     key_bias: Tensor | None = None
     _same_segment: Tensor | None = field(default=None, init=False, repr=False)
+    _is_one_segment: bool | None = field(default=None, init=False, repr=False)
     _row_mask: Tensor | None = field(default=None, init=False, repr=False)
 
     def row_mask(self, dtype: torch.dtype) -> Tensor:
@@ -120,6 +121,14 @@ class AttentionContext:
         if self._same_segment is None and self.segments is not None:
             self._same_segment = _same_segment(*self.segments)
         return self._same_segment
+
+    @property
+    def is_one_segment(self) -> bool:
+        """Whether all queries and keys count as one segment; reads the ids, so for a CPU."""
+        if self._is_one_segment is None and self.segments is not None:
+            ids = self.segments[1]  # those of pooled queries are some of them
+            self._is_one_segment = bool(((ids == ids.min()) | (ids == SEGMENT_CLS)).all())
+        return bool(self._is_one_segment)
 
 
 @dataclass(frozen=True)

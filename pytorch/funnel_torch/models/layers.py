@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_torch.kernels.dropout import Dropout
-from funnel_torch.kernels.linear import Linear
+from funnel_torch.kernels.linear import Linear, add_residual
 from funnel_torch.models.attention import RelativeAttention
 from funnel_torch.models.attention_inputs import AttentionContext
 
@@ -91,17 +91,17 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [B, T, D] to [B, T, D]."""
-        return self.layer_norm(hidden + self.dropout(self._transform(hidden)))
-
-    def _transform(self, hidden: Tensor) -> Tensor:
-        if self.activation is not gelu:
-            inner = self.activation(self.linear_1(hidden))
-        elif self.training and torch.is_grad_enabled() and not self.activation_dropout.p:
+        is_gelu = self.activation is gelu
+        if is_gelu and self.training and torch.is_grad_enabled() and not self.activation_dropout.p:
             # Saves GELU's input only; with dropout in between its output is needed anyway.
-            return self.linear_2.forward_from_gelu(self.linear_1(hidden))
-        else:
+            output = self.linear_2.forward_from_gelu(self.linear_1(hidden))
+            return self.layer_norm(hidden + self.dropout(output))
+        if is_gelu:
             inner = self.linear_1(hidden, gelu=True)
-        return self.linear_2(self.activation_dropout(inner))
+        else:
+            inner = self.activation(self.linear_1(hidden))
+        inner = self.activation_dropout(inner)
+        return self.layer_norm(add_residual(self.linear_2, inner, hidden, self.dropout))
 
 
 class FunnelLayer(nn.Module):

@@ -66,6 +66,21 @@ def test_steps_and_shortest_lengths(tokenizer):
     assert {length for _, length, _ in shapes} <= {32, 48} and shapes[0][0] == 7
 
 
+def test_few_shapes(tokenizer):
+    shapes, values = [], list(texts(1200))
+    engine = make_engine(tokenizer, shapes, window=400, positions=256)
+    for text, row in zip(values, engine.rows(values), strict=True):
+        assert row["logits"] == {"a": text.count("a"), "b": text.count("b")}
+    by_length = {}
+    for batch, length, _ in shapes:
+        by_length.setdefault(length, set()).add(batch)
+    # The last batches of the parts are as large as all others of their length.
+    assert len(shapes) > 90 and all(len(sizes) == 1 for sizes in by_length.values())
+    assert {engine._padded(longest) for longest in range(2, 65)} == {
+        *range(4, 19, 2), *range(22, 35, 4), *range(42, 64, 8), 64
+    }  # fmt: skip
+
+
 def _peak(engine, count):
     tracemalloc.start()
     for _ in engine.rows(texts(count)):
