@@ -28,7 +28,7 @@ TPU := $(VENV)/.installed-tpu-compile
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: $(HALF)  ## pretrained or not, Transformer or Funnel, on real text: twelve minutes, two cores
+demo: $(HALF)  ## pretrained or not, Transformer or Funnel, on real text: seven minutes, two cores
 	$(BIN)/python demo/demo.py
 
 # worksteal: tests of one file, with its fixtures, stay in one worker until another has nothing left.

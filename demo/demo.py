@@ -1,4 +1,4 @@
-"""Pretrained against random weights, and Transformer against Funnel, in twelve minutes on a CPU.
+"""Pretrained against random weights, and Transformer against Funnel, in seven minutes on a CPU.
 
     make demo                                   (creates a virtual environment first)
     python demo/demo.py --output_dir=demo_output --seed=2
