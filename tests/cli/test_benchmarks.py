@@ -189,7 +189,7 @@ def test_make_bench_runs_what_there_is():
         if "__main__" in path.read_text()
     }
     # gpu.py is a part of gpu.sh; the others take hours.
-    others = {"gpu", "tpu", "tpu_tables", "reproduce"}
+    others = {"gpu", "tpu", "tpu_tables", "reproduce", "pooled_blocks"}
     assert set(parts) == programs - others and parts[-1] == "report"
 
 

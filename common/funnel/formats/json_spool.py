@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, TypeVar
 
 from funnel.utils.files import atomic_path, finite_json, open_json
-from funnel.utils.scratch import ScratchList
+from funnel.utils.scratch_list import ScratchList
 
 T = TypeVar("T")
 

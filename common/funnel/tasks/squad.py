@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-import numpy as np
-
 from funnel.config.squad import VERSIONS
 from funnel.tasks.json_files import JsonNode, iter_objects
 from funnel.utils.errors import ConfigError, DataError
-from funnel.utils.scratch import ScratchList
+from funnel.utils.scratch_list import ScratchList
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class QuestionList(Sequence[Question]):
         places: which of them are in the list, and in what order.
     """
 
-    def __init__(self, rows: Sequence[list[Any]], places: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, rows: Sequence[list[Any]], places: Sequence[int]) -> None:
         self._rows, self._places = rows, places
 
     @overload
@@ -146,7 +144,7 @@ def read_squad(path: str | os.PathLike[str], version: str = "v2") -> SquadData:
     _report_misplaced(path, tally)
     unanswerable = sum(tally.is_unanswerable)
     if version == "v1" and unanswerable:
-        kept = np.flatnonzero(np.frombuffer(tally.is_unanswerable, np.uint8) == 0)
+        kept = array("q", (i for i, without in enumerate(tally.is_unanswerable) if not without))
         questions = QuestionList(rows, kept)
     if not questions:
         raise DataError(f"{path}: holds no {'' if version == 'v2' else 'answerable '}question")
@@ -184,9 +182,8 @@ def _parse_answer(node: JsonNode, context: str) -> Answer:
 
 
 def _check_ids(path: str | os.PathLike[str], questions: Iterable[Question], tally: _Tally) -> None:
-    hashes = np.frombuffer(tally.id_hashes, np.int64)
     # Equal ids have equal hashes, so that their texts need not be held.
-    if len(np.unique(hashes)) == len(hashes):
+    if len(set(tally.id_hashes)) == len(tally.id_hashes):
         return
     counts = Counter(question.id for question in questions)
     for question in questions:

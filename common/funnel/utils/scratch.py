@@ -6,13 +6,12 @@ memory of this process while they are mapped, so readers of a large array releas
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from funnel.utils.errors import FunnelError
 
 _HELD_BYTES = 1 << 18  # appended values held in memory before they are written
 _AT_ONCE = 1 << 16  # values appended at a time
-_RELEASE_EVERY = 4096  # values read after which the memory of the file's pages is given back
-
-T = TypeVar("T")
 
 
 class ScratchArray:
@@ -118,52 +114,3 @@ def concatenate(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
         for start in range(0, len(values), _AT_ONCE):  # copied in parts
             joined.append(values[start : start + _AT_ONCE])
     return joined.read()
-
-
-class ScratchList(Sequence[T]):
-    """JSON values in the order in which they were appended.
-
-    Up to 256 KB of them stay in memory; more are in an unnamed temporary file. A value is parsed
-    each time it is looked up, so that changes of a returned object are not kept.
-    """
-
-    def __init__(self) -> None:
-        folder = tempfile.gettempdir()
-        self._texts, self._ends = ScratchArray(folder, np.uint8), ScratchArray(folder, np.int64)
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
-        self._count = self._size = self._lookups = 0
-
-    def append(self, value: T) -> None:
-        """Add a value; not allowed after the first one was looked up.
-
-        Raises:
-            FunnelError: a temporary file cannot be written.
-        """
-        text = json.dumps(value).encode("ascii")
-        self._texts.append(np.frombuffer(text, np.uint8))
-        self._count, self._size = self._count + 1, self._size + len(text)
-        self._ends.append(np.array([self._size]))
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(self._count)[index]]
-        place = range(self._count)[index]
-        if self._arrays is None:
-            self._arrays = self._texts.read(), self._ends.read()
-        texts, ends = self._arrays
-        begin = int(ends[place - 1]) if place else 0
-        value: T = json.loads(texts[begin : int(ends[place])].tobytes())
-        self._lookups += 1
-        if self._lookups % _RELEASE_EVERY == 0:
-            self._texts.release()
-            self._ends.release()
-        return value
-
-    def __len__(self) -> int:
-        return self._count

@@ -13,7 +13,7 @@ from funnel.features.squad_scoring import BEAM_FIELDS, SquadScorer
 from funnel.formats.json_spool import JsonSpool, write_json_array, write_json_object
 from funnel.tables import json_stream
 from funnel.tasks.squad import read_squad
-from funnel.utils import scratch
+from funnel.utils import scratch, scratch_list
 from funnel.utils.files import atomic_write_json
 from squad_cases import WordTokenizer, qa, squad_data, squad_file, squad_json
 
@@ -40,6 +40,7 @@ def _traced(count, patch):
     """Return the bytes that the answers hold, and the peak while they are found and written."""
     data, windows, scores = _case(count)
     patch.setattr(scratch, "_HELD_BYTES", 4096)
+    patch.setattr(scratch_list, "_HELD_BYTES", 4096)
     patch.setattr(squad_predictions, "_WINDOWS_AT_ONCE", 16)
     tracemalloc.start()
     try:
@@ -71,6 +72,7 @@ def _traced_reading(folder, count, patch):
     path = squad_file(folder, squad_json(*paragraphs))
     del paragraphs
     patch.setattr(scratch, "_HELD_BYTES", 4096)
+    patch.setattr(scratch_list, "_HELD_BYTES", 4096)
     patch.setattr(json_stream, "_READ_CHARACTERS", 4096)
     patch.setattr(squad, "_TEXTS_AT_ONCE", 16)
     tracemalloc.start()
@@ -107,7 +109,7 @@ def test_answers_do_not_depend_on_how_many_windows_are_searched_at_once(monkeypa
 
 
 def test_a_spool_reads_what_was_added_also_from_a_file(monkeypatch):
-    monkeypatch.setattr(scratch, "_HELD_BYTES", 64)
+    monkeypatch.setattr(scratch_list, "_HELD_BYTES", 64)
     values = {f"ä{i}": [{"text": "x\ud800\n" * i, "p": i / 7}] for i in range(40)}
     index: dict[str, int] = {}
     spool, other = JsonSpool(index), JsonSpool(index)
