@@ -8,7 +8,8 @@
 
 Every result is written at once to results/reproduce-SCALE.json, so the same command continues, also
 within a run. Scores are those after the last step: nothing is selected on the evaluation data.
-Seconds are those of the training steps alone, and compare only if nothing else runs.
+Seconds are those of the training steps alone, and compare only if nothing else runs; --time_again
+measures them for runs that others disturbed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ PYTORCH = timing.REPOSITORY / "pytorch"
 CONFIG = timing.REPOSITORY / "configs" / "demo.json"
 # ELECTRA starts from the weights of MLM: from random ones it collapses at this size
 # (docs/results.md).
+TIMED_STEPS = 32
 ELECTRA_FLAGS = {"loss_type": ELECTRA, "width_shrink": 0.5, "disc_coeff": 10, "lr": 7e-4}
 
 
@@ -60,9 +62,22 @@ class Runner:
 
     def fine_tune(self, run: FineTuning) -> timing.Row:
         """Train and score a run, after its pretraining if that is not there; return its row."""
+        folder = self.folder / run.key
+        self._run("classifier.py", self._flags(run) | {"model_dir": folder})
+        return self._row(run, folder)
+
+    def measure_seconds(self, run: FineTuning) -> float:
+        """Return the seconds of a run's training steps, from the rate of some steps made again."""
+        folder = self.folder / "timing" / run.key
+        flags = {"model_dir": folder, "train_steps": TIMED_STEPS, "no_dev": True, "overwrite": True}
+        untimed = self._flags(run)
+        del untimed["epochs"]
+        self._call(PYTORCH / "classifier.py", self.scale.flags | untimed | flags)
+        return self._examples(run) / _rate(folder)
+
+    def _flags(self, run: FineTuning) -> Flags:
         task, scale = run.task, self.scale
         vocabulary = self.vocabulary(task.corpus)
-        folder = self.folder / run.key
         changes = {"block_size": run.blocks, "dropout": 0.1, "dropatt": 0.1} | dict(run.overrides)
         if run.start is None:
             start = {"init_ckpt_config": self.config(run.key, vocabulary, changes)}
@@ -73,30 +88,30 @@ class Runner:
             "dataset": "jsonl", "data_dir": write_task(task, self.data, self.folder / "data"),
             "text_column": "text", "label_column": "label", "tokenizer_path": vocabulary,
             "max_length": task.length, "train_bsz": task.batch_size, "epochs": task.epochs,
-            "lr": scale.lr, "seed": run.seed, "eval_steps": 10**9, "model_dir": folder,
+            "lr": scale.lr, "seed": run.seed, "eval_steps": 10**9,
         }  # fmt: skip
         if task.name == "mnli":
             flags["text_b_column"] = "text2"
-        self._run("classifier.py", flags | start)
-        return self._row(run, folder)
+        return flags | start
 
     def _row(self, run: FineTuning, folder: Path) -> timing.Row:
         scores = json.loads((folder / "final_scores.json").read_text())["dev"]
         metric = next(iter(scores))
         lines = [r for r in read_metrics(folder / "metrics.jsonl") if r["split"] == "train"]
         config = ModelConfig.load(folder / "net_config.json")
-        examples = min(run.task.train_rows, self._count_examples(run)) * run.task.epochs
         return {
             "run": run.key, "task": run.task.name, "blocks": run.blocks, "initial": run.initial,
             "change": ", ".join(f"{name}={value}" for name, value in run.overrides),
             "seed": run.seed, "metric": metric, "score": scores[metric],
-            "seconds": examples / statistics.median(r["examples_per_second"] for r in lines),
+            "seconds": self._examples(run) / _rate(folder),
             "gflops": model_cost(config, run.task.length, run.task.batch_size).encoder_total / 1e9,
             "settings": fingerprint(run, self.scale), "steps": lines[-1]["step"],
         }  # fmt: skip
 
-    def _count_examples(self, run: FineTuning) -> int:
-        return count_lines(write_task(run.task, self.data, self.folder / "data") / "train.jsonl")
+    def _examples(self, run: FineTuning) -> int:
+        """Return the number of examples in all epochs."""
+        path = write_task(run.task, self.data, self.folder / "data") / "train.jsonl"
+        return min(run.task.train_rows, count_lines(path)) * run.task.epochs
 
     def pretrain(self, run: Pretraining) -> Path:
         """Pretrain, or continue, and return the directory of the weights."""
@@ -164,6 +179,12 @@ class Runner:
             raise FunnelError(f"{program.name} ended with {done.returncode}; see {log}")
 
 
+def _rate(folder: Path) -> float:
+    """Return the examples per second of a run's training steps; its log has equal parts."""
+    lines = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "train"]
+    return statistics.harmonic_mean([row["examples_per_second"] for row in lines])
+
+
 def to_argument(flag: tuple[str, Any]) -> str:
     """Return ``--name=value``, and ``--name`` or ``--no-name`` for a switch of the programs."""
     name, value = flag
@@ -192,6 +213,17 @@ def save_rows(path: Path, rows: dict[str, timing.Row], scale: str) -> None:
     atomic_write_json(path, content | {"rows": sorted(rows.values(), key=lambda row: row["run"])})
 
 
+def time_again(runner: Runner, runs: list[FineTuning], rows: dict[str, timing.Row]) -> None:
+    """Replace the seconds of runs by newly measured ones, those of one seed for all."""
+    measured: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        row = rows[run.key]
+        case = (run.task.name, run.blocks, row["change"])
+        if case not in measured:
+            measured[case] = runner.measure_seconds(run)
+        row["seconds"] = measured[case]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -201,6 +233,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="runs to make, e.g. 'imdb-*-seed1'")
     parser.add_argument("--list", action="store_true", help="print the runs and their state")
     parser.add_argument("--seconds", type=float, help="start no further run after this time")
+    parser.add_argument(
+        "--time_again",
+        action="store_true",
+        help="measure only the seconds of what is done, 32 steps each: on an idle machine",
+    )
     parser.add_argument("--data_dir", type=Path, help="real text, see harness/corpora.py")
     parser.add_argument(
         "--work_dir", type=Path, default=Path("runs/reproduce"), help="models and data"
@@ -225,8 +262,11 @@ def main() -> None:
     if data is None:
         raise DataError("no data: --data_dir must name a folder with corpus/, text_cls/ and glue/")
     begin, runner = time.monotonic(), Runner(scale, data, args.work_dir / args.scale)
+    if args.time_again:
+        time_again(runner, [run for run in chosen if run.key in done], rows)
+        save_rows(path, rows, args.scale)
     for run in chosen:
-        if run.key in done:
+        if run.key in done or args.time_again:
             continue
         if args.seconds is not None and time.monotonic() - begin > args.seconds:
             print(f"{args.seconds:.0f} s are over; the same command continues")

@@ -82,6 +82,11 @@ def test_what_is_done_is_not_made_again(tmp_path, monkeypatch, capsys):
     _call(monkeypatch, tmp_path, "sizes")
     assert made == [runs[0].key, runs[-1].key]
     assert (tmp_path / "reproduce-smoke.png").stat().st_size > 5000
+    monkeypatch.setattr(reproduce.Runner, "measure_seconds", lambda self, run: len(run.blocks))
+    _call(monkeypatch, tmp_path, "sizes", "--time_again")
+    rows = reproduce.load_rows(tmp_path / "reproduce-smoke.json").values()
+    assert {row["seconds"] for row in rows} == {1, 3} and made == [runs[0].key, runs[-1].key]
+    assert all(row["seconds"] == len(row["blocks"]) for row in rows)
     with pytest.raises(DataError, match="no such run"):
         _call(monkeypatch, tmp_path, "sizes", "--only=none")
 
@@ -114,3 +119,7 @@ def test_a_run_from_pretraining_to_its_score(tmp_path, monkeypatch, capsys):
     config = json.loads((tmp_path / "work" / "smoke" / row["run"] / "net_config.json").read_text())
     assert config["pooling_type"] == "max" and config["block_size"] == "1_1"
     assert row["steps"] == 2 and row["seconds"] > 0
+    flags = ("--only=*type=max", f"--data_dir={DATA}", "--time_again")
+    _call(monkeypatch, tmp_path, "ablations", *flags)
+    (again,) = json.loads((tmp_path / "reproduce-smoke.json").read_text())["rows"]
+    assert again["score"] == row["score"] and again["seconds"] not in (0, row["seconds"])
