@@ -83,7 +83,7 @@ class Pretraining:
         tokenizer: Tokenizer,
     ) -> None:
         self.variant, self.settings = variant, settings
-        self.steps = settings.steps // variant.batch_scale
+        self.steps = round(settings.steps / variant.batch_scale)
         torch.manual_seed(seed)
         changes = BLOCKS | variant.model | {"dropout": 0.0, "dropatt": 0.0}
         config = ModelConfig.load(CONFIG).replace(vocab_size=tokenizer.vocab_size, **changes)
@@ -100,7 +100,7 @@ class Pretraining:
             settings.seq_len, targets, truncate_stride=truncation_stride(config)
         )
         masker = Masker(masking, tokenizer.special, tokenizer.vocab_size)
-        batch_size = settings.batch_size * variant.batch_scale
+        batch_size = round(settings.batch_size * variant.batch_scale)
         loading = PretrainBatchConfig(batch_size, dataset=DatasetConfig(seed=seed))
         self.batches = PretrainBatches(records, masker, loading)
         # Records of the first epoch that training does not reach, in one batch.

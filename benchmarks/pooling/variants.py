@@ -28,7 +28,7 @@ class Variant:
 
     change: str
     model: dict[str, Any] = field(default_factory=dict)
-    batch_scale: int = 1
+    batch_scale: float = 1.0
     pooled_lr: float = 1.0
     skip_dropout: float = 0.0
     no_skip_share: float = 0.0
@@ -49,6 +49,7 @@ VARIANTS = {
     "small_init": Variant("initial weights 0.02 in place of 0.08", {"init_std": 0.02}),
     "pooled_lr": Variant("three times the rate for pooled blocks", pooled_lr=3.0),
     "large_batch": Variant("batches of 32, a quarter of the steps", batch_scale=4),
+    "small_batch": Variant("batches of 2, four times the steps", batch_scale=0.25),
     "one_pooling": Variant("one pooling: 1_2", {"block_size": "1_2"}),
     "max": Variant("pooling by maximum", {"pooling_type": "max"}),
     "electra": Variant("ELECTRA from random weights", loss_type=ELECTRA),
