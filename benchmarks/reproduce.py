@@ -4,6 +4,7 @@
     python benchmarks/reproduce.py sizes                 # score over FLOPs and seconds; a night
     python benchmarks/reproduce.py objectives            # MLM, ELECTRA, random weights
     python benchmarks/reproduce.py ablations             # pooling by maximum, of queries alone, ...
+    python benchmarks/reproduce.py tasks                 # seven tasks, each with its own metric
     python benchmarks/reproduce.py sizes --scale=gpu --seconds=540    # nine minutes of the GPU plan
 
 Every result is written at once to results/reproduce-SCALE.json, so the same command continues, also
@@ -28,12 +29,14 @@ import _paths  # noqa: F401
 
 from funnel.config.model import ModelConfig
 from funnel.flops import model_cost
+from funnel.tasks.race import read_race
 from funnel.utils.errors import DataError, FunnelError
 from funnel.utils.files import atomic_write_json
 from funnel.utils.logging import read_metrics
 from funnel.utils.main import run_main
 from harness import corpora, timing
-from reproduction.data import write_corpus, write_task
+from reproduction.baselines import guess
+from reproduction.data import data_flags, write_corpus, write_task
 from reproduction.figure import COLUMNS, plot_sizes, summarize
 from reproduction.plan import (
     ELECTRA,
@@ -45,6 +48,7 @@ from reproduction.plan import (
     Scale,
     fingerprint,
 )
+from reproduction.tasks import CLASSIFIER, SQUAD, Task
 
 PYTORCH = timing.REPOSITORY / "pytorch"
 CONFIG = timing.REPOSITORY / "configs" / "demo.json"
@@ -63,17 +67,20 @@ class Runner:
     def fine_tune(self, run: FineTuning) -> timing.Row:
         """Train and score a run, after its pretraining if that is not there; return its row."""
         folder = self.folder / run.key
-        self._run("classifier.py", self._flags(run) | {"model_dir": folder})
+        self._run(run.task.program, self._flags(run) | {"model_dir": folder})
         return self._row(run, folder)
 
-    def measure_seconds(self, run: FineTuning) -> float:
+    def measure_seconds(self, run: FineTuning, steps: int) -> float:
         """Return the seconds of a run's training steps, from the rate of some steps made again."""
         folder = self.folder / "timing" / run.key
-        flags = {"model_dir": folder, "train_steps": TIMED_STEPS, "no_dev": True, "overwrite": True}
+        flags = {"model_dir": folder, "train_steps": TIMED_STEPS, "overwrite": True}
         untimed = self._flags(run)
+        if run.task.program == CLASSIFIER:
+            flags["no_dev"] = True
+        untimed.pop("predict_file", None)
         del untimed["epochs"]
-        self._call(PYTORCH / "classifier.py", self.scale.flags | untimed | flags)
-        return self._examples(run) / _rate(folder)
+        self._call(PYTORCH / run.task.program, self.scale.flags | untimed | flags)
+        return self._examples(run.task, steps) / _rate(folder)
 
     def _flags(self, run: FineTuning) -> Flags:
         task, scale = run.task, self.scale
@@ -85,33 +92,45 @@ class Runner:
             start = {"init_ckpt": self.pretrain(run.start), "overwrite_keys": ",".join(changes)}
             start |= changes
         flags = {
-            "dataset": "jsonl", "data_dir": write_task(task, self.data, self.folder / "data"),
-            "text_column": "text", "label_column": "label", "tokenizer_path": vocabulary,
-            "max_length": task.length, "train_bsz": task.batch_size, "epochs": task.epochs,
-            "lr": scale.lr, "seed": run.seed, "eval_steps": 10**9,
+            "tokenizer_path": vocabulary, "max_length": task.length, "lr": scale.lr,
+            "train_bsz": task.batch_size, "epochs": task.epochs, "seed": run.seed,
+            "eval_steps": 10**9,
         }  # fmt: skip
-        if task.name == "mnli":
-            flags["text_b_column"] = "text2"
-        return flags | start
+        return flags | data_flags(task, self._data(task)) | start
+
+    def _data(self, task: Task) -> Path:
+        return write_task(task, self.data, self.folder / "data")
 
     def _row(self, run: FineTuning, folder: Path) -> timing.Row:
-        scores = json.loads((folder / "final_scores.json").read_text())["dev"]
+        task = run.task
+        # The main metric is the first; those of SQuAD are percentages.
+        unit = 100 if task.program == SQUAD else 1
+        found = json.loads((folder / "final_scores.json").read_text())["dev"]
+        scores = {name: value / unit for name, value in found.items()}
         metric = next(iter(scores))
         lines = [r for r in read_metrics(folder / "metrics.jsonl") if r["split"] == "train"]
-        config = ModelConfig.load(folder / "net_config.json")
+        config, steps = ModelConfig.load(folder / "net_config.json"), lines[-1]["step"]
+        flops = model_cost(config, task.length, task.batch_size).encoder_total * task.texts
         return {
-            "run": run.key, "task": run.task.name, "blocks": run.blocks, "initial": run.initial,
+            "run": run.key, "task": task.name, "blocks": run.blocks, "initial": run.initial,
             "change": ", ".join(f"{name}={value}" for name, value in run.overrides),
             "seed": run.seed, "metric": metric, "score": scores[metric],
-            "seconds": self._examples(run) / _rate(folder),
-            "gflops": model_cost(config, run.task.length, run.task.batch_size).encoder_total / 1e9,
-            "settings": fingerprint(run, self.scale), "steps": lines[-1]["step"],
+            "other_scores": {name: scores[name] for name in task.second_metrics},
+            "baseline": guess(task, self._data(task)),
+            "seconds": self._examples(task, steps) / _rate(folder), "gflops": flops / 1e9,
+            "settings": fingerprint(run, self.scale), "steps": steps,
         }  # fmt: skip
 
-    def _examples(self, run: FineTuning) -> int:
-        """Return the number of examples in all epochs."""
-        path = write_task(run.task, self.data, self.folder / "data") / "train.jsonl"
-        return min(run.task.train_rows, count_lines(path)) * run.task.epochs
+    def _examples(self, task: Task, steps: int) -> int:
+        """Return the number of examples in all epochs, of which a run made ``steps`` batches."""
+        if task.program == SQUAD:
+            # Windows, whose number depends on the tokenizer: batches, some of them not full.
+            return steps * task.batch_size
+        if task.program == CLASSIFIER:
+            rows = count_lines(self._data(task) / "train.jsonl")
+        else:
+            rows = len(read_race(self._data(task), "train").questions)
+        return min(task.train_rows, rows) * task.epochs
 
     def pretrain(self, run: Pretraining) -> Path:
         """Pretrain, or continue, and return the directory of the weights."""
@@ -220,7 +239,7 @@ def time_again(runner: Runner, runs: list[FineTuning], rows: dict[str, timing.Ro
         row = rows[run.key]
         case = (run.task.name, run.blocks, row["change"])
         if case not in measured:
-            measured[case] = runner.measure_seconds(run)
+            measured[case] = runner.measure_seconds(run, row["steps"])
         row["seconds"] = measured[case]
 
 

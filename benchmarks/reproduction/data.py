@@ -1,23 +1,24 @@
-"""Data of ``benchmarks/reproduce.py``: task files cut to a number of labels, and corpora."""
+"""Data of ``benchmarks/reproduce.py``: tasks cut to a number of labels, and corpora."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from funnel.tasks import Example, get_task
 from funnel.utils.errors import DataError
 from funnel.utils.files import atomic_write_text
-from reproduction.plan import Task
+from reproduction.reading import sample, write_race, write_squad
+from reproduction.tasks import RACE, SQUAD, Task
 
 _IMDB_ARCHIVE = "text_cls/imdb.tar.gz"
 
 
 def write_task(task: Task, data: Path, folder: Path) -> Path:
-    """Write ``train.jsonl`` and ``dev.jsonl`` of a task into a folder, unless they are there.
+    """Write the training and evaluation data of a task below a folder, unless they are there.
 
     The rows are a sample drawn with a fixed seed, so that all runs train on the same labels.
     """
@@ -25,6 +26,42 @@ def write_task(task: Task, data: Path, folder: Path) -> Path:
     source = data / task.folder
     if not source.exists() and task.name == "imdb":
         source = _unpack_imdb(data, folder)
+    if task.program == SQUAD:
+        write_squad(task, source, target)
+    elif task.program == RACE:
+        write_race(task, source, target)
+    else:
+        _write_texts(task, source, target)
+    return target
+
+
+def data_flags(task: Task, folder: Path) -> dict[str, Any]:
+    """Return the flags by which the task's program reads what :func:`write_task` wrote.
+
+    They include scoring the evaluation data after training.
+    """
+    if task.program == SQUAD:
+        return {
+            "do_train": True, "train_file": folder / "train.json", "train_version": "v1",
+            "predict_file": folder / "dev.json", "eval_version": "v1", "target_eval_key": "f1",
+        }  # fmt: skip
+    if task.program == RACE:
+        return {"do_train": True, "data_dir": folder}
+    known = get_task(task.name)
+    flags: dict[str, Any] = {
+        "dataset": "jsonl", "data_dir": folder, "text_column": "text", "label_column": "label",
+    }  # fmt: skip
+    if known.sources["train"].text_b is not None:
+        flags["text_b_column"] = "text2"
+    if known.is_regression:
+        flags["regression"] = True
+    elif known.metrics[0] != "accuracy":
+        flags["metric"] = known.metrics[0]
+    return flags
+
+
+def _write_texts(task: Task, source: Path, target: Path) -> None:
+    """Write ``train.jsonl`` and ``dev.jsonl``."""
     known = get_task(task.name)
     for name, split, rows in (
         ("train", "train", task.train_rows),
@@ -32,16 +69,15 @@ def write_task(task: Task, data: Path, folder: Path) -> Path:
     ):
         path = target / f"{name}.jsonl"
         if not path.exists():
-            examples = known.load(source, split)
-            chosen = random.Random(1).sample(examples, min(rows, len(examples)))
+            chosen = sample(known.load(source, split), rows)
             target.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, "".join(_line(e, known.labels) for e in chosen))
-    return target
 
 
-def _line(example: Example, labels: tuple[str, ...]) -> str:
-    row = {"text": example.text_a, "label": labels[int(example.label)]}
-    if example.text_b:
+def _line(example: Example, labels: tuple[str, ...] | None) -> str:
+    label = str(example.label) if labels is None else labels[int(example.label)]
+    row = {"text": example.text_a, "label": label}
+    if example.text_b is not None:
         row["text2"] = example.text_b
     return json.dumps(row) + "\n"
 

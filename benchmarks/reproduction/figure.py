@@ -11,8 +11,9 @@ from harness import timing
 
 COLUMNS = {
     "task": "task", "blocks": "blocks", "change": "change", "initial": "weights",
-    "gflops": "GFLOPs per text", "seconds": "s of training", "score": "score",
-    "error": "standard error", "seeds": "seeds",
+    "gflops": "GFLOPs per example", "seconds": "s of training", "metric": "metric",
+    "baseline": "guessing", "score": "score", "error": "standard error", "seeds": "seeds",
+    "others": "other metrics",
 }  # fmt: skip
 _GROUP = ("task", "blocks", "change", "initial")
 
@@ -31,8 +32,16 @@ def summarize(rows: Iterable[timing.Row]) -> list[timing.Row]:
             | {"score": statistics.mean(scores), "error": error, "seeds": len(runs)}
             | {"seconds": statistics.median(run["seconds"] for run in runs)}
             | {"gflops": runs[0]["gflops"], "metric": runs[0]["metric"]}
+            | {"baseline": runs[0].get("baseline"), "others": _describe_others(runs)}
         )
     return table
+
+
+def _describe_others(runs: list[timing.Row]) -> str | None:
+    """Return the means of further metrics as text; None if there are none."""
+    names = runs[0].get("other_scores", {})
+    means = {name: statistics.mean(run["other_scores"][name] for run in runs) for name in names}
+    return ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()) or None
 
 
 def plot_sizes(table: Iterable[timing.Row], path: Path) -> None:

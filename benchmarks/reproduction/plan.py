@@ -12,31 +12,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from reproduction.tasks import AG_NEWS, FULL, IMDB, MNLI, SHORT, TINY, Task, cut
+
 MLM, ELECTRA, RANDOM = "mlm", "electra", "random"
 Flags = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of fine-tuning, cut to ``train_rows`` labels and ``eval_rows`` rows of evaluation.
-
-    Attributes:
-        name: of :func:`funnel.tasks.get_task`.
-        folder: in the data directory.
-        eval_split: the split that is scored, once, after the last step.
-        length: tokens per example.
-        corpus: text to pretrain on, in the data directory.
-    """
-
-    name: str
-    folder: str
-    eval_split: str
-    length: int
-    train_rows: int
-    epochs: int
-    corpus: str = "corpus/wiki_articles.txt"
-    eval_rows: int = 2000
-    batch_size: int = 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +25,8 @@ class Scale:
     Attributes:
         model: overrides of ``configs/demo.json``.
         pretraining: flags of ``pretrain.py``.
+        tasks, transformers, funnels: of the comparison of sizes.
+        suite, suite_blocks: more tasks, and the few models that are fine-tuned on all of them.
         lr: learning rate of fine-tuning.
         seeds: of fine-tuning.
         pretraining_seed: of the one pretraining run that all seeds of fine-tuning start from; None
@@ -58,27 +39,27 @@ class Scale:
     tasks: tuple[Task, ...]
     transformers: tuple[str, ...]
     funnels: tuple[str, ...]
+    suite: tuple[Task, ...]
+    suite_blocks: tuple[str, ...]
     lr: float = 5e-4
     seeds: tuple[int, ...] = (1, 2, 3)
     pretraining_seed: int | None = None
     flags: Flags = field(default_factory=dict)
 
 
-_IMDB = Task("imdb", "aclImdb", "test", 512, 1000, 6, corpus="corpus/imdb_reviews.txt.gz")
-_AG_NEWS = Task("ag_news", "text_cls/ag_news", "dev", 64, 1000, 10)
-_MNLI = Task("mnli", "glue/MNLI", "dev", 64, 9000, 6)
 _CPU = {"loss_type": MLM, "seq_len": 128, "num_predict": 48, "train_bsz": 8, "lr": 2e-3}
 _GPU = {"loss_type": MLM, "seq_len": 128, "num_predict": 24, "train_bsz": 256, "lr": 1e-3}
-_SMOKE: Flags = {"train_rows": 32, "eval_rows": 32, "epochs": 1, "length": 16}
 
 SCALES = {
     # One core: three quarters of an hour of pretraining per corpus, two hours of fine-tuning.
     "cpu": Scale(
         model={"d_model": 128, "d_embed": 128, "n_head": 4, "d_head": 32, "d_inner": 512},
         pretraining=_CPU | {"warmup_steps": 500, "train_steps": 4000, "bf16": True},
-        tasks=(dataclasses.replace(_IMDB, train_rows=500, epochs=4, eval_rows=1000), _AG_NEWS),
+        tasks=(cut(IMDB, 512, 500, 4, eval_rows=1000), AG_NEWS),
         transformers=("1", "2", "3", "4", "6"),
         funnels=("1_1", "1_1_1", "2_2", "2_2_2", "3_3"),
+        suite=SHORT,
+        suite_blocks=("6", "2_2_2", "3_3"),
         pretraining_seed=1,
         flags={"device_id": -1, "bf16": True},
     ),
@@ -86,19 +67,25 @@ SCALES = {
     "gpu": Scale(
         model={"d_model": 256, "d_embed": 256, "n_head": 4, "d_head": 64, "d_inner": 1024},
         pretraining=_GPU | {"warmup_steps": 1000, "train_steps": 20_000, "bf16": True},
-        tasks=(_IMDB, _AG_NEWS, _MNLI),
+        tasks=(IMDB, AG_NEWS, MNLI),
         transformers=("3", "4", "6", "8", "10"),
         funnels=("2_2_2", "3_3_3", "4_4_4", "5_5_5", "6_6_6"),
+        suite=FULL,
+        # The paper's B4-4-4 and B6-6-6 against its baseline of 12 layers, and half of that.
+        suite_blocks=("6", "12", "2_2_2", "4_4_4", "6_6_6"),
         lr=3e-4,
+        pretraining_seed=1,
         flags={"bf16": True},
     ),
     # Seconds, to see that everything runs.
     "smoke": Scale(
         model={"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
         pretraining=_CPU | {"warmup_steps": 1, "train_steps": 3, "seq_len": 32, "num_predict": 4},
-        tasks=(dataclasses.replace(_AG_NEWS, corpus="wikitext2/valid.txt", **_SMOKE),),
+        tasks=TINY[:1],
         transformers=("1",),
         funnels=("1_1",),
+        suite=TINY,
+        suite_blocks=("1", "1_1"),
         seeds=(1,),
         flags={"device_id": -1},
     ),
@@ -196,7 +183,23 @@ def plan_ablations(scale: Scale) -> list[FineTuning]:
     ]
 
 
-PLANS = {"sizes": plan_sizes, "objectives": plan_objectives, "ablations": plan_ablations}
+def plan_tasks(scale: Scale) -> list[FineTuning]:
+    """Few models on many tasks, by objective; one seed after another, so that a part is a table."""
+    return [
+        _start(blocks, task, seed, loss, scale)
+        for seed in scale.seeds
+        for loss in (MLM, RANDOM, ELECTRA)
+        for task in scale.suite
+        for blocks in scale.suite_blocks
+    ]
+
+
+PLANS = {
+    "sizes": plan_sizes,
+    "objectives": plan_objectives,
+    "ablations": plan_ablations,
+    "tasks": plan_tasks,
+}
 
 
 def _start(blocks: str, task: Task, seed: int, loss: str, scale: Scale) -> FineTuning:

@@ -82,7 +82,9 @@ def test_what_is_done_is_not_made_again(tmp_path, monkeypatch, capsys):
     _call(monkeypatch, tmp_path, "sizes")
     assert made == [runs[0].key, runs[-1].key]
     assert (tmp_path / "reproduce-smoke.png").stat().st_size > 5000
-    monkeypatch.setattr(reproduce.Runner, "measure_seconds", lambda self, run: len(run.blocks))
+    monkeypatch.setattr(
+        reproduce.Runner, "measure_seconds", lambda self, run, steps: len(run.blocks)
+    )
     _call(monkeypatch, tmp_path, "sizes", "--time_again")
     rows = reproduce.load_rows(tmp_path / "reproduce-smoke.json").values()
     assert {row["seconds"] for row in rows} == {1, 3} and made == [runs[0].key, runs[-1].key]

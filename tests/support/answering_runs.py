@@ -20,10 +20,11 @@ def write_race(folder, questions=6):
             where = folder / "RACE" / split / level
             where.mkdir(parents=True)
             for number in range(2):
-                _write_article(draw, where / f"{number}.txt", questions)
+                write_article(draw, where / f"{number}.txt", questions)
 
 
-def _write_article(draw, path, count):
+def write_article(draw, path, count):
+    """A RACE-shaped file of ``count`` questions whose right option is the first word."""
     words = draw.choices(_WORDS, k=draw.randint(4, 20))
     rows = [draw.sample([w for w in _WORDS if w != words[0]], 3) for _ in range(count)]
     answers = [draw.randrange(4) for _ in range(count)]
