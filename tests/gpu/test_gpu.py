@@ -1,7 +1,9 @@
 """What only a GPU can show: the fused kernels in half precision, NCCL, FSDP, fused optimizers."""
 
 import contextlib
+import copy
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -130,13 +132,32 @@ def test_training_in_half_precision(precision, name, device):
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
-def test_a_step_waits_for_the_gpu_in_one_place_only(device):
-    trainer = make_trainer(device, "bf16" if device.type == "cuda" else "fp32", steps=3)
-    (inputs, weight), *_ = next(iter(trainer.batches.stream()))
-    trainer._backward(inputs, weight, sync=True)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["adamw", "funnel_adamw"])
+def test_a_step_does_not_wait_for_the_gpu(precision, name, device):
+    trainer = make_trainer(device, precision if device.type == "cuda" else "fp32", name=name)
+    micro_batches = next(iter(trainer.batches.stream()))
+    trainer._enqueue_step(micro_batches)
     with forbid_waiting(device):
-        trainer._backward(inputs, weight, sync=True)
-        trainer.optimizer.step()
+        for step in (1, 2):
+            trainer._results.add(step, trainer._enqueue_step(micro_batches))
+        (first,) = trainer._results.read(everything=False)
+    assert first.step == 1 and math.isfinite(first.loss)
+
+
+@pytest.mark.parametrize("name", ["adamw", "funnel_adamw"])
+def test_a_step_without_finite_gradients_changes_nothing(name, device):
+    trainer = make_trainer(device, steps=6, name=name)
+    micro_batches = next(iter(trainer.batches.stream()))
+    set_learning_rate(trainer.optimizer, 1e-3)
+    trainer._enqueue_step(micro_batches)
+    before = copy.deepcopy((trainer.model.state_dict(), trainer.optimizer.state_dict()))
+    norm = trainer._enqueue_step([(micro_batches[0][0], math.nan)])[0]
+    after = trainer.model.state_dict(), trainer.optimizer.state_dict()
+    assert torch.isnan(norm)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    trainer._enqueue_step(micro_batches)
+    assert not torch.equal(next(iter(after[0].values())), next(iter(before[0].values())))
 
 
 @contextlib.contextmanager

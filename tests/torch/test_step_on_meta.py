@@ -1,8 +1,11 @@
-"""A training step makes no tensor on the CPU on its way, and asks no tensor for its value.
+"""A step of the training loop makes no tensor on the CPU, and asks no tensor for its value.
 
 The device "meta" has shapes and no data: an operation that mixes it with a CPU tensor fails, and so
 does everything for which a GPU would have to be waited for (``item``, ``nonzero``, ``bool``).
 """
+
+import contextlib
+import importlib
 
 import pytest
 
@@ -12,16 +15,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from funnel import ModelConfig
 from funnel.config.heads import PretrainingConfig
-from funnel.config.training.optimizer import OptimizerConfig
+from funnel.config.training.optimizer import OptimizerConfig, ScheduleConfig
 from funnel_torch import FunnelForSequenceClassification
 from funnel_torch.data.batching import to_device
 from funnel_torch.models.electra import ElectraPretraining, MLMPretraining, PretrainingBatch
 from funnel_torch.models.layers import recompute_layers
 from funnel_torch.models.pretraining_batch import LossDenominators
-from funnel_torch.training.optimizer import build_optimizer, clip_gradients, scale_gradients
+from funnel_torch.tasks.pretrain import PretrainingMeter
+from funnel_torch.training import trainer as training
+from funnel_torch.training.config import TrainerConfig
+from funnel_torch.training.distributed import DistributedContext
+from funnel_torch.training.optimizer import FunnelAdamW, build_optimizer, parameter_groups
 
 BATCH, LENGTH, TARGETS = 3, 21, 4
 META = torch.device("meta")
+WORLD = DistributedContext(0, 1, META)
 
 
 class OnlyMeta(TorchDispatchMode):
@@ -76,30 +84,68 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _as_a_gpu(monkeypatch):
+    """What PyTorch lacks on "meta": autocast, and a form of the fused optimizer."""
+    monkeypatch.setattr(training, "autocast", lambda *args: contextlib.nullcontext())
+    module = importlib.import_module("torch.optim.optimizer")
+    monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("_fused_adamw_.tensor_lr", lambda *args, **named: None, "Meta")
+        yield
+
+
+def make_optimizer(name, model):
+    groups = parameter_groups(
+        model, OptimizerConfig(name=name, layer_decay_rate=0.9, weight_decay=0.1)
+    )
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    return FunnelAdamW(groups, fused=True)
+
+
+def make_trainer(model, name):
+    meter = training.Meter()
+    if not isinstance(model, FunnelForSequenceClassification):
+        meter = PretrainingMeter(WORLD, 1, 1.0, lambda: 0.0)
+    return training.Trainer(
+        model, make_optimizer(name, model), ScheduleConfig(1e-3, 9, 0), None,
+        TrainerConfig(9, save_minutes=0), WORLD, training.RunOutput(meter=meter),
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(
-    ("attention_type", "recomputes"),
-    [("rel_shift", False), ("rel_shift", True), ("factorized", False)],
+    ("attention_type", "recomputes", "name"),
+    [
+        ("rel_shift", False, "adamw"),
+        ("rel_shift", True, "funnel_adamw"),
+        ("factorized", False, "funnel_adamw"),
+    ],
 )
-def test_a_step_stays_on_its_device(kind, attention_type, recomputes):
+def test_a_step_of_the_loop_stays_on_its_device(kind, attention_type, recomputes, name):
+    """Two micro-batches: backward, clipping, the decision to skip, the optimizer, the results."""
     build, make_inputs = MODELS[kind]
     with META:
         model = build(make_config(attention_type)).train()
     if recomputes:
         recompute_layers(model)
-    optimizer = build_optimizer(
-        model, OptimizerConfig(name="funnel_adamw", layer_decay_rate=0.9, weight_decay=0.1)
-    )
-    inputs = make_inputs()
+    trainer, inputs = make_trainer(model, name), make_inputs()
     with OnlyMeta():
-        output = model(**inputs)
-        output.loss.backward()
-        clip_gradients(list(model.parameters()), 1.0)
-        scale_gradients(optimizer)
-        optimizer.step()
-    assert output.loss.device == META
-    assert sum(p.grad is not None for p in model.parameters()) > 20
+        for _ in range(2):  # the second one continues with moments and step counts
+            numbers = trainer._enqueue_step([(inputs, 0.5), (inputs, 0.5)])
+    assert numbers.device == META and numbers.shape == (4,)
+    assert len(trainer.optimizer.state) > 20
+
+
+def test_an_optimizer_that_asks_for_the_norm_is_seen():
+    with META:
+        model = FunnelForSequenceClassification(make_config(), num_labels=2)
+    trainer = make_trainer(model, "adamw")
+    trainer.optimizer = build_optimizer(model, OptimizerConfig(name="funnel_adamw"))
+    with pytest.raises((RuntimeError, NotImplementedError)), OnlyMeta():
+        trainer._enqueue_step([(classification_inputs(), 1.0)])
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ class StepTimer:
         yield
         self._away += self._clock() - start
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the first step of this process is over."""
+        return self._is_started
+
     def started(self, step: int) -> None:
         """Begin to measure after ``step``, the first one of this process; later calls do nothing.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -40,6 +40,7 @@ __all__ = [
     "parameter_layers",
     "scale_gradients",
     "set_learning_rate",
+    "step_if_finite",
 ]
 
 # Parameters that belong to a layer; models with a head keep the transformer under `funnel`.
@@ -47,6 +48,8 @@ _EMBEDDING = re.compile(r"^(?:funnel\.)?embeddings\.")
 _LAYER = re.compile(r"^(?:funnel\.)?(encoder|decoder)\.layers\.(\d+)\.")
 # Parameters that are `bias` variables in the canonical names (k and v are fused or renamed here).
 _BIAS_NAMES = frozenset({"bias", "k_bias", "v_bias"})
+# A step count t for which beta^t is 0 in float32.
+_ENDLESS = 1e12
 
 
 class FunnelAdamW(torch.optim.Optimizer):
@@ -59,6 +62,10 @@ class FunnelAdamW(torch.optim.Optimizer):
         p = p - lr sqrt(1 - b2^t) / (1 - b1^t) (m / (sqrt(v) + eps) + wd p)
 
     ``correct_bias=False`` replaces the factor sqrt(1 - b2^t) / (1 - b1^t) by 1.
+
+    ``fused`` computes the update of a group in one kernel, PyTorch's of AdamW. As PyTorch's own
+    fused optimizers, it takes ``found_inf`` from the attribute of this name, a float tensor without
+    dimensions: where that is 1, a step changes nothing.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class FunnelAdamW(torch.optim.Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         correct_bias: bool = True,
+        fused: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -78,6 +86,17 @@ class FunnelAdamW(torch.optim.Optimizer):
             "correct_bias": correct_bias,
         }
         super().__init__(params, defaults)
+        self._fused = fused
+        # How torch.amp.GradScaler recognises optimizers that take found_inf.
+        self._step_supports_amp_scaling = fused
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; step counts are numbers in either form of the optimizer."""
+        state = super().state_dict()
+        for group in state["param_groups"]:
+            if "step" in group:
+                group["step"] = int(group["step"])
+        return state
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -93,10 +112,6 @@ class FunnelAdamW(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
-        beta1, beta2 = group["betas"]
-        # One step count per group, not per parameter: a parameter that has no gradient in some
-        # steps must not fall behind the others in its bias correction.
-        group["step"] = group.get("step", 0) + 1
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
@@ -105,6 +120,13 @@ class FunnelAdamW(torch.optim.Optimizer):
         first = [local_tensor(self.state[p]["m"]) for p in params]
         second = [local_tensor(self.state[p]["v"]) for p in params]
         params = [local_tensor(p) for p in params]
+        # One step count per group, not per parameter: a parameter that has no gradient in some
+        # steps must not fall behind the others in its bias correction.
+        if self._fused:
+            self._update_fused(group, params, grads, (first, second))
+            return
+        group["step"] = group.get("step", 0) + 1
+        beta1, beta2 = group["betas"]
 
         torch._foreach_mul_(first, beta1)
         torch._foreach_add_(first, grads, alpha=1.0 - beta1)
@@ -124,6 +146,48 @@ class FunnelAdamW(torch.optim.Optimizer):
             t = group["step"]
             step_size *= math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
         torch._foreach_add_(params, update, alpha=-step_size)
+
+    def _update_fused(
+        self,
+        group: dict[str, Any],
+        params: list[torch.Tensor],
+        grads: list[torch.Tensor],
+        moments: tuple[list[torch.Tensor], list[torch.Tensor]],
+    ) -> None:
+        # The step count is a tensor: whether the last step counted is not known here yet.
+        step, device = group.get("step", 0), params[0].device
+        if not isinstance(step, torch.Tensor):
+            step = torch.full((), float(step), device=device)
+        found_inf = getattr(self, "found_inf", None)
+        counted = step + 1.0
+        group["step"] = counted if found_inf is None else counted - found_inf
+        beta1, beta2 = group["betas"]
+        step_size = torch.full_like(step, group["lr"])
+        if group["correct_bias"]:
+            step_size *= _one_minus_power(beta2, counted).sqrt() / _one_minus_power(beta1, counted)
+        # Bias correction is part of the step size, and also scales the weight decay. With so large
+        # a step count the kernel's own correction is 1.
+        torch._fused_adamw_(
+            params,
+            grads,
+            *moments,
+            [],
+            [torch.full_like(step, _ENDLESS)] * len(params),
+            lr=step_size,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=found_inf,
+        )
+
+
+def _one_minus_power(beta: float, exponent: torch.Tensor) -> torch.Tensor:
+    # 1 - beta^t with all digits of float32, also for small t; Apple's GPUs have no float64.
+    return -torch.expm1(exponent * (math.log(beta) if beta > 0.0 else -math.inf))
 
 
 def parameter_layers(names: Iterable[str]) -> dict[str, int | None]:
@@ -191,12 +255,16 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     """Build the optimizer of all trainable parameters of ``model``."""
     groups = parameter_groups(model, config)
     betas = (config.beta1, config.beta2)
+    devices = {p.device.type for group in groups for p in group["params"]}
     if config.name == "funnel_adamw":
         return FunnelAdamW(
-            groups, betas=betas, eps=config.epsilon, correct_bias=config.adam_correction
+            groups,
+            betas=betas,
+            eps=config.epsilon,
+            correct_bias=config.adam_correction,
+            fused=devices == {"cuda"},
         )
     # One kernel for all parameters; elsewhere one call per operation, not per parameter.
-    devices = {p.device.type for group in groups for p in group["params"]}
     kind = "fused" if devices <= {"cuda", "cpu"} else "foreach"
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, **{kind: True})
 
@@ -215,6 +283,29 @@ def scale_gradients(optimizer: torch.optim.Optimizer) -> None:
         grads = [local_tensor(p.grad) for p in group["params"] if p.grad is not None]
         if scale != 1.0 and grads:
             torch._foreach_mul_(grads, scale)
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None:
+    """Make a step of the optimizer if the gradient norm is finite; otherwise change nothing.
+
+    Fused optimizers decide on the device, so that this process need not wait for the norm. The
+    others are those of the CPU and of Apple's GPUs, whose fused kernel does not heed ``found_inf``.
+
+    Args:
+        optimizer: its gradients are not scaled (any more).
+        norm: no dimensions; equal in all processes.
+    """
+    is_finite = torch.isfinite(norm)
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if is_finite:
+            optimizer.step()
+        return
+    fused = cast(Any, optimizer)
+    fused.grad_scale, fused.found_inf = None, torch.where(is_finite, 0.0, 1.0)
+    try:
+        optimizer.step()
+    finally:
+        del fused.grad_scale, fused.found_inf
 
 
 @torch.no_grad()

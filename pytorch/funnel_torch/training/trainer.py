@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, cast
@@ -18,7 +18,7 @@ from funnel.runs.timing import StepTimer
 from funnel.utils.errors import RunError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import NullLog, RunLog
-from funnel_torch.data.batching import Batches, to_device
+from funnel_torch.data.batching import Batches, MicroBatch, to_device
 from funnel_torch.kernels.choices import choices
 from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.devices import autocast
@@ -30,11 +30,17 @@ from funnel_torch.training.optimizer import (
     clip_gradients,
     scale_gradients,
     set_learning_rate,
+    step_if_finite,
 )
 from funnel_torch.training.progress import Progress, Scores
 from funnel_torch.training.rng import get_rng_state, set_rng_state
 from funnel_torch.training.saving import CheckpointStore, ModelSaver
-from funnel_torch.training.stopping import EvaluationStopped, StepRequests
+from funnel_torch.training.stopping import (
+    EvaluationStopped,
+    StepRequests,
+    StepResult,
+    StepResults,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +121,8 @@ class Trainer:
         self.output = output or RunOutput()
         self.progress = Progress()
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
-        self._requests = StepRequests(world, config.save_minutes)
+        self._requests, self._results = StepRequests(world, config.save_minutes), StepResults()
+        self._parameters = list(model.parameters())
 
     def train(self, evaluate: Callable[[], Scores] | None = None) -> Progress:
         """Train from step ``progress.step`` to the last step.
@@ -135,39 +142,57 @@ class Trainer:
         return self.progress
 
     def _train(self, evaluate: Callable[[], Scores] | None) -> None:
-        config, progress, parameters = self.config, self.progress, list(self.model.parameters())
+        config, progress = self.config, self.progress
         clock = StepTimer(progress.step)
         self.step_model.train()
         remaining = 0 if self._is_finished() else config.total_steps - progress.step
         for micro_batches in islice(self.batches.stream(progress.step), max(0, remaining)):
             lr = self.schedule.lr_at(progress.step)
             set_learning_rate(self.optimizer, lr)
-
-            loss = torch.zeros((), device=self.world.device)
-            for number, (inputs, weight) in enumerate(micro_batches, start=1):
-                loss += self._backward(inputs, weight, sync=number == len(micro_batches))
-
-            # Clipping needs the true gradients: fp16 gradients are scaled until here.
-            self.scaler.unscale_(self.optimizer)
-            total_norm = clip_gradients(parameters, config.clip)
-            # The only point of a step that waits for the GPU: all numbers are fetched together.
-            sums = self.world.sum(self._requests.with_loss(loss))
-            norm, mean_loss, stop, save = torch.cat([total_norm[None], sums]).tolist()
-            if math.isfinite(norm):
-                scale_gradients(self.optimizer)
-                self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+            numbers = self._enqueue_step(micro_batches)
             # Skipped steps count too: schedule and data order are functions of the step number.
             progress.step += 1
-            self._count(mean_loss, applied=math.isfinite(norm))
-
+            self._results.add(progress.step, numbers)
+            # The first step of a process is read at once, so that the clock starts at its end.
+            is_first, intervals = not clock.is_started, (config.eval_steps, config.save_steps)
+            results = self._read(is_first or any(map(self._is_due, (config.log_steps, *intervals))))
             if self._is_due(config.log_steps):
-                self._log(lr, norm, clock)
+                self._log(lr, results[-1].norm, clock)
             clock.started(progress.step)
-            self._finish_step(evaluate, clock, stop=stop > 0, save=save > 0)
+            stop, save = any(r.stop for r in results), any(r.save for r in results)
+            self._finish_step(evaluate, clock, stop, save)
             if progress.stopped_early:
                 break
+        self._read(everything=True)  # of data that end before the last step
+
+    def _enqueue_step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Make a step without waiting for the device; return what to read later.
+
+        A step whose gradient norm is not finite changes neither weights nor optimizer.
+
+        Returns:
+            Gradient norm, mean loss, and the numbers of processes that ask to stop and to save.
+        """
+        loss = torch.zeros((), device=self.world.device)
+        for number, (inputs, weight) in enumerate(micro_batches, start=1):
+            loss += self._backward(inputs, weight, sync=number == len(micro_batches))
+        # Clipping needs the true gradients: fp16 gradients are scaled until here.
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self._parameters, self.config.clip)
+        sums = self.world.sum(self._requests.with_loss(loss))
+        scale_gradients(self.optimizer)
+        # Not scaler.step, which asks whether a gradient overflowed: then the norm is not finite.
+        step_if_finite(self.optimizer, norm)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.cat([norm[None], sums])
+
+    def _read(self, everything: bool) -> list[StepResult]:
+        """Return the results of earlier steps, counted; those of the newest too if they matter."""
+        results = self._results.read(everything or self._requests.are_known)
+        for result in results:
+            self._count(result)
+        return results
 
     def _finish_step(
         self,
@@ -231,18 +256,18 @@ class Trainer:
         step = self.progress.step
         return step == self.config.total_steps or (every > 0 and step % every == 0)
 
-    def _count(self, loss: float, applied: bool) -> None:
+    def _count(self, result: StepResult) -> None:
         progress = self.progress
-        if applied:
+        if math.isfinite(result.norm):
             progress.skipped_in_a_row = 0
-            progress.loss_sum += loss
+            progress.loss_sum += result.loss
             progress.loss_steps += 1
             return
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= _MAX_SKIPS_IN_A_ROW:
             raise RunError(
-                f"step {progress.step}: gradients of {progress.skipped_in_a_row} steps in a row "
+                f"step {result.step}: gradients of {progress.skipped_in_a_row} steps in a row "
                 "were not finite; try a lower --lr, or --bf16 instead of --fp16"
             )
 
