@@ -32,11 +32,18 @@ META = torch.device("meta")
 WORLD = DistributedContext(0, 1, META)
 
 
+# Operations that copy a scalar to a GPU, and wait for it; others pass it to their kernel.
+COPYING = ("aten::copy_", "aten::_to_copy")
+
+
 class OnlyMeta(TorchDispatchMode):
     """Refuses every operation that makes a tensor elsewhere, but for the scalars of PyTorch."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        if func._schema.name in COPYING:
+            tensors = [value for value in args if isinstance(value, torch.Tensor)]
+            assert all(tensor.device == META for tensor in tensors), f"{func} copies from the CPU"
         for tensor in out if isinstance(out, list | tuple) else [out]:
             if isinstance(tensor, torch.Tensor) and tensor.device != META:
                 assert tensor.dim() == 0, f"{func} made {tuple(tensor.shape)} on {tensor.device}"
@@ -160,6 +167,14 @@ def test_waiting_is_seen(waits):
 def test_a_tensor_on_the_cpu_is_seen(strays):
     with pytest.raises(AssertionError, match="on cpu"), OnlyMeta():
         strays()
+
+
+@pytest.mark.parametrize(
+    "copies", [lambda x: x.copy_(torch.zeros(())), lambda x: torch.as_tensor(2.0).to(x.device)]
+)
+def test_a_scalar_that_is_copied_is_seen(copies):
+    with pytest.raises(AssertionError, match="copies from the CPU"), OnlyMeta():
+        copies(torch.zeros(3, device=META))
 
 
 def test_copies_to_a_gpu_are_from_page_locked_memory(monkeypatch):

@@ -87,7 +87,7 @@ class FunnelAdamW(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self._fused = fused
-        # How torch.amp.GradScaler recognises optimizers that take found_inf.
+        # See step_if_finite.
         self._step_supports_amp_scaling = fused
 
     def state_dict(self) -> dict[str, Any]:
@@ -289,19 +289,20 @@ def step_if_finite(optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None
     """Make a step of the optimizer if the gradient norm is finite; otherwise change nothing.
 
     Fused optimizers decide on the device, so that this process need not wait for the norm. The
-    others are those of the CPU and of Apple's GPUs, whose fused kernel does not heed ``found_inf``.
+    others count their steps here, and this process asks whether it counts.
 
     Args:
         optimizer: its gradients are not scaled (any more).
         norm: no dimensions; equal in all processes.
     """
     is_finite = torch.isfinite(norm)
+    # The mark by which torch.amp.GradScaler recognises optimizers that take found_inf.
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         if is_finite:
             optimizer.step()
         return
     fused = cast(Any, optimizer)
-    fused.grad_scale, fused.found_inf = None, torch.where(is_finite, 0.0, 1.0)
+    fused.grad_scale, fused.found_inf = None, is_finite.logical_not().float()
     try:
         optimizer.step()
     finally:
