@@ -20,7 +20,7 @@ from funnel_torch.models.layers import FunnelLayer
 from funnel_torch.training.config import TrainerConfig
 from funnel_torch.training.distributed import DistributedConfig, DistributedContext, start
 from funnel_torch.training.fsdp import full_tensor
-from funnel_torch.training.optimizer import build_optimizer, set_learning_rate
+from funnel_torch.training.optimizer import FunnelAdamW, build_optimizer, set_learning_rate
 from funnel_torch.training.rng import seed_everything
 from funnel_torch.training.trainer import Trainer
 from trainer_cases import directory_output
@@ -213,6 +213,24 @@ def test_fused_optimizer_equals_the_plain_one(device):
         results.append([p.detach() for p in model.parameters()])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_funnel_adamw_in_one_kernel_equals_the_plain_one(correct, device):
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = FunnelModel(make_config()).to(device)
+        optimizer = FunnelAdamW(
+            model.parameters(), 1e-3, weight_decay=0.1, correct_bias=correct, fused=fused
+        )
+        for _ in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        results.append([p.detach() for p in model.parameters()])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def shard(model):

@@ -73,6 +73,10 @@ def test_the_fused_form_of_funnel_adamw_is_the_plain_one(correct):
     steps = [1.0] * 40
     plain, fused = take_steps(build(False), steps), take_steps(build(True), steps)
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    copied = copy.deepcopy(FunnelAdamW([torch.nn.Parameter(torch.ones(1))], fused=True))
+    copied.param_groups[0]["params"][0].grad = torch.ones(1)
+    step_if_finite(copied, torch.tensor(1.0))
+    assert copied.state_dict()["param_groups"][0]["step"] == 1
     for state in (plain[1], fused[1]):
         assert [type(group["step"]) for group in state["param_groups"]] == [int, int]
         ways = [take_steps(build(way, state), steps[:3]) for way in (True, False)]
@@ -158,6 +162,47 @@ def test_the_newest_results_are_read_last():
     (second,) = results.read(everything=True)
     assert second.step == 2 and second.norm == math.inf
     assert results.read(everything=True) == []
+
+
+class OnGpu:
+    """The numbers of a step on a GPU, as far as reading them needs it."""
+
+    device = torch.device("cuda", 1)
+
+    def __init__(self, calls, step):
+        self.calls, self.step = calls, step
+
+    def to(self, place, non_blocking):
+        self.calls.append(f"copy {self.step}" if non_blocking and place == "cpu" else "wait")
+        return torch.tensor([self.step, 0.0, 0.0, 0.0])
+
+
+def test_reading_waits_for_the_copy_of_its_own_step(monkeypatch):
+    calls = []
+
+    class Event:
+        made = 0
+
+        def __init__(self):
+            Event.made += 1
+            self.number = Event.made
+
+        def record(self, stream):
+            calls.append(f"record {self.number} on {stream}")
+
+        def synchronize(self):
+            calls.append(f"wait for {self.number}")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"{device}'s stream")
+    results = StepResults(delay=1)
+    for step in (1, 2):
+        results.add(step, OnGpu(calls, step))
+        assert calls[-2:] == [f"copy {step}", f"record {step} on cuda:1's stream"]
+    assert [result.norm for result in results.read(everything=False)] == [1.0]
+    assert calls[4:] == ["wait for 1"]
+    assert [result.norm for result in results.read(everything=True)] == [2.0]
+    assert calls[5:] == ["wait for 2"]
 
 
 @pytest.mark.parametrize("request_to", ["stop", "save"])

@@ -68,6 +68,10 @@ class FunnelAdamW(torch.optim.Optimizer):
     dimensions: where that is 1, a step changes nothing.
     """
 
+    # Of a copy, too: PyTorch copies no other attributes of an optimizer than its state. The second
+    # one is the mark by which torch.amp.GradScaler recognises optimizers that take found_inf.
+    _fused = _step_supports_amp_scaling = False
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -86,9 +90,7 @@ class FunnelAdamW(torch.optim.Optimizer):
             "correct_bias": correct_bias,
         }
         super().__init__(params, defaults)
-        self._fused = fused
-        # See step_if_finite.
-        self._step_supports_amp_scaling = fused
+        self._fused = self._step_supports_amp_scaling = fused
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; step counts are numbers in either form of the optimizer."""
@@ -296,7 +298,6 @@ def step_if_finite(optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None
         norm: no dimensions; equal in all processes.
     """
     is_finite = torch.isfinite(norm)
-    # The mark by which torch.amp.GradScaler recognises optimizers that take found_inf.
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         if is_finite:
             optimizer.step()

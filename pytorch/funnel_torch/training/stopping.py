@@ -91,13 +91,14 @@ class StepResults:
 
     def add(self, step: int, numbers: Tensor) -> None:
         """Begin to copy the numbers of a step: norm, loss and the requests, float [4]."""
-        # Into page-locked memory. The event is that of this copy, so that reading it does not wait
-        # for steps that were enqueued later.
-        copy, copied = numbers.to("cpu", non_blocking=True), None
+        copied = None
         if numbers.device.type == "cuda":
-            copied = torch.cuda.Event()
-            copied.record()
-        self._waiting.append((step, copy, copied))
+            # Into page-locked memory. The event is that of this copy, so that reading it does not
+            # wait for steps that were enqueued later.
+            stream = torch.cuda.current_stream(numbers.device)
+            numbers, copied = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+            copied.record(stream)
+        self._waiting.append((step, numbers, copied))
 
     def read(self, everything: bool) -> list[StepResult]:
         """Return the results not yet returned, by step: all, or all but the newest ``delay``.
@@ -106,10 +107,10 @@ class StepResults:
         """
         results: list[StepResult] = []
         while len(self._waiting) > (0 if everything else self._delay):
-            step, copy, copied = self._waiting.popleft()
+            step, numbers, copied = self._waiting.popleft()
             if copied is not None:
                 copied.synchronize()
-            norm, loss, stop, save = copy.tolist()
+            norm, loss, stop, save = numbers.tolist()
             results.append(StepResult(step, norm, loss, stop > 0, save > 0))
             everything |= results[-1].stop or results[-1].save
         return results
