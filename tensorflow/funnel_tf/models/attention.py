@@ -9,12 +9,13 @@ them to the queries of all sequences.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 
 from funnel.config.model import ModelConfig
-from funnel_tf.models.attention_inputs import AttentionContext
+from funnel_tf.models.attention_inputs import AttentionContext, Sinusoids
 from funnel_tf.models.layers import dropout, get_shape_list, layer_norm, linear
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.softmax_product import softmax_product
@@ -244,11 +245,12 @@ def _factorized_scores(
 
         p sin(i - j) + q cos(i - j) = (p sin i + q cos i) cos j + (q sin i - p cos i) sin j.
     """
-    sinusoids = context.sinusoids
+    sinusoids, matrices = context.sinusoids, tf.transpose(weights, [1, 2, 0])
+    if options.use_tpu:
+        return _rotated_product(queries, matrices, sinusoids)
     # Two products instead of one that is split: its gradient would join both halves in a copy.
     by_sine, by_cosine = (
-        _multiply_per_head(queries, half, options)
-        for half in tf.split(tf.transpose(weights, [1, 2, 0]), 2, -1)
+        _multiply_per_head(queries, half, options) for half in tf.split(matrices, 2, -1)
     )
     with_cosine = by_sine * sinusoids.query_sine + by_cosine * sinusoids.query_cosine
     with_sine = by_cosine * sinusoids.query_sine - by_sine * sinusoids.query_cosine
@@ -256,3 +258,50 @@ def _factorized_scores(
     *leading, width = get_shape_list(rotated)
     scores = tf.matmul(tf.reshape(rotated, [-1, width]), sinusoids.key, transpose_b=True)
     return tf.reshape(scores, [*leading, context.key_length])
+
+
+def _rotated_product(queries: tf.Tensor, matrices: tf.Tensor, sinusoids: Sinusoids) -> tf.Tensor:
+    """Compute :func:`_factorized_scores` of [N, B, Tq, d] and [N, d, D] with few bytes on a TPU.
+
+    The tensors with all frequencies, [N, B, Tq, D], are the largest of a layer. A TPU's compiler
+    computes their rotation inside the products that read it, but only if it is one elementwise
+    expression of two tensors: with the halves on an axis of their own, ``[N, B, 2, Tq, D / 2]``,
+    both are broadcast, and none is split or joined. So nothing is written but the products
+    themselves, here ``by_sine`` and ``by_cosine`` and in the backward pass their counterparts.
+    """
+    sine, cosine = sinusoids.query_sine, sinusoids.query_cosine
+    key_halves = tf.split(sinusoids.key, 2, -1)
+    keys = tf.stack(key_halves, 1)
+
+    @tf.custom_gradient
+    def compute(
+        queries: tf.Tensor, matrices: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        halves = tf.split(matrices, 2, -1)
+        by_sine, by_cosine = (tf.einsum("nbtd,ndc->nbtc", queries, half) for half in halves)
+        rotated = _combine(by_sine, (sine, -cosine), by_cosine, (cosine, sine))
+        scores = tf.einsum("nbhtc,jhc->nbtj", rotated, keys)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with_cosine, with_sine = (
+                tf.einsum("nbtj,jc->nbtc", upstream, half) for half in key_halves
+            )
+            turned = _combine(with_cosine, (sine, cosine), with_sine, (-cosine, sine))
+            by_queries = tf.einsum("nbhtc,ndhc->nbtd", turned, tf.stack(halves, 2))
+            by_matrices = tf.einsum("nbtd,nbhtc->ndhc", queries, turned)
+            return by_queries, tf.reshape(by_matrices, matrices.shape)
+
+        return scores, gradient
+
+    return compute(queries, matrices)
+
+
+def _combine(
+    first: tf.Tensor,
+    first_factors: tuple[tf.Tensor, tf.Tensor],
+    second: tf.Tensor,
+    second_factors: tuple[tf.Tensor, tf.Tensor],
+) -> tf.Tensor:
+    """Return two sums of two tensors [N, B, T, C] by factors [T, C]: [N, B, 2, T, C]."""
+    one, other = first[:, :, None], second[:, :, None]
+    return one * tf.stack(first_factors) + other * tf.stack(second_factors)

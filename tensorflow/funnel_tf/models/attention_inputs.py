@@ -154,6 +154,24 @@ def pool_hidden(hidden: tf.Tensor, config: ModelConfig, pooling_type: str) -> tf
     return tf.concat([hidden[:, :start], pooled], 1) if start else pooled
 
 
+def pool_by_product(hidden: tf.Tensor, config: ModelConfig) -> tf.Tensor:
+    """Pool as :func:`pool_hidden` with ``"mean"``, by a product with a constant matrix [T', T].
+
+    For TPUs: with windows that start after a separate [CLS], the compiler makes positions the
+    outermost axis of all hidden states in memory, and every layer copies between that layout and
+    the one that its products want.
+    """
+    start = 1 if config.separate_cls else 0
+    count = cut_length(hidden.shape.as_list()[1], config) - start
+    window = np.full(hidden.shape.as_list()[1], -1, np.int32)  # -1: in no window
+    window[:start] = 0
+    window[start : start + count] = start + np.arange(count) // config.pooling_size
+    shares = 1 / np.bincount(window[window >= 0])
+    matrix = tf.one_hot(window, len(shares), axis=0, dtype=hidden.dtype)
+    matrix *= tf.constant(shares[:, None], hidden.dtype)
+    return tf.einsum("pt,btd->bpd", matrix, hidden)
+
+
 def _sine_and_cosine(positions: np.ndarray, width: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Return ``sin(x f)`` and ``cos(x f)``, ``f_m = 10000 ** (-2 m / width)``: [T, width / 2] each.
 

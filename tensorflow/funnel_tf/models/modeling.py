@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from funnel.checkpoints.names import SUMMARY
@@ -23,6 +24,7 @@ from funnel_tf.models.attention_inputs import (
     AttentionContext,
     SequenceInfo,
     build_attention_context,
+    pool_by_product,
     pool_hidden,
     pool_sequence_info,
 )
@@ -141,7 +143,8 @@ def funnel_decoder(
     """Decode to the length of the input, [B, T, D]; return a one-block encoder's output as is."""
     if len(config.blocks) == 1:
         return encoded.output
-    upsampled = upsample(encoded.output, encoded.context.query_length, config)
+    repeat = upsample_by_product if options.use_tpu else upsample
+    upsampled = repeat(encoded.output, encoded.context.query_length, config)
     hidden = encoded.skip_connection + upsampled
     if config.decoder is None:
         return hidden
@@ -170,6 +173,20 @@ def upsample(hidden: tf.Tensor, length: int, config: ModelConfig) -> tf.Tensor:
     repeated = tf.reshape(repeated, [batch, filled, width])
     repeated = tf.concat([hidden[:, :start], repeated], 1)[:, :length]
     return tf.pad(repeated, [[0, 0], [0, max(0, length - start - filled)], [0, 0]])
+
+
+def upsample_by_product(hidden: tf.Tensor, length: int, config: ModelConfig) -> tf.Tensor:
+    """Repeat as :func:`upsample`, by a product with one-hot vectors [T, T'].
+
+    For TPUs, for the reason of :func:`pool_by_product`.
+    """
+    start = 1 if config.separate_cls else 0
+    pooled = hidden.shape.as_list()[1]
+    copied = min((pooled - start) * config.upsample_factor, length - start)
+    source = np.full(length, -1, np.int32)  # -1: zeros
+    source[:start] = 0
+    source[start : start + copied] = start + np.arange(copied) // config.upsample_factor
+    return tf.einsum("tp,bpd->btd", tf.one_hot(source, pooled, dtype=hidden.dtype), hidden)
 
 
 def _run_layers(
@@ -203,7 +220,10 @@ def _pool(
     options: GraphOptions,
 ) -> tuple[LayerStackInput, SequenceInfo]:
     """Pool on entering a block: residual and query, and with ``pool_q_only`` false the keys."""
-    pooled = pool_hidden(hidden, config, config.pooling_type)
+    if options.use_tpu and config.pooling_type == "mean":
+        pooled = pool_by_product(hidden, config)
+    else:
+        pooled = pool_hidden(hidden, config, config.pooling_type)
     pooled_info = pool_sequence_info(info, geometry, config)
     context = build_attention_context(pooled_info, pooled_info, config, options)
     if not config.pool_q_only:
