@@ -15,6 +15,7 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -66,6 +67,9 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Return the seconds of every case in every counted round; the cases are interleaved.
 
+    Every round has an order of its own: what ran before leaves memory and caches in a state that
+    favours some, and that must not be the same ones always.
+
     Args:
         cases: callables by name.
         repeats: counted rounds.
@@ -78,11 +82,13 @@ def interleave(
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_number in range(warmup + repeats):
-        for name, run in cases.items():
+        order = list(cases)
+        random.Random(round_number).shuffle(order)
+        for name in order:
             gc.collect()
             synchronize()
             begin = now()
-            run()
+            cases[name]()
             synchronize()
             if round_number >= warmup:
                 seconds[name].append(now() - begin)

@@ -162,11 +162,13 @@ def test_report(tmp_path):
 
 
 def test_cases_take_turns():
-    calls, counted = [], 2
-    cases = {name: lambda name=name: calls.append(name) for name in "ab"}
+    calls, counted = [], 5
+    cases = {name: lambda name=name: calls.append(name) for name in "abc"}
     seconds = timing.interleave(cases, counted, warmup=1)
-    assert calls == ["a", "b"] * 3
-    assert [len(taken) for taken in seconds.values()] == [2, 2]
+    rounds = ["".join(calls[start : start + 3]) for start in range(0, len(calls), 3)]
+    assert [sorted(one) for one in rounds] == [["a", "b", "c"]] * 6
+    assert len({one[0] for one in rounds}) == 3, "a case of the three never came first"
+    assert [len(taken) for taken in seconds.values()] == [5, 5, 5]
     # Ratios of the rounds are 1, 4 and 0.5; that of the medians would be 1.5.
     assert timing.median_ratio([1.0, 4.0, 1.5], [1.0, 1.0, 3.0]) == 1.0
 

@@ -8,7 +8,7 @@ from support_tf import import_tensorflow
 tf = import_tensorflow().compat.v1
 
 from funnel.config.model import ModelConfig
-from funnel_tf.models import attention
+from funnel_tf.models import attention, modeling
 from funnel_tf.models.attention_inputs import Sinusoids, pool_by_product, pool_hidden
 from funnel_tf.models.modeling import upsample, upsample_by_product
 from funnel_tf.models.options import GraphOptions
@@ -83,3 +83,20 @@ def test_position_scores():
             _random(2, 2, 3, 4),
             _random(8, 2, 4),
         )
+
+
+@pytest.mark.parametrize("use_bfloat16", [False, True])
+def test_float32_states_are_resized_without_products(monkeypatch, use_bfloat16):
+    """A TPU's products of float32 would round hidden states to bfloat16."""
+    called = []
+    for name in ("pool_by_product", "upsample_by_product"):
+        real = getattr(modeling, name)
+        monkeypatch.setattr(
+            modeling, name, lambda *a, real=real, name=name: called.append(name) or real(*a)
+        )
+    options = GraphOptions(use_tpu=True, use_bfloat16=use_bfloat16)
+    with tf.Graph().as_default():
+        tokens = tf.constant(np.ones((1, 8), np.int32))
+        inputs = modeling.ModelInputs(tokens, tf.ones([1, 8]), tokens * 0)
+        modeling.funnel_decoder(CONFIG, modeling.funnel_encoder(CONFIG, inputs, options), options)
+    assert called == ["pool_by_product"] * 2 * use_bfloat16 + ["upsample_by_product"] * use_bfloat16

@@ -143,7 +143,7 @@ def funnel_decoder(
     """Decode to the length of the input, [B, T, D]; return a one-block encoder's output as is."""
     if len(config.blocks) == 1:
         return encoded.output
-    repeat = upsample_by_product if options.use_tpu else upsample
+    repeat = upsample_by_product if options.resizes_by_products else upsample
     upsampled = repeat(encoded.output, encoded.context.query_length, config)
     hidden = encoded.skip_connection + upsampled
     if config.decoder is None:
@@ -220,7 +220,7 @@ def _pool(
     options: GraphOptions,
 ) -> tuple[LayerStackInput, SequenceInfo]:
     """Pool on entering a block: residual and query, and with ``pool_q_only`` false the keys."""
-    if options.use_tpu and config.pooling_type == "mean":
+    if options.resizes_by_products and config.pooling_type == "mean":
         pooled = pool_by_product(hidden, config)
     else:
         pooled = pool_hidden(hidden, config, config.pooling_type)

@@ -13,8 +13,8 @@ class GraphOptions:
 
     Attributes:
         is_training: apply dropout.
-        use_tpu: look embeddings up by a product with one-hot vectors instead of a gather, which
-            is slow on TPUs.
+        use_tpu: build the forms of operations that are fast on TPUs: embeddings by a product with
+            one-hot vectors instead of a gather, heads by einsums, and others.
         use_bfloat16: compute products in bfloat16. Variables, LayerNorm, softmax, logits and
             losses stay float32.
     """
@@ -27,3 +27,11 @@ class GraphOptions:
     def dtype(self) -> tf.DType:
         """Type of hidden states and of the weights that they are multiplied by."""
         return tf.bfloat16 if self.use_bfloat16 else tf.float32
+
+    @property
+    def resizes_by_products(self) -> bool:
+        """Whether hidden states are pooled and repeated by products with constant matrices.
+
+        Not in float32: a TPU's products would round hidden states to bfloat16.
+        """
+        return self.use_tpu and self.use_bfloat16
