@@ -64,7 +64,7 @@ def draw(runs: Iterable[Run], path: Path) -> None:
     for run in runs:
         if VARIANTS[run["variant"]].loss_type != ELECTRA:  # another loss
             groups[run["variant"]].append(run["measurements"])
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 8), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     values = {
         "held-out loss": lambda row: row["loss"],
@@ -73,17 +73,20 @@ def draw(runs: Iterable[Run], path: Path) -> None:
         "last block: rank of its outputs": lambda row: _deepest(row)["rank"],
     }
     for axes, (title, value) in zip(panels, values.items(), strict=True):
-        for name, variant in VARIANTS.items():
+        # Ten colours, so the eleventh variant is dashed.
+        for index, (name, variant) in enumerate(VARIANTS.items()):
             if name in groups:
                 rows = zip(*groups[name], strict=True)
                 means = [statistics.mean(map(value, seeds)) for seeds in rows]
                 steps = [row["step"] / groups[name][0][-1]["step"] for row in groups[name][0]]
                 width = 2.5 if name in ("plain", "stack", "stack_late") else 1.0
-                axes.plot(steps, means, label=variant.change, linewidth=width)
+                style = {"color": f"C{index % 10}", "linestyle": "--" if index >= 10 else "-"}
+                axes.plot(steps, means, label=variant.change, linewidth=width, **style)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("share of training")
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=7)
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.slow
 
 MOMENTS = usual_or_thorough(2, 5)
 STOPPED = 143
+# Runs that may end before their signal, beside those that are stopped.
+MOST_ENDED_BEFORE = 4
 
 
 def _classifier(folder, model_dir):
@@ -52,33 +54,53 @@ def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
 
 
 def check_stopped_runs(name, folder, moments, seed=0):
-    """Stop a run of a program at random moments; it must equal the one that was not stopped."""
+    """Stop runs of a program at random moments; they must equal the one that was not stopped.
+
+    With steps of milliseconds a run can end before it is sent the signal, which is no stop: other
+    moments follow, in a new directory, until there were as many stops as there are ``moments``.
+    """
     write, arguments = PROGRAMS[name]
     write(folder)
-    zygote, log = Zygote(name), folder / "log"
+    zygote, log, stops, draw = Zygote(name), folder / "log", 0, random.Random(seed)
     try:
         assert zygote.run(arguments(folder, "complete"), log) == 0, log.read_text()
-        complete = curve(folder / "complete")
-        stopped, run = arguments(folder, "stopped"), folder / "stopped"
-        draw = random.Random(seed)
-        for lines in sorted(draw.sample(range(1, len(complete) - 1), moments)):
-            lines = max(lines, steps_done(run) + 1)  # the first run may have gone on a little
-            signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
-            status = kill_after(zygote, stopped, run, lines, log, signals)
-            assert status == STOPPED, log.read_text()
-            check_one_line(log.read_text(), signals)
-            assert not (run / ".run.lock").exists()
-        assert zygote.run(stopped, log) == 0, log.read_text()
+        lines = range(1, len(curve(folder / "complete")) - 1)
+        for number in range(moments + MOST_ENDED_BEFORE):
+            run, drawn = f"stopped {number}", sorted(draw.sample(lines, moments - stops))
+            stops += _stop_at(zygote, arguments(folder, run), folder / run, drawn, draw)
+            check_equal(folder / run, folder / "complete")
+            if stops == moments:
+                return
     finally:
         zygote.close()
-    assert curve(run) == complete
+    raise AssertionError(f"{stops} of {moments} signals were sent before the end of a run")
+
+
+def _stop_at(zygote, command, run, moments, draw):
+    """Stop a run after each number of log lines, then let it end; return how often it stopped."""
+    log = run.with_name("log")
+    for stops, moment in enumerate(moments):
+        moment = max(moment, steps_done(run) + 1)  # the first run may have gone on a little
+        signals = (draw.choice([signal.SIGTERM, signal.SIGUSR1]), signal.SIGTERM)
+        status = kill_after(zygote, command, run, moment, log, signals)
+        if status == 0:
+            return stops
+        assert status == STOPPED, log.read_text()
+        check_one_line(log.read_text(), signals)
+        assert not (run / ".run.lock").exists()
+    assert zygote.run(command, log) == 0, log.read_text()
+    return len(moments)
+
+
+def check_equal(run, complete):
+    """Compare curve, weights and scores of two runs that have ended."""
+    assert curve(run) == curve(complete)
     files = ["last/model.safetensors", "best/model.safetensors", "best_result.json"]
     files += ["final_scores.json", "test_results.txt"]
     for file in files:
-        theirs = folder / "complete" / file
+        theirs = complete / file
         assert not theirs.exists() or (run / file).read_bytes() == theirs.read_bytes(), file
-    progress = json.loads((run / "last" / "progress.json").read_text())
-    assert progress["finished"]
+    assert json.loads((run / "last" / "progress.json").read_text())["finished"]
 
 
 def check_one_line(text, signals):
