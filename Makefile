@@ -113,10 +113,11 @@ $(ALL): requirements.txt $(wildcard requirements/*.txt) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements.txt
 	touch $@ $(HALF) $(TF_HALF) $(TOOLS)
 
-# With torch, for the parity tests. torch.txt itself has the newer numpy.
+# With torch, for the parity tests. torch.txt itself has the newer numpy, as pandas wants it.
 $(OLD)/.installed: requirements/base.txt requirements/tensorflow-2.15.txt requirements/dev.txt requirements/torch.txt
 	$(PYTHON311) -m venv $(OLD)
 	grep '^torch==' requirements/torch.txt > $(OLD)/torch.txt
+	grep -vE '^(pandas|datasets)==' requirements/dev.txt > $(OLD)/dev.txt
 	$(OLD)/bin/pip install --disable-pip-version-check -q $(PIP_FLAGS) \
-	    -r requirements/tensorflow-2.15.txt -r requirements/dev.txt -r $(OLD)/torch.txt
+	    -r requirements/tensorflow-2.15.txt -r $(OLD)/dev.txt -r $(OLD)/torch.txt
 	touch $@
