@@ -76,7 +76,7 @@ def test_branches_are_timed_together(tmp_path, monkeypatch):
     ]
     assert [row["label"] for row in rows if "1x160" in row["setting"]][2:] == [*branches.BRANCHES]
     assert all(row["ratio_to_auto"] == 1 for row in rows if row["label"] == "ours, auto")
-    assert choices.settings == branches.BRANCHES["ours, oneDNN, chunks of 256"]
+    assert choices.settings in branches.BRANCHES.values()
 
 
 def test_instruction_sets(monkeypatch):

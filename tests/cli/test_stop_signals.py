@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 MOMENTS = usual_or_thorough(2, 5)
 STOPPED = 143
-# Runs that may end before their signal, beside those that are stopped.
+# Runs that may end before their signal, on top of those that are stopped.
 MOST_ENDED_BEFORE = 4
 
 

@@ -68,6 +68,8 @@ def arguments(folder, model_dir="run", **changes):
         "epochs": 2,
         "lr": 1e-3,
         "seed": 1,
+        # Measured, it could differ between two runs that are compared.
+        "short_attention": "parts",
     }
     return flag_list(flags | changes)
 

@@ -41,6 +41,8 @@ def arguments(folder, model_dir="run", **changes):
     """Flags of a short run on those files; None leaves a flag out, True gives it no value."""
     flags = {
         "device_id": -1,
+        # Measured, it could differ between two runs that are compared.
+        "short_attention": "parts",
         "config": folder / "net_config.json",
         "record_dir": folder / "records",
         "tokenizer_path": folder / "vocab.txt",
