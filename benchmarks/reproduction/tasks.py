@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from funnel.tasks.race import OPTIONS
+
 CLASSIFIER, SQUAD, RACE = "classifier.py", "squad.py", "race.py"
 _WIKIPEDIA, _REVIEWS = "corpus/wiki_articles.txt", "corpus/imdb_reviews.txt.gz"
 
@@ -48,7 +50,7 @@ class Task:
     @property
     def texts(self) -> int:
         """Number of texts that the model reads per example."""
-        return 4 if self.program == RACE else 1
+        return OPTIONS if self.program == RACE else 1
 
     @property
     def second_metrics(self) -> tuple[str, ...]:

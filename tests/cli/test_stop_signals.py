@@ -11,15 +11,13 @@ pytest.importorskip("torch")
 import classifier_runs
 import pretrain_runs
 from answering_runs import RACE, SQUAD
-from classifier_runs import Zygote, curve, kill_after, steps_done
+from classifier_runs import Zygote, curve, kill_after, steps_done, stop_runs
 from thoroughness import usual_or_thorough
 
 pytestmark = pytest.mark.slow
 
 MOMENTS = usual_or_thorough(2, 5)
 STOPPED = 143
-# Runs that may end before their signal, on top of those that are stopped.
-MOST_ENDED_BEFORE = 4
 
 
 def _classifier(folder, model_dir):
@@ -54,26 +52,23 @@ def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
 
 
 def check_stopped_runs(name, folder, moments, seed=0):
-    """Stop runs of a program at random moments; they must equal the one that was not stopped.
-
-    With steps of milliseconds a run can end before it is sent the signal, which is no stop: other
-    moments follow, in a new directory, until there were as many stops as there are ``moments``.
-    """
+    """Stop runs of a program at random moments; they must equal the one that was not stopped."""
     write, arguments = PROGRAMS[name]
     write(folder)
-    zygote, log, stops, draw = Zygote(name), folder / "log", 0, random.Random(seed)
+    zygote, log, draw = Zygote(name), folder / "log", random.Random(seed)
+
+    def stop_and_compare(number, drawn):
+        run = f"stopped {number}"
+        stops = _stop_at(zygote, arguments(folder, run), folder / run, drawn, draw)
+        check_equal(folder / run, folder / "complete")
+        return stops
+
     try:
         assert zygote.run(arguments(folder, "complete"), log) == 0, log.read_text()
         lines = range(1, len(curve(folder / "complete")) - 1)
-        for number in range(moments + MOST_ENDED_BEFORE):
-            run, drawn = f"stopped {number}", sorted(draw.sample(lines, moments - stops))
-            stops += _stop_at(zygote, arguments(folder, run), folder / run, drawn, draw)
-            check_equal(folder / run, folder / "complete")
-            if stops == moments:
-                return
+        stop_runs(moments, lines, draw, stop_and_compare)
     finally:
         zygote.close()
-    raise AssertionError(f"{stops} of {moments} signals were sent before the end of a run")
 
 
 def _stop_at(zygote, command, run, moments, draw):

@@ -14,7 +14,7 @@ import_tensorflow()
 import classifier_runs
 import pretrain_runs
 from answering_runs import write_race, write_squad
-from classifier_runs import flag_list, invoke, steps_done
+from classifier_runs import flag_list, invoke, steps_done, stop_runs
 from funnel.utils.logging import read_metrics
 from funnel_tf.training.run_directory import latest_step
 from tf_program_runs import classifier_flags, kill_tf_program, load_tf_program
@@ -25,7 +25,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STOPPED = 143
 STEPS = 40
 MOMENTS = usual_or_thorough(1, 5)
-MOST_ENDED_BEFORE = 6  # runs that may end before they are sent a signal
 # No dropout: TensorFlow draws other masks when a run resumes.
 _NO_DROPOUT = {"dropout": 0.0, "dropatt": 0.0}
 _LENGTHS = {"squad": {"max_seq_length": 28, "max_query_length": 4, "doc_stride": 8}}
@@ -69,23 +68,19 @@ def test_stopped_runs_repeat_the_uninterrupted_one(tmp_path, name):
 
 
 def check_stopped_runs(name, folder, moments, seed=0):
-    """Stop runs of a program at random moments; they must equal the one that was not stopped.
-
-    With steps of milliseconds a run can end before it is sent the signal, which is no stop: other
-    moments follow, in a new directory, until there were as many stops as there are ``moments``.
-    """
+    """Stop runs of a program at random moments; they must equal the one that was not stopped."""
     _write(name, folder)
-    program, complete, stops = load_tf_program(name), folder / "complete", 0
+    program, complete, draw = load_tf_program(name), folder / "complete", random.Random(seed)
     assert invoke(program, _flags(name, folder, complete)) == 0
-    lines, draw = len(read_metrics(complete / "metrics.jsonl")), random.Random(seed)
-    for number in range(moments + MOST_ENDED_BEFORE):
+
+    def stop_and_compare(number, drawn):
         run = folder / f"stopped {number}"
-        drawn = sorted(draw.sample(range(1, lines - 1), moments - stops))
-        stops += _stop_at(name, _flags(name, folder, run), run, drawn, draw)
+        stops = _stop_at(name, _flags(name, folder, run), run, drawn, draw)
         assert_same(run, complete)
-        if stops == moments:
-            return
-    raise AssertionError(f"{stops} of {moments} signals were sent before the end of a run")
+        return stops
+
+    lines = len(read_metrics(complete / "metrics.jsonl"))
+    stop_runs(moments, range(1, lines - 1), draw, stop_and_compare)
 
 
 def _stop_at(name, flags, run, moments, draw):

@@ -166,6 +166,26 @@ def steps_done(model_dir):
         return 0
 
 
+def stop_runs(moments, lines, draw, stop_and_compare, most_ended=6):
+    """Stop runs at random moments until there were as many stops as there are ``moments``.
+
+    With steps of milliseconds a run can end before it is sent the signal, which is no stop: other
+    moments follow, in a new run, for which at most ``most_ended`` runs are added.
+
+    Args:
+        lines: numbers of log lines to draw from.
+        draw: a `random.Random`.
+        stop_and_compare: takes the number of the run and the moments to stop it at; lets it end,
+            compares it and returns how often it stopped.
+    """
+    stops = 0
+    for number in range(moments + most_ended):
+        stops += stop_and_compare(number, sorted(draw.sample(lines, moments - stops)))
+        if stops == moments:
+            return
+    raise AssertionError(f"{stops} of {moments} signals were sent before the end of a run")
+
+
 def kill_after(zygote, argv, model_dir, lines, log, signals=(signal.SIGKILL,)):
     """Start the run and kill it without warning once it has written so many log lines."""
     pid = zygote.start(argv, log)

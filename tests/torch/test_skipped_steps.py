@@ -13,7 +13,7 @@ from funnel_torch.data.batching import BatchConfig
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.optimizer import FunnelAdamW, step_if_finite
 from funnel_torch.training.run_directory import RunDirectory
-from funnel_torch.training.stopping import StepRequests, StepResults
+from funnel_torch.training.stopping import StepRequests, StepResult, StepResults
 from trainer_cases import ListLog, Points, directory_output, make
 
 OPTIMIZERS = {
@@ -152,13 +152,7 @@ def test_the_newest_results_are_read_last():
     assert results.read(everything=False) == []
     results.add(2, torch.tensor([math.inf, 0.5, 0.0, 0.0]))
     (first,) = results.read(everything=False)
-    assert (first.step, first.norm, first.loss, first.stop, first.save) == (
-        1,
-        1.5,
-        2.5,
-        False,
-        False,
-    )
+    assert first == StepResult(1, 1.5, 2.5, stop=False, save=False)
     (second,) = results.read(everything=True)
     assert second.step == 2 and second.norm == math.inf
     assert results.read(everything=True) == []
