@@ -3,8 +3,9 @@
 For each instruction set a process of its own is started, whose libraries are told to use nothing
 newer (ONEDNN_MAX_CPU_ISA, MKL_ENABLE_INSTRUCTIONS, ATEN_CPU_CAPABILITY). In it our encoder runs
 with each matrix library forced, with other chunks of queries, and with what it chooses by itself
-(auto), interleaved with transformers' Funnel and BERT. A wrong choice shows as a column in which
-auto is slower than another branch.
+(auto), interleaved with transformers' Funnel and BERT. A wrong choice shows as a row that is faster
+than auto. Of auto and of transformers' Funnel the matrix products alone are timed, too: whatever is
+done about the rest of our model, its ratio to Funnel stays above that of its products.
 
     python benchmarks/branches.py
     python benchmarks/branches.py --instructions=avx2 --shapes=2x512 --modes=forward
@@ -30,7 +31,7 @@ from funnel.utils.errors import ConfigError, FunnelError
 from funnel.utils.main import run_main
 from funnel_torch.kernels.choices import choices
 from funnel_torch.kernels.config import MKL, ONEDNN, KernelSettings
-from harness import baselines, timing
+from harness import baselines, products, timing
 from harness.baselines import BERT, FORWARD, HF, OURS, TRAINING, Case
 
 # What the libraries are told, by instruction set, newest first.
@@ -83,6 +84,8 @@ def measure(mode: str, shape: str, args: argparse.Namespace) -> list[timing.Row]
         if length > 128 or "chunks" not in label:
             runs[label] = _with_settings(settings, ours)
     before = choices.made()
+    for label in ("ours, auto", baselines.LABELS[HF]):
+        runs[f"{label}: products alone"] = products.record_products(runs[label])
     seconds = timing.interleave(runs, args.repeats, clock=args.clock)
     made = {name: found for name, found in choices.made().items() if name not in before}
     auto, hf, bert = (

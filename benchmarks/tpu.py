@@ -1,9 +1,9 @@
 """Compile the training steps of the published sizes for TPUs, and keep the compiler's figures.
 
-No TPU is needed: see tensorflow/tpu_compile.py. Every step is compiled in a process of its own, and
-its figures are in the results file as soon as it ends, so a run may be cut and started again: it
-compiles what is missing, in the order of the list, and with --outdated also what was compiled from
-other code than that of today.
+No TPU is needed: see tensorflow/tpu_compile.py. Every step has a process of its own, which compiles
+it for one TPU after the other. Figures are in the results file as soon as they are there, so a run
+may be cut and started again: it compiles what is missing, in the order of the list, and with
+--outdated also what was compiled from other code than that of today.
 
     python benchmarks/tpu.py                        # all of them: many hours on two cores
     python benchmarks/tpu.py --list                 # which are there, outdated and missing
@@ -19,7 +19,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,9 +56,13 @@ BATCHES = {
 COLUMNS = {
     "case": "size, program, length, TPU", "batch_per_core": "batch per core",
     "memory_gib": "memory, GiB", "teraflops": "TFLOP", "gigabytes": "GB accessed",
-    "milliseconds": "estimate, ms", "sequences_per_second": "sequences/s",
+    "hbm_gigabytes": "of HBM", "milliseconds": "ms by peak", "cycle_milliseconds": "ms by cycles",
+    "sequences_per_second": "sequences/s",
 }  # fmt: skip
 GIB = 2**30
+_POLL_SECONDS = 0.2
+# Otherwise each of the compiler's threads keeps freed memory of its own: a sixth more at the peak.
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,11 @@ class Case:
         return f"{self.size} {self.program} {self.seq_len} {self.topology}"
 
     def flags(self) -> list[str]:
-        """Return the flags of ``tpu_compile.py``."""
+        """Return the flags of ``tpu_compile.py`` for the step, without those for the TPU."""
         return [
             f"--model_config={self.size}",
             f"--program={self.program}",
             f"--seq_len={self.seq_len}",
-            f"--topology={self.topology}",
             f"--batch_per_core={self.batch_per_core}",
         ]
 
@@ -124,33 +127,80 @@ def source_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def compile_case(case: Case, timeout: float, nice: int) -> timing.Row:
-    """Compile a case in a process of its own, and return its row, or one with ``error``."""
-    row: timing.Row = {"case": case.name, **asdict(case), "source": source_fingerprint()}
-    row["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    row["versions"] = _versions()
+def group_cases(cases: Sequence[Case]) -> list[list[Case]]:
+    """Return the cases in lists of one step each, which only has to be lowered once."""
+    groups: dict[tuple[str, ...], list[Case]] = {}
+    for case in cases:
+        groups.setdefault(tuple(case.flags()), []).append(case)
+    return list(groups.values())
+
+
+def compile_cases(cases: Sequence[Case], timeout: float, nice: int) -> Iterator[timing.Row]:
+    """Compile the cases of a step in one process, and yield a row of each as it is ready.
+
+    Args:
+        cases: the same step for several TPUs.
+        timeout: seconds for one of them.
+        nice: added to the niceness of the process.
+
+    Yields:
+        A row; one with ``error`` is the last.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "report.json"
-        command = [sys.executable, str(PROGRAM), *case.flags(), f"--output={output}"]
-        start, before = time.perf_counter(), _child_seconds()
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout,
+        output, errors = Path(folder) / "report.json", Path(folder) / "stderr"
+        names = ",".join(case.topology for case in cases)
+        command = [sys.executable, str(PROGRAM), *cases[0].flags()]
+        command += [f"--topology={names}", f"--output={output}"]
+        with errors.open("w") as stderr:
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stderr, env=os.environ | _ENVIRONMENT,
                 preexec_fn=lambda: os.nice(nice),
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return row | {"error": f"not ready after {timeout:.0f} s"}
-        row["compile_seconds"] = round(time.perf_counter() - start, 1)
-        row["compile_cpu_seconds"] = round(_child_seconds() - before, 1)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            return row | {"error": f"exit code {done.returncode}: {lines[-1]}"}
-        return row | read_report(json.loads(output.read_text(encoding="utf-8")))
+        try:
+            for place, case in enumerate(cases):
+                reports = _await_report(process, output, place, timeout)
+                if len(reports) > place:
+                    yield _row(case) | read_report(reports[place])
+                    continue
+                code = process.poll()
+                late = f"not ready after {timeout:.0f} s"
+                error = late if code is None else f"exit code {code}: {_last_line(errors)}"
+                yield _row(case) | {"error": error}
+                return
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _await_report(
+    process: subprocess.Popen[bytes], output: Path, place: int, timeout: float
+) -> list[dict[str, Any]]:
+    """Wait for a further report, for the end of the process, or until the time is over."""
+    end = time.monotonic() + timeout
+    while True:
+        has_ended = process.poll() is not None
+        content = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
+        reports = content if isinstance(content, list) else [content]
+        if len(reports) > place or has_ended or time.monotonic() > end:
+            return reports
+        time.sleep(_POLL_SECONDS)
+
+
+def _last_line(errors: Path) -> str:
+    lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def _row(case: Case) -> timing.Row:
+    row: timing.Row = {"case": case.name, **asdict(case), "source": source_fingerprint()}
+    row["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return row | {"versions": _versions()}
 
 
 def read_report(report: dict[str, Any]) -> timing.Row:
     """Return the part of a row that comes from the report of ``tpu_compile.py``."""
-    row = {"fits": report["fits"], "memory_of_device": report["memory_of_device"]}
+    kept = ("fits", "memory_of_device", "compile_seconds", "compile_cpu_seconds")
+    row: timing.Row = {name: report[name] for name in kept}
     row |= {"devices": report["settings"]["devices"], "options": report["settings"]}
     figures = report["figures"]
     if figures is None:
@@ -158,10 +208,11 @@ def read_report(report: dict[str, Any]) -> timing.Row:
     figures.pop("operations", None)
     row |= {"figures": figures, "memory_gib": figures["memory"] / GIB}
     row |= {"teraflops": figures["flops"] / 1e12, "gigabytes": figures["bytes_accessed"] / 1e9}
+    row["hbm_gigabytes"] = figures["hbm_bytes"] / 1e9
+    row["cycle_milliseconds"] = 1e3 * figures["cycle_seconds"]
     if figures["seconds"]:
         row["milliseconds"] = 1e3 * figures["seconds"]
-        row["sequences_per_second"] = report["sequences_per_second"]
-    return row
+    return row | {"sequences_per_second": report["sequences_per_second"]}
 
 
 def load_rows(path: Path) -> dict[str, timing.Row]:
@@ -219,11 +270,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _child_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -257,14 +303,15 @@ def main() -> None:
             print(f"{find_state(rows.get(case.name), source):<10}{case.name}")
         return
     redone = ("missing", "failed", "outdated") if args.outdated else ("missing", "failed")
-    for case in chosen:
-        if find_state(rows.get(case.name), source) not in redone:
-            continue
-        row = compile_case(case, args.timeout, args.nice)
-        # Read again: another process may have added to the file.
-        rows = merge_rows(load_rows(args.output), {case.name: row})
-        save_rows(args.output, rows)
-        print(timing.markdown([row], COLUMNS).splitlines()[-1], row.get("error", ""), flush=True)
+    # A compiler that is left alone would take its gigabytes until it is done.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    todo = [case for case in chosen if find_state(rows.get(case.name), source) in redone]
+    for group in group_cases(todo):
+        for row in compile_cases(group, args.timeout, args.nice):
+            # Read again: another process may have added to the file.
+            save_rows(args.output, merge_rows(load_rows(args.output), {row["case"]: row}))
+            text = timing.markdown([row], COLUMNS).splitlines()[-1]
+            print(text, row.get("error", ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ DEVICES_PER_CHIP = {"v2": 2, "v3": 2}
 STEP_COLUMNS = {
     "size": "size", "step": "step", "topology": "TPU", "batch": "batch per core",
     "memory": "memory, GiB", "teraflops": "TFLOP", "gigabytes": "GB accessed",
-    "milliseconds": "estimate, ms", "sequences_per_second": "sequences/s",
+    "hbm_gigabytes": "of HBM", "milliseconds": "ms by peak", "cycle_milliseconds": "ms by cycles",
+    "sequences_per_second": "sequences/s",
 }  # fmt: skip
 COST_COLUMNS = {
     "size": "size", "topology": "TPU", "base_days": "base scale, days", "base_cost": "$",
@@ -55,10 +56,11 @@ def cost_table(rows: Sequence[timing.Row], prices: Mapping[str, float]) -> list[
     """Return days on the TPU of a row, and dollars, for the published pretraining of its size."""
     table = []
     for row in rows:
-        if row["program"] != "electra" or not row.get("milliseconds"):
+        if row["program"] != "electra" or not row["fits"]:
             continue
         chip = row["topology"].split("-")[0]
-        seconds = row["milliseconds"] / 1e3 / row["batch_per_core"]  # of a core, per sequence
+        slower = max(row.get("milliseconds") or 0.0, row["cycle_milliseconds"])
+        seconds = slower / 1e3 / row["batch_per_core"]  # of a core, per sequence
         shown = {"size": row["size"], "topology": row["topology"]}
         for scale, sequences in (("base", BASE_SCALE), ("large", LARGE_SCALE)):
             device_hours = sequences * seconds / 3600

@@ -204,6 +204,7 @@ def test_finetuning(results):
         assert ours["times_faster"] == pytest.approx(timing.median_ratio(*each))
         assert ours["tokens"] <= ours["padded"] <= theirs["padded"] == 32
         assert ours["ms"] == pytest.approx(1e3 * statistics.median(each[1]))
+        assert 0 < rows[f"{task}, ours: products alone"]["ms"] < ours["ms"]
 
 
 def test_int8(results):

@@ -71,10 +71,11 @@ def test_branches_are_timed_together(tmp_path, monkeypatch):
     run(monkeypatch, branches, *flags)
     rows = read_rows(tmp_path, "branches")
     # Chunks only where there are several.
-    assert [row["label"] for row in rows if "2x16" in row["setting"]][2:] == [*branches.BRANCHES][
-        :3
-    ]
-    assert [row["label"] for row in rows if "1x160" in row["setting"]][2:] == [*branches.BRANCHES]
+    alone = ["ours, auto: products alone", "transformers Funnel: products alone"]
+    for shape, count in (("2x16", 3), ("1x160", None)):
+        labels = [row["label"] for row in rows if shape in row["setting"]]
+        assert labels[2:] == [*branches.BRANCHES][:count] + alone
+    assert all(row["ratio_to_hf"] > 0 for row in rows if "alone" in row["label"])
     assert all(row["ratio_to_auto"] == 1 for row in rows if row["label"] == "ours, auto")
     assert choices.settings in branches.BRANCHES.values()
 

@@ -1,9 +1,7 @@
 """benchmarks/tpu.py keeps what it measured, and docs/tpu.md shows it."""
 
 import json
-import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +17,6 @@ from harness import timing
 
 CASE = tpu.list_cases()[0]
 SECONDS = 0.2
-_RUN = subprocess.run
 
 
 def _row(case=CASE, **changes):
@@ -28,24 +25,40 @@ def _row(case=CASE, **changes):
         "topology": case.topology, "batch_per_core": case.batch_per_core, "devices": 8,
         "date": "2026-11-30 10:00 UTC", "source": "abc", "versions": {"libtpu": "0.0.52"},
         "fits": True, "memory_of_device": 16 * tpu.GIB, "memory_gib": 4.04, "teraflops": 7.0,
-        "gigabytes": 45.0, "milliseconds": 1e3 * SECONDS, "sequences_per_second": 640.0,
+        "gigabytes": 45.0, "hbm_gigabytes": 40.0, "milliseconds": 1e3 * SECONDS,
+        "cycle_milliseconds": 100.0, "sequences_per_second": 640.0,
     }  # fmt: skip
     return row | changes
 
 
-def _finished(report=None, code=0, stderr=""):
-    """Return a stand-in for ``subprocess.run`` that writes a report like ``tpu_compile.py``."""
+def _report(topology):
+    figures = {
+        "memory": 4 * tpu.GIB, "flops": 7e12, "bytes_accessed": 45e9, "hbm_bytes": 40e9,
+        "seconds": SECONDS, "cycle_seconds": 0.25,
+    }  # fmt: skip
+    return {
+        "settings": {"topology": topology, "devices": 8}, "fits": True,
+        "figures": figures | {"operations": [1]}, "memory_of_device": 16 * tpu.GIB,
+        "sequences_per_second": 640.0, "compile_seconds": 20.0, "compile_cpu_seconds": 30.0,
+    }  # fmt: skip
 
-    def run(command, **settings):
-        if str(tpu.PROGRAM) not in command:
-            return _RUN(command, **settings)
-        if report is not None:
-            output = next(f for f in command if f.startswith("--output=")).partition("=")[2]
-            with open(output, "w", encoding="utf-8") as file:
-                json.dump(report, file)
-        return SimpleNamespace(returncode=code, stderr=stderr)
 
-    return run
+def _program(tmp_path, reports, code=0, wait=0.0):
+    """Return a stand-in for ``tpu_compile.py`` that writes reports, one more at a time."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, os, sys, time\n"
+        "path = [f for f in sys.argv if f.startswith('--output=')][0].partition('=')[2]\n"
+        f"reports = json.loads({json.dumps(reports)!r})\n"
+        "for count in range(1, len(reports) + 1):\n"
+        "    with open(path + '.new', 'w') as file:\n"
+        "        json.dump(reports[:count], file)\n"
+        "    os.replace(path + '.new', path)\n"
+        f"time.sleep({wait})\n"
+        "print('a\\nerror: no compiler', file=sys.stderr)\n"
+        f"sys.exit({code})\n"
+    )
+    return program
 
 
 def test_the_list_has_every_size_program_and_topology_once():
@@ -60,29 +73,40 @@ def test_the_list_has_every_size_program_and_topology_once():
 def test_results_are_kept_as_they_come(tmp_path, monkeypatch, capsys):
     """A failed case is tried again, one that is there is not."""
     output = tmp_path / "results" / "tpu.json"
-    settings = {"devices": 8}
-    figures = {"memory": 4 * tpu.GIB, "flops": 7e12, "bytes_accessed": 45e9, "seconds": SECONDS}
-    report = {
-        "settings": settings, "figures": figures | {"operations": [1]}, "fits": True,
-        "memory_of_device": 16 * tpu.GIB, "sequences_per_second": 640.0,
-    }  # fmt: skip
     flags = ["tpu.py", f"--output={output}", f"--only={CASE.name}"]
     monkeypatch.setattr(sys, "argv", flags)
-    monkeypatch.setattr(tpu.subprocess, "run", _finished(code=2, stderr="a\nerror: no compiler\n"))
+    monkeypatch.setattr(tpu, "PROGRAM", _program(tmp_path, [], code=2))
     tpu.main()
-    assert "no compiler" in tpu.load_rows(output)[CASE.name]["error"]
-    monkeypatch.setattr(tpu.subprocess, "run", _finished(report))
+    assert "exit code 2: error: no compiler" in tpu.load_rows(output)[CASE.name]["error"]
+    monkeypatch.setattr(tpu, "PROGRAM", _program(tmp_path, [_report(CASE.topology)]))
     tpu.main()
     row = tpu.load_rows(output)[CASE.name]
     assert (row["memory_gib"], row["milliseconds"], row["gigabytes"]) == (4.0, 200.0, 45.0)
+    assert (row["hbm_gigabytes"], row["cycle_milliseconds"]) == (40.0, 250.0)
     assert "error" not in row and "operations" not in row["figures"]
-    monkeypatch.setattr(tpu.subprocess, "run", _finished(code=1))
+    monkeypatch.setattr(tpu, "PROGRAM", _program(tmp_path, [], code=1))
     tpu.main()
     assert tpu.load_rows(output)[CASE.name] == row
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", [*flags, "--list"])
     tpu.main()
     assert capsys.readouterr().out == f"there     {CASE.name}\n"
+
+
+def test_a_step_is_lowered_once_for_all_its_tpus(tmp_path, monkeypatch):
+    """What was ready before a failure or the time limit is kept."""
+    groups = tpu.group_cases(tpu.list_cases())
+    assert sum(map(len, groups)) == len(tpu.list_cases()) and CASE in groups[0]
+    assert {case.topology for case in groups[0]} == set(tpu.TOPOLOGIES)
+    assert all(len({case.batch_per_core for case in group}) == 1 for group in groups)
+    three = groups[0][:3]
+    reports = [_report(case.topology) for case in three[:2]]
+    for settings, message in (({"code": 3}, "exit code 3"), ({"wait": 60}, "not ready after 5 s")):
+        monkeypatch.setattr(tpu, "PROGRAM", _program(tmp_path, reports, **settings))
+        rows = list(tpu.compile_cases(three, timeout=5, nice=0))
+        assert [row["case"] for row in rows] == [case.name for case in three]
+        assert [row["options"]["topology"] for row in rows[:2]] == ["v3-8", "v4-8"]
+        assert message in rows[2]["error"] and "error" not in rows[1]
 
 
 def test_merging_prefers_later_figures_to_earlier_ones_and_to_failures():
@@ -113,7 +137,12 @@ def test_days_and_dollars():
     assert found["large_days"] == pytest.approx(16 * found["base_days"])
     (one,) = tpu_tables.cost_table([_row(topology="v5e-4", devices=4)], {"v5e": 1.0})
     assert one["base_cost"] == pytest.approx(one["base_days"] * 24 * 4, abs=5)
-    assert not tpu_tables.cost_table([_row(milliseconds=None)], {})
+    # The slower of both estimates counts.
+    (slow,) = tpu_tables.cost_table([_row(cycle_milliseconds=2e3 * SECONDS)], {"v3": 2.0})
+    assert slow["base_days"] == pytest.approx(2 * found["base_days"])
+    (cycles,) = tpu_tables.cost_table([_row(milliseconds=None)], {"v3": 2.0})
+    assert cycles["base_days"] == pytest.approx(found["base_days"] / 2)
+    assert not tpu_tables.cost_table([_row(fits=False)], {})
     table = tpu_tables.format_tables([_row(), _row(fits=False)], tpu_tables.PRICES)
     assert "4.0 of 16" in table and "more than 16" in table and "v3 $2.00" in table
 

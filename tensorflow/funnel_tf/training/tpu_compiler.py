@@ -2,12 +2,13 @@
 
 libtpu holds the TPU compiler and JAX runs it for a described topology; a TensorFlow function gets
 there as HLO (``jax2tf.call_tf``). The step is lowered for a CPU, since the CPU wheel of TensorFlow
-has no kernels registered for a TPU, and compiled for one core of the topology. So the exchange of
-gradients between cores is not in the figures, and nothing is run.
+has no kernels registered for a TPU, once for all TPUs, and compiled for one core of each. So the
+exchange of gradients between cores is not in the figures, and nothing is run.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 from funnel.utils.errors import ConfigError
 from funnel_tf.training.functional_step import TrainingStep
-from funnel_tf.training.hlo_profile import OperationBytes, profile_bytes
+from funnel_tf.training.hlo_profile import OperationBytes, profile_hlo
 
 GIB = 2**30
 
@@ -30,20 +31,22 @@ class Chip:
         topology: libtpu's name of the smallest topology.
         cores_per_device: cores in the name of a TPU (``v4-8`` has 8) per device of the compiler.
         memory: bytes of one device.
+        megahertz: clock, from the published peak and the size of the matrix units.
     """
 
     topology: str
     cores_per_device: int
     memory: int
+    megahertz: int
 
 
 CHIPS = {
-    "v2": Chip("v2:2x2", 1, 8 * GIB),
-    "v3": Chip("v3:2x2", 1, 16 * GIB),
-    "v4": Chip("v4:2x2x1", 2, 32 * GIB),
-    "v5e": Chip("v5e:2x2", 1, 16 * GIB),
-    "v5p": Chip("v5p:2x2x1", 2, 95 * GIB),
-    "v6e": Chip("v6e:2x2", 1, 32 * GIB),
+    "v2": Chip("v2:2x2", 1, 8 * GIB, 700),
+    "v3": Chip("v3:2x2", 1, 16 * GIB, 940),
+    "v4": Chip("v4:2x2x1", 2, 32 * GIB, 1050),
+    "v5e": Chip("v5e:2x2", 1, 16 * GIB, 1500),
+    "v5p": Chip("v5p:2x2x1", 2, 95 * GIB, 1750),
+    "v6e": Chip("v6e:2x2", 1, 32 * GIB, 1750),
 }
 _NAME = re.compile(r"^(v\d[ep]?)-(\d+)$")
 
@@ -58,8 +61,11 @@ class Compiled:
         temporaries: bytes of everything between.
         code: bytes of the program.
         flops: floating-point operations.
-        bytes_accessed: bytes read and written.
-        seconds: the compiler's estimate of the time; None for a graph too small for it.
+        bytes_accessed: bytes read and written, on the chip, too.
+        hbm_bytes: those of HBM.
+        seconds: time at the peak and the bandwidth that the compiler reckons with; None for a graph
+            too small for it.
+        cycle_seconds: the cycles of its schedule of every kernel, one after the other.
         operations: bytes by operation, the most first; empty unless requested.
     """
 
@@ -69,13 +75,20 @@ class Compiled:
     code: int
     flops: float
     bytes_accessed: float
+    hbm_bytes: int
     seconds: float | None
+    cycle_seconds: float
     operations: tuple[OperationBytes, ...] = ()
 
     @property
     def memory(self) -> int:
         """Bytes on the device."""
         return self.arguments + self.outputs + self.temporaries + self.code
+
+    @property
+    def estimate(self) -> float:
+        """Seconds of a step: the longer of both estimates, each of which leaves something out."""
+        return max(self.seconds or 0.0, self.cycle_seconds)
 
 
 def parse_topology(name: str) -> tuple[Chip, int]:
@@ -95,8 +108,50 @@ def parse_topology(name: str) -> tuple[Chip, int]:
     return chip, devices
 
 
-def compile_step(step: TrainingStep, chip: Chip, *, profile: bool = False) -> Compiled | None:
-    """Compile a step, the update of all variables included, for one device.
+@dataclass(frozen=True)
+class LoweredStep:
+    """A step as StableHLO, the same for every TPU.
+
+    Attributes:
+        exported: JAX's function of variables and batch, in this order.
+        variables: number of variables, whose memory the results may take.
+    """
+
+    exported: Any
+    variables: int
+
+
+def lower_step(step: TrainingStep) -> LoweredStep:
+    """Build the graph of a step, the update of all variables included, and lower it.
+
+    Args:
+        step: the step.
+
+    Returns:
+        What :func:`compile_step` compiles, for any number of TPUs.
+    """
+    import jax
+    from jax.experimental.jax2tf import call_tf
+
+    specs, names = step.variables(), list(step.batch)
+
+    def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        # JAX has no 64-bit integers by default; the step counter is one.
+        values = {s.name: tf.cast(t, s.dtype) for s, t in zip(specs, tensors, strict=False)}
+        new, loss = step.run(values, dict(zip(names, tensors[len(specs) :], strict=True)))
+        return [tf.cast(new[s.name], _jax_dtype(s.dtype)) for s in specs] + [loss]
+
+    arguments = [
+        jax.ShapeDtypeStruct(tuple(spec.shape), _jax_dtype(spec.dtype))
+        for spec in (*specs, *step.batch.values())
+    ]
+    function = tf.function(run, autograph=False, jit_compile=True)
+    jitted = jax.jit(call_tf(function, has_side_effects=False))
+    return LoweredStep(jax.export.export(jitted, platforms=("cpu",))(*arguments), len(specs))
+
+
+def compile_step(step: LoweredStep, chip: Chip, *, profile: bool = False) -> Compiled | None:
+    """Compile a step for one device.
 
     Args:
         step: the step.
@@ -108,48 +163,37 @@ def compile_step(step: TrainingStep, chip: Chip, *, profile: bool = False) -> Co
     """
     import jax
     from jax.experimental import topologies
-    from jax.experimental.jax2tf import call_tf
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    specs, names = step.variables(), list(step.batch)
-    arguments = [jax.ShapeDtypeStruct(spec.shape, _jax_dtype(spec.dtype)) for spec in specs]
-    arguments += [
-        jax.ShapeDtypeStruct(tuple(spec.shape), _jax_dtype(spec.dtype))
-        for spec in step.batch.values()
-    ]
-
-    def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        # JAX has no 64-bit integers by default; the step counter is one.
-        values = {s.name: tf.cast(t, s.dtype) for s, t in zip(specs, tensors, strict=False)}
-        new, loss = step.run(values, dict(zip(names, tensors[len(specs) :], strict=True)))
-        return [tf.cast(new[s.name], _jax_dtype(s.dtype)) for s in specs] + [loss]
 
     described = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology)
     place = NamedSharding(Mesh(np.array(described.devices[:1]), ("core",)), PartitionSpec())
-    function = tf.function(run, autograph=False, jit_compile=True)
     jitted = jax.jit(
-        call_tf(function, has_side_effects=False),
+        step.exported.call,
         in_shardings=place,
         out_shardings=place,
-        donate_argnums=tuple(range(len(specs))),
+        donate_argnums=tuple(range(step.variables)),
     )
-    lowered = jitted.trace(*arguments).lower(lowering_platforms=("cpu",))
+    lowered = jitted.trace(*step.exported.in_avals).lower(lowering_platforms=("cpu",))
     try:
-        return _figures(lowered.compile(), profile)
+        return _figures(lowered.compile(), chip, profile)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
+    finally:
+        # libtpu leaves gigabytes in glibc's arenas, on top of which the next compilation came.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _jax_dtype(dtype: tf.DType) -> Any:
     return np.int32 if dtype == tf.int64 else dtype.as_numpy_dtype
 
 
-def _figures(compiled: Any, profile: bool) -> Compiled:
+def _figures(compiled: Any, chip: Chip, profile: bool) -> Compiled:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
-    seconds = cost.get("optimal_seconds", 0.0)
+    hlo = profile_hlo(compiled.as_text())
+    seconds = cost.get("optimal_seconds", 0.0) + hlo.joins
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -157,6 +201,8 @@ def _figures(compiled: Any, profile: bool) -> Compiled:
         code=memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
+        hbm_bytes=hlo.hbm_bytes,
         seconds=seconds if seconds > 0 else None,
-        operations=tuple(profile_bytes(compiled.as_text())) if profile else (),
+        cycle_seconds=hlo.cycles / (1e6 * chip.megahertz),
+        operations=hlo.operations if profile else (),
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ from funnel_tf.models.modeling import ModelInputs
 from funnel_tf.models.options import GraphOptions
 from funnel_tf.models.question_answering import squad_head
 from funnel_tf.training.functional_step import TrainingStep
-from funnel_tf.training.tpu_compiler import GIB, Compiled, compile_step, parse_topology
+from funnel_tf.training.tpu_compiler import (
+    GIB,
+    Chip,
+    Compiled,
+    LoweredStep,
+    compile_step,
+    lower_step,
+    parse_topology,
+)
 
 Batch = Mapping[str, tf.Tensor]
 # Names of the features after the input pipeline.
@@ -39,12 +48,39 @@ _OPERATIONS = 20
 
 
 def run(settings: TpuCompileSettings) -> None:
-    """Compile, print a table and write the JSON file."""
-    chip, devices = parse_topology(settings.topology)
+    """Compile for every TPU, print a table of each, and write the JSON file after each."""
+    names = settings.topology.split(",")
+    targets = {name: parse_topology(name) for name in names}
     config = load_config(settings)
 
+    @cache
+    def lower(size: int) -> LoweredStep:
+        return lower_step(make_step(settings, config, size))
+
+    reports = []
+    for name, (chip, devices) in targets.items():
+        reports.append(compile_for(replace(settings, topology=name), chip, devices, lower))
+        print(format_report(reports[-1]), flush=True)
+        if settings.output:
+            content = reports if len(names) > 1 else reports[0]
+            atomic_write_text(Path(settings.output), json.dumps(content, indent=1) + "\n")
+
+
+def compile_for(
+    settings: TpuCompileSettings, chip: Chip, devices: int, lower: Callable[[int], LoweredStep]
+) -> dict[str, Any]:
+    """Return the report of a step on one TPU.
+
+    Args:
+        settings: what to compile.
+        chip: the device.
+        devices: number of them in the TPU.
+        lower: returns the step for a batch size.
+    """
+    start, cpu = time.perf_counter(), time.process_time()
+
     def compile_batch(size: int) -> Compiled | None:
-        found = compile_step(make_step(settings, config, size), chip, profile=settings.profile)
+        found = compile_step(lower(size), chip, profile=settings.profile)
         return found if found is not None and found.memory <= chip.memory else None
 
     size = settings.batch_per_core
@@ -52,10 +88,11 @@ def run(settings: TpuCompileSettings) -> None:
         size, found = find_largest(compile_batch, size)
     else:
         found = compile_batch(size)
-    report = make_report(settings, size, devices, found) | {"memory_of_device": chip.memory}
-    print(format_report(report))
-    if settings.output:
-        atomic_write_text(Path(settings.output), json.dumps(report, indent=1) + "\n")
+    return make_report(settings, size, devices, found) | {
+        "memory_of_device": chip.memory,
+        "compile_seconds": round(time.perf_counter() - start, 1),
+        "compile_cpu_seconds": round(time.process_time() - cpu, 1),
+    }
 
 
 def load_config(settings: TpuCompileSettings) -> ModelConfig:
@@ -110,10 +147,9 @@ def make_report(
     if found is None:
         return report
     report["figures"] = asdict(found) | {"memory": found.memory}
-    if found.seconds:
-        report["sequences_per_second"] = batch_size * devices / found.seconds
-        if settings.train_steps:
-            report["days"] = found.seconds * settings.train_steps / _DAY
+    report["sequences_per_second"] = batch_size * devices / found.estimate
+    if settings.train_steps:
+        report["days"] = found.estimate * settings.train_steps / _DAY
     return report
 
 
@@ -132,12 +168,13 @@ def format_report(report: Mapping[str, Any]) -> str:
         ("  code", f"{figures['code'] / GIB:.2f} GiB"),
         ("FLOPs of a step", f"{figures['flops']:.3g}"),
         ("bytes accessed", f"{figures['bytes_accessed'] / 1e9:.2f} GB"),
+        ("  of HBM", f"{figures['hbm_bytes'] / 1e9:.2f} GB"),
+        ("time of a step, by cycles", f"{figures['cycle_seconds']:.4f} s"),
     ]
     if figures["seconds"]:
-        rows += [
-            ("estimated time of a step", f"{figures['seconds']:.4f} s"),
-            (f"sequences/s, {wanted['devices']} devices", f"{report['sequences_per_second']:.1f}"),
-        ]
+        rows.append(("  by peak and bandwidth", f"{figures['seconds']:.4f} s"))
+    rate = report["sequences_per_second"]
+    rows.append((f"sequences/s, {wanted['devices']} devices", f"{rate:.1f}"))
     if "days" in report:
         rows.append((f"{wanted['train_steps']} steps", f"{report['days']:.2f} days"))
     lines = [f"{name:<28}{value}" for name, value in rows]

@@ -22,7 +22,7 @@ COMPILER_ENVIRONMENT = {
 class TpuCompileSettings:
     """What to compile, for which TPU, and how to report it."""
 
-    topology: str = setting(MISSING, "TPU, e.g. v3-8, v4-8, v5e-4 or v6e-4")
+    topology: str = setting(MISSING, "TPU, e.g. v3-8, v4-8, v5e-4 or v6e-4; several: v3-8,v4-8")
     model_config: str = setting(MISSING, "published size, e.g. B4-4-4H768, or a net_config.json")
     program: str = setting("electra", "training step to compile", choices=STEPS)
     batch_per_core: int = setting(16, "examples per step and core (a v4 chip is one)")
@@ -39,7 +39,7 @@ class TpuCompileSettings:
     find_batch: bool = setting(False, "search the largest batch_per_core that fits")
     train_steps: int = setting(0, "steps of a run, for the days it would take")
     profile: bool = setting(False, "also print the operations that read and write the most bytes")
-    output: str = setting("", "JSON file to write the figures to")
+    output: str = setting("", "JSON file to write the figures to, a list for several TPUs")
 
     def __post_init__(self) -> None:
         check_at_least_one(
