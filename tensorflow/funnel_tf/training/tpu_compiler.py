@@ -193,7 +193,9 @@ def _figures(compiled: Any, chip: Chip, profile: bool) -> Compiled:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     hlo = profile_hlo(compiled.as_text())
-    seconds = cost.get("optimal_seconds", 0.0) + hlo.joins
+    seconds = cost.get("optimal_seconds", 0.0)
+    # A compiler that does not count joins has a sum above 0, to which nothing is to be added.
+    seconds += hlo.joins if seconds < 0 else 0
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
