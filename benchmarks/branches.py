@@ -30,7 +30,7 @@ import torch
 from funnel.utils.errors import ConfigError, FunnelError
 from funnel.utils.main import run_main
 from funnel_torch.kernels.choices import choices
-from funnel_torch.kernels.config import MKL, ONEDNN, KernelSettings
+from funnel_torch.kernels.config import MKL, NATIVE, ONEDNN, KernelSettings
 from harness import baselines, products, timing
 from harness.baselines import BERT, FORWARD, HF, OURS, TRAINING, Case
 
@@ -45,6 +45,7 @@ BRANCHES = {
     "ours, auto": KernelSettings(),
     "ours, MKL": KernelSettings(MKL, "128"),
     "ours, oneDNN": KernelSettings(ONEDNN, "128"),
+    "ours, GELU of PyTorch": KernelSettings(gelu=NATIVE),
     "ours, oneDNN, chunks of 64": KernelSettings(ONEDNN, "64"),
     "ours, oneDNN, chunks of 256": KernelSettings(ONEDNN, "256"),
 }

@@ -59,8 +59,7 @@ def cost_table(rows: Sequence[timing.Row], prices: Mapping[str, float]) -> list[
         if row["program"] != "electra" or not row["fits"]:
             continue
         chip = row["topology"].split("-")[0]
-        slower = max(row.get("milliseconds") or 0.0, row["cycle_milliseconds"])
-        seconds = slower / 1e3 / row["batch_per_core"]  # of a core, per sequence
+        seconds = row["devices"] / row["sequences_per_second"]  # of a core, per sequence
         shown = {"size": row["size"], "topology": row["topology"]}
         for scale, sequences in (("base", BASE_SCALE), ("large", LARGE_SCALE)):
             device_hours = sequences * seconds / 3600

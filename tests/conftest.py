@@ -28,7 +28,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 @pytest.fixture(autouse=True)
 def _same_kernels_everywhere():
-    """Large products come from oneDNN in every process, and short attention from its parts.
+    """Large products come from oneDNN in every process, short attention and GELU in parts.
 
     What noise decides is not tested.
     """
@@ -36,4 +36,5 @@ def _same_kernels_everywhere():
     if kernels is not None:
         settings = sys.modules["funnel_torch.kernels.config"].KernelSettings
         kernels.choices.clear()
-        kernels.choices.configure(settings(linear_backend="onednn", short_attention="parts"))
+        parts = {"short_attention": "parts", "gelu": "parts"}
+        kernels.choices.configure(settings(linear_backend="onednn", **parts))

@@ -126,6 +126,7 @@ OURS = {
     "attention": "auto",
     "attention_chunk": "auto",
     "short_attention": "auto",
+    "gelu": "auto",
     "distributed_timeout": 60.0,
     "save_minutes": 15.0,
     "save_steps": None,

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 
+import pytest
+
 from support_tf import import_tensorflow
 
 import_tensorflow()
 
 from funnel_tf.cli.tpu import program as tpu_compile
 from funnel_tf.cli.tpu.settings import TpuCompileSettings
+from funnel_tf.training import tpu_compiler
 from funnel_tf.training.hlo_profile import HloProfile, OperationBytes, profile_hlo
 from funnel_tf.training.tpu_compiler import Compiled
 
@@ -92,3 +95,9 @@ def test_the_report_has_the_largest_operations():
     plain = Compiled(0, 0, 0, 0, 1.0, 1.0, 1, None, 1.0)
     report = tpu_compile.make_report(settings, 1, 8, plain) | {"memory_of_device": 1}
     assert "kernels" not in tpu_compile.format_report(report)
+
+
+def test_joins_are_added_back_where_they_were_counted():
+    assert tpu_compiler._add_joins(-411.97, 412) == pytest.approx(0.03)
+    assert tpu_compiler._add_joins(0.02, 412) == 0.02
+    assert tpu_compiler._add_joins(-2.0, 0) is None and tpu_compiler._add_joins(0.0, 3) is None

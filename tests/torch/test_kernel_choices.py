@@ -19,6 +19,7 @@ from funnel_torch.kernels import linear as linears
 from funnel_torch.kernels import query_chunks
 from funnel_torch.kernels.choices import KernelChoices, choices
 from funnel_torch.kernels.config import KernelSettings
+from funnel_torch.kernels.dropout import Dropout
 from funnel_torch.kernels.linear import linear, linear_gelu
 from funnel_torch.kernels.sharing import share_choices
 from funnel_torch.training.distributed import DistributedContext
@@ -72,7 +73,7 @@ def test_each_library_gives_the_same_values_and_gradients(backend):
 @pytest.mark.parametrize("backend", ["mkl", "onednn"])
 def test_a_sum_within_the_product(backend):
     choices.configure(KernelSettings(linear_backend=backend))
-    layer, dropout = linears.Linear(24, 10), torch.nn.Dropout(0.5).eval()
+    layer, dropout = linears.Linear(24, 10), Dropout(0.5).eval()
     x, other = random(3, 5, 24), random(3, 5, 10, seed=1)
     expected = other + F.linear(x, layer.weight, layer.bias)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from funnel_torch.kernels.dropout import sample_keep_mask
+from funnel_torch.kernels.dropout import apply_mask, sample_keep_mask
 from funnel_torch.kernels.short_attention import attend_in_parts, prefers_parts
 
 
@@ -99,7 +99,7 @@ class _Attention(torch.autograd.Function):
         grad_v = torch.matmul(_drop(weights, keep).transpose(-1, -2), grad)
         grad_weights = torch.matmul(grad, v.transpose(-1, -2))
         if keep is not None:
-            grad_weights.mul_(keep)
+            grad_weights = apply_mask(grad_weights, keep)
         grad_scores = torch.ops.aten._softmax_backward_data(
             grad_weights, weights, -1, weights.dtype
         )
@@ -112,4 +112,4 @@ class _Attention(torch.autograd.Function):
 
 
 def _drop(weights: Tensor, keep: Tensor | None) -> Tensor:
-    return weights if keep is None else weights * keep
+    return weights if keep is None else apply_mask(weights, keep)

@@ -11,6 +11,8 @@ AUTO, MKL, ONEDNN = "auto", "mkl", "onednn"
 LINEAR_BACKENDS = (AUTO, MKL, ONEDNN)
 PARTS, SDPA = "parts", "sdpa"
 SHORT_ATTENTIONS = (AUTO, PARTS, SDPA)
+NATIVE = "native"
+GELUS = (AUTO, PARTS, NATIVE)
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,19 @@ class KernelSettings:
         choices=SHORT_ATTENTIONS,
         affects_result=False,
     )
+    gelu: str = setting(
+        AUTO,
+        "GELU of large float32 tensors on a CPU: native, PyTorch's kernels; parts, several passes "
+        "over pieces in the cache; auto: the faster one, measured at first use",
+        choices=GELUS,
+        affects_result=False,
+    )
 
     def __post_init__(self) -> None:
         for name, known in (
             ("linear_backend", LINEAR_BACKENDS),
             ("short_attention", SHORT_ATTENTIONS),
+            ("gelu", GELUS),
         ):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name}={value}: choose from {', '.join(known)}")

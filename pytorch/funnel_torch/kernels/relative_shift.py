@@ -9,6 +9,7 @@ copies nothing. Every (i, j) has an entry of its own, so the backward pass needs
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,40 @@ class PositionTable(NamedTuple):
     constants: Tensor
 
 
+@dataclass(frozen=True)
+class ChunkShift:
+    """The distances that some of the queries need, and where their scores start.
+
+    Attributes:
+        first: row of the table of all distances that is the first one here.
+        count: number of distances.
+        offset, ratio: query i of these meets key j at distance ``j - ratio * i + offset`` of these.
+    """
+
+    first: int
+    count: int
+    offset: int
+    ratio: int
+
+
+def chunk_shift(distances: RelativeRange, rows: slice, key_length: int) -> ChunkShift:
+    """Return what the queries ``rows`` need to meet ``key_length`` keys."""
+    ratio, length = distances.ratio, rows.stop - rows.start
+    # The last query meets key 0 at the first of the distances.
+    offset = ratio * (length - 1)
+    first = distances.offset - offset - ratio * rows.start
+    return ChunkShift(first, ratio * length + key_length, offset, ratio)
+
+
+def align(products: Tensor, offset: int, ratio: int, key_length: int) -> Tensor:
+    """View products with distances [N, B, Tq, count] as scores of keys [N, B, Tq, Tk]."""
+    heads, batch, length, _ = products.shape
+    head, sequence, row, _ = products.stride()
+    strides = (head, sequence, row - ratio, 1)
+    shape = (heads, batch, length, key_length)
+    return products.as_strided(shape, strides, products.storage_offset() + offset)
+
+
 def shifted_scores(
     position_query: Tensor, positions: ProjectedPositions, start: int, key_length: int
 ) -> Tensor:
@@ -56,15 +91,13 @@ def shifted_scores(
         start: index of the first query.
         key_length: Tk.
     """
-    ratio, length = positions.range.ratio, position_query.shape[2]
-    # The distances of this chunk only: its last query meets key 0 at the first of them.
-    offset = ratio * (length - 1)
-    count = ratio * length + key_length
-    keys = positions.keys.narrow(-1, positions.range.offset - offset - ratio * start, count)
+    length = position_query.shape[2]
+    chunk = chunk_shift(positions.range, slice(start, start + length), key_length)
+    keys = positions.keys.narrow(-1, chunk.first, chunk.count)
     scores = torch.matmul(position_query.flatten(1, 2), keys)
-    flat = scores.view(len(keys), -1, length * count)
-    aligned = flat.narrow(-1, offset, length * (count - ratio))
-    return aligned.unflatten(-1, (length, count - ratio)).narrow(-1, 0, key_length)
+    flat = scores.view(len(keys), -1, length * chunk.count)
+    aligned = flat.narrow(-1, chunk.offset, length * (chunk.count - chunk.ratio))
+    return aligned.unflatten(-1, (length, chunk.count - chunk.ratio)).narrow(-1, 0, key_length)
 
 
 def table_bias(
@@ -89,26 +122,59 @@ def table_bias(
     Returns:
         [N, B, Tq, Tk], contiguous.
     """
-    (heads, batch, length, _), distances = query.shape, table.range
+    distances = table.range
     flat = torch.baddbmm(table.constants, query.flatten(1, 2), table.keys)
-    products = flat.unflatten(1, (batch, length))
-    head, sequence, row, _ = products.stride()
-    shape = (heads, batch, length, table.key_length)
-    strides = (head, sequence, row - distances.ratio, 1)
-    shifted = products.as_strided(shape, strides, distances.offset)
-    bias = query.new_empty(shape)
-    if key_bias is None:
-        bias.copy_(shifted)
-    else:
-        torch.add(shifted, key_bias, out=bias)
+    products = flat.unflatten(1, query.shape[1:3])
+    shifted = align(products, distances.offset, distances.ratio, table.key_length)
+    bias = query.new_empty(shifted.shape)
     by_segment = products[..., distances.count :]
-    if same_segment is not None:
-        bias.addcmul_(by_segment[..., :1], same_segment.to(bias.dtype))
+    segment = None if same_segment is None else (by_segment[..., :1], same_segment)
+    write_bias(bias, shifted, key_bias, segment)
     if separate_cls:
-        column = by_segment[..., -1] if by_segment.shape[3] else 0
-        bias[..., 0] = column if key_bias is None else column + key_bias[..., 0]
-        bias[:, :, 0] = 0 if key_bias is None else key_bias[:, 0]
+        column = by_segment[..., -1] if by_segment.shape[3] else None
+        write_cls(bias, column, key_bias, has_first_row=True)
     return bias
+
+
+def write_bias(
+    bias: Tensor,
+    position_scores: Tensor,
+    key_bias: Tensor | None,
+    segment: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Write the sum of position scores, padding and segment scores into ``bias`` [N, B, Tq, Tk].
+
+    Args:
+        bias: the result.
+        position_scores: of the same shape, any strides.
+        key_bias: of padding, [B, 1, Tk].
+        segment: the extra score of keys of the query's segment, [N, B, Tq, 1], and which they are,
+            [B, Tq, Tk].
+    """
+    if key_bias is None:
+        bias.copy_(position_scores)
+    else:
+        torch.add(position_scores, key_bias, out=bias)
+    if segment is not None:
+        bonus, same = segment
+        bias.addcmul_(bonus, same.to(bias.dtype))
+
+
+def write_cls(
+    bias: Tensor, column: Tensor | None, key_bias: Tensor | None, has_first_row: bool
+) -> None:
+    """Write the row and the column of a separate [CLS] into ``bias`` [N, B, Tq, Tk].
+
+    Args:
+        bias: of some of the queries.
+        column: scores of key 0, [N, B, Tq]; None for zeros.
+        key_bias: of padding, [B, 1, Tk].
+        has_first_row: whether query 0, without position and segment scores, is one of them.
+    """
+    scores = 0 if column is None else column
+    bias[..., 0] = scores if key_bias is None else scores + key_bias[..., 0]
+    if has_first_row:
+        bias[:, :, 0] = 0 if key_bias is None else key_bias[:, 0]
 
 
 def set_first_column(bias: Tensor, column: Tensor | None, in_place: bool) -> Tensor:

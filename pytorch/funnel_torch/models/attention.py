@@ -17,9 +17,9 @@ head are then one matrix product with that head's projected relative embeddings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +45,19 @@ from funnel_torch.kernels.relative_shift import (
     shifted_scores,
     table_bias,
 )
+from funnel_torch.kernels.shifted_attention import (
+    ShiftedInputs,
+    ShiftedSettings,
+    shifted_attention,
+    split_heads,
+    writes_gradients,
+)
 from funnel_torch.models.attention_inputs import AttentionContext, RelativePositions, Sinusoids
 from funnel_torch.models.first_position import reads_no_gradient
+from funnel_torch.models.projection_cache import ProjectionCache
 
 # Row blocks of the packed query, key and value matrix that are multiplied together.
 _PARTS = {"qkv": slice(0, 3), "q": slice(0, 1), "kv": slice(1, 3)}
-# A shared layer at the start of a block alternates between two sets of relative embeddings.
-_MAX_CACHED_PROJECTIONS = 2
-_Projection = TypeVar("_Projection")
 
 
 class _SegmentTerms(NamedTuple):
@@ -110,14 +115,11 @@ class RelativeAttention(nn.Module):
         self.attention_kernel = ATTENTION_KERNELS[0]
         # Replacements of qkv_weight, by part; see convert_linears.
         self.converted: nn.ModuleDict | None = None
-        self._projections: dict[tuple, Any] = {}
+        self._cache = ProjectionCache()
 
     def train(self, mode: bool = True) -> RelativeAttention:
-        """Switch modes and clear cached projections.
-
-        Fused optimizers do not raise the version of a tensor, by which a change would be seen.
-        """
-        self._projections = {}
+        """Switch modes and clear cached projections."""
+        self._cache.clear()
         return super().train(mode)
 
     def forward(self, query: Tensor, key: Tensor, context: AttentionContext) -> Tensor:
@@ -135,13 +137,11 @@ class RelativeAttention(nn.Module):
         """Return queries (with r_w_bias), keys and values, each [N, B, T, d]."""
         heads, size = self.config.n_head, self.config.d_head
         if query is key:
-            packed = self._linear(query, "qkv").unflatten(-1, (3, heads, size))
-            q, k, v = packed.permute(2, 3, 0, 1, 4).unbind(0)
+            q, k, v = split_heads(self._linear(query, "qkv"), heads, size)
             return q, k, v
-        q = self._linear(query, "q").unflatten(-1, (heads, size))
-        packed = self._linear(key, "kv").unflatten(-1, (2, heads, size))
-        k, v = packed.permute(2, 3, 0, 1, 4).unbind(0)
-        return q.permute(2, 0, 1, 3), k, v
+        (q,) = split_heads(self._linear(query, "q"), heads, size)
+        k, v = split_heads(self._linear(key, "kv"), heads, size)
+        return q, k, v
 
     def _linear(self, x: Tensor, part: str) -> Tensor:
         """Apply some of the query, key and value projections: [B, T, parts * N * d]."""
@@ -156,6 +156,8 @@ class RelativeAttention(nn.Module):
         """
         biases: list[Tensor] = [self.r_w_bias, self.k_bias, self.v_bias]
         bias = torch.cat(biases[_PARTS[part]]).view(-1)
+        if part == "qkv":  # the gradient of a slice would be a copy
+            return self.qkv_weight, bias
         weight = self.qkv_weight.unflatten(0, (3, -1))[_PARTS[part]].flatten(0, 1)
         return weight, bias
 
@@ -173,8 +175,12 @@ class RelativeAttention(nn.Module):
         if isinstance(context.positions, RelativePositions) and self._reads_table(q, context):
             bias = self._table_bias(q, context.positions, context)
             return attention(q, k, v, bias, self.scale, dropout, owns_bias=True)
+        is_fused = self._is_fused(q, context.positions)
+        is_shifted = isinstance(context.positions, RelativePositions) and writes_gradients(q)
+        if is_shifted and not is_fused and self._is_uniform(q):
+            return self._attend_shifted((q, k, v), context, dropout)
         terms = self._bias_terms(q, context, context.positions)
-        if self._is_fused(q, context.positions):
+        if is_fused:
             return self._attend_fused((q, k, v), terms, context, dropout)
         parts = [
             attention(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
@@ -232,13 +238,39 @@ class RelativeAttention(nn.Module):
 
     def _reads_table(self, q: Tensor, context: AttentionContext) -> bool:
         """Return whether :meth:`_table_bias` serves: evaluation on a CPU, with few queries."""
-        return (
-            reads_no_gradient(q)
-            and q.dtype == self.r_kernel.dtype
-            and not is_autocast_enabled(q.device)
-            and self.attention_kernel != "fused"
-            and len(query_chunks(context.query_length, q)) == 1
+        is_short = len(query_chunks(context.query_length, q)) == 1
+        return is_short and reads_no_gradient(q) and self._is_uniform(q)
+
+    def _is_uniform(self, q: Tensor) -> bool:
+        """Return whether PyTorch's operators compute the scores in the precision of the weights."""
+        is_cast = q.dtype != self.r_kernel.dtype or is_autocast_enabled(q.device)
+        return self.attention_kernel != "fused" and not is_cast
+
+    def _attend_shifted(
+        self, qkv: tuple[Tensor, Tensor, Tensor], context: AttentionContext, dropout: float
+    ) -> Tensor:
+        """Attend in a training step on a CPU, [N, B, Tq, d]."""
+        assert isinstance(context.positions, RelativePositions)
+        q, separate_cls, bonus, cls_column = qkv[0], self.config.separate_cls, None, None
+        # Without the column of a separate [CLS] the parameters would be left without a gradient.
+        is_one = separate_cls and context.is_one_segment
+        if context.segments is not None:
+            vectors = self._segment_vectors(is_one)
+            own = ((self.r_s_bias - self.r_w_bias)[..., None] * vectors).sum(1, keepdim=True)
+            scores = torch.baddbmm(own, q.flatten(1, 2), vectors).unflatten(1, q.shape[1:3])
+            bonus, cls_column = scores[..., :1], scores[..., -1:]
+        inputs = ShiftedInputs(
+            *qkv,
+            self.r_r_bias - self.r_w_bias,
+            self._project_embeddings(context.positions.embeddings),
+            None if is_one else bonus,
+            cls_column if separate_cls else None,
+            context.same_segment,
+            context.key_bias,
         )
+        chunks = query_chunks(context.query_length, q)
+        settings = (self.scale, context.positions.range, separate_cls, dropout, chunks)
+        return shifted_attention(inputs, ShiftedSettings(*settings))
 
     def _table_bias(
         self, q: Tensor, positions: RelativePositions, context: AttentionContext
@@ -264,7 +296,7 @@ class RelativeAttention(nn.Module):
 
         has_segments, is_one = context.segments is not None, context.is_one_segment
         parameters = (self.r_w_bias, self.r_r_bias, self.r_s_bias, self.seg_embed, self.r_kernel)
-        return self._cached((positions.range, has_segments, is_one), parameters, build)
+        return self._cache.get((positions.range, has_segments, is_one), parameters, build)
 
     def _bias_terms(
         self, q: Tensor, context: AttentionContext, positions: RelativePositions | Sinusoids
@@ -306,7 +338,10 @@ class RelativeAttention(nn.Module):
         """Return everything added to the content scores of some queries, [N, B, rows, Tk]."""
         position_query = terms.position_query[:, :, rows]
         if isinstance(terms.positions, Sinusoids):
-            bias = self._factorized_scores(position_query, rows, terms.positions)
+            # [N, B, rows, d] x [N, 1, d, D]: Wr is applied to the queries, not to the embeddings.
+            kernel = (self.r_kernel * self.scale).permute(1, 2, 0)[:, None]
+            projected = torch.matmul(position_query, kernel.to(position_query.dtype))
+            bias = terms.positions.scores(projected, rows)
         else:
             bias = shifted_scores(position_query, terms.positions, rows.start, context.key_length)
         # Without a gradient the score buffer is not needed again and can be written into.
@@ -339,46 +374,11 @@ class RelativeAttention(nn.Module):
         if is_autocast_enabled(kernel.device):
             key += (torch.get_autocast_dtype(kernel.device.type),)
         build = partial(self._project_embeddings, positions.embeddings)
-        return self._cached(key, (kernel,), build)
-
-    def _cached(
-        self, key: tuple, parameters: Sequence[Tensor], build: Callable[[], _Projection]
-    ) -> _Projection:
-        """Return what ``build`` makes of the parameters, kept until they or the key change."""
-        # An inference tensor has no version by which a change would be seen.
-        if any(parameter.is_inference() for parameter in parameters):
-            return build()
-        key += tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
-        found = self._projections.get(key)
-        if found is None:
-            found = build()
-            kept = list(self._projections.items())[1 - _MAX_CACHED_PROJECTIONS :]
-            self._projections = dict([*kept, (key, found)])  # other threads read the old one
-        return found
+        return self._cache.get(key, (kernel,), build)
 
     def _project_embeddings(self, relative_embeddings: Tensor) -> Tensor:
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), relative_embeddings.t())
         return projected * self.scale
-
-    def _factorized_scores(
-        self, position_query: Tensor, rows: slice, sinusoids: Sinusoids
-    ) -> Tensor:
-        """Compute the position scores of some queries, [N, B, rows, Tk].
-
-        The identity in :class:`Sinusoids` turns the encoding of a distance into products of one
-        factor per query and one per key, so no distance is ever gathered (which TPUs do slowly).
-        """
-        # [N, B, rows, d] x [N, 1, d, D]: Wr is applied to the queries instead of the embeddings.
-        kernel = (self.r_kernel * self.scale).permute(1, 2, 0)[:, None].to(position_query.dtype)
-        projected = torch.matmul(position_query, kernel)
-        sine, cosine = sinusoids.query_sine[rows], sinusoids.query_cosine[rows]
-        from_sine = torch.matmul(projected * sine, sinusoids.key_cosine_sine.t())
-        from_cosine = torch.matmul(projected * cosine, sinusoids.key_sine_cosine.t())
-        return from_sine + from_cosine
-
-    def __getstate__(self) -> dict:
-        """Pickle and copy without the cached projections."""
-        return {**self.__dict__, "_projections": {}}
 
 
 def choose_attention(model: nn.Module, kernel: str) -> None:

@@ -95,7 +95,7 @@ class FeedForward(nn.Module):
         if is_gelu and self.training and torch.is_grad_enabled() and not self.activation_dropout.p:
             # Saves GELU's input only; with dropout in between its output is needed anyway.
             output = self.linear_2.forward_from_gelu(self.linear_1(hidden))
-            return self.layer_norm(hidden + self.dropout(output))
+            return self.layer_norm(self.dropout.add(hidden, output))
         if is_gelu:
             inner = self.linear_1(hidden, gelu=True)
         else:

@@ -193,9 +193,6 @@ def _figures(compiled: Any, chip: Chip, profile: bool) -> Compiled:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     hlo = profile_hlo(compiled.as_text())
-    seconds = cost.get("optimal_seconds", 0.0)
-    # A compiler that does not count joins has a sum above 0, to which nothing is to be added.
-    seconds += hlo.joins if seconds < 0 else 0
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -204,7 +201,16 @@ def _figures(compiled: Any, chip: Chip, profile: bool) -> Compiled:
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
         hbm_bytes=hlo.hbm_bytes,
-        seconds=seconds if seconds > 0 else None,
+        seconds=_add_joins(cost.get("optimal_seconds", 0.0), hlo.joins),
         cycle_seconds=hlo.cycles / (1e6 * chip.megahertz),
         operations=hlo.operations if profile else (),
     )
+
+
+def _add_joins(seconds: float, joins: int) -> float | None:
+    """Return the compiler's estimate without the -1 s that it counts for each join; None: none.
+
+    A compiler that does not count joins has a sum above 0, to which nothing is to be added.
+    """
+    seconds += joins if seconds < 0 else 0
+    return seconds if seconds > 0 else None
