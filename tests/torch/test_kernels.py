@@ -11,10 +11,11 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from funnel import ModelConfig
 from funnel_torch import FunnelModel
+from funnel_torch.kernels import dropout as dropout_module
 from funnel_torch.kernels import linear as kernel
 from funnel_torch.kernels import query_chunks
 from funnel_torch.kernels.attention import attention
-from funnel_torch.kernels.dropout import Dropout, dropout, sample_keep_mask
+from funnel_torch.kernels.dropout import Dropout, add_dropout, dropout, sample_keep_mask
 from funnel_torch.kernels.linear import Linear, gelu_linear, linear, linear_gelu
 
 
@@ -114,6 +115,40 @@ def test_dropout_keeps_the_right_share(rate: float) -> None:
     # Neighbours, which may come from one random word, are independent.
     pairs = ((keep[:, 1:] == 0) & (keep[:, :-1] == 0)).double().mean()
     assert abs(pairs - rate**2) < 5 * rate / count**0.5 + 1e-5
+
+
+def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout_module, "_BLOCK", 64)
+    masks = []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        torch.manual_seed(6)
+        masks.append(sample_keep_mask((7, 101), 0.3))
+    torch.set_num_threads(before)
+    assert torch.equal(*masks) and masks[0].shape == (7, 101)
+    # Every block has numbers of its own.
+    assert not torch.equal(masks[0].view(-1)[:64], masks[0].view(-1)[64:128])
+
+
+def test_add_dropout_adds_what_dropout_returns() -> None:
+    x, residual = _random(9, 30).requires_grad_(), _random(9, 30, seed=1).requires_grad_()
+    for rate in (0.0, 0.3):
+        torch.manual_seed(7)
+        expected = residual + dropout(x, rate)
+        torch.manual_seed(7)
+        found = add_dropout(residual, x, rate)
+        torch.testing.assert_close(found, expected)
+        pairs = (torch.autograd.grad(y.square().sum(), (x, residual)) for y in (found, expected))
+        for ours, theirs in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    # Of another dtype, as under autocast.
+    assert add_dropout(residual, x.bfloat16(), 0.3).dtype == torch.float32
+    twice = torch.autograd.gradgradcheck(
+        lambda a, b: torch.manual_seed(8) and add_dropout(a, b, 0.3).sin(),
+        (x.detach().double().requires_grad_(), residual.detach().double().requires_grad_()),
+    )
+    assert twice
 
 
 def test_dropout_scales_and_its_gradient_has_the_same_zeros() -> None:

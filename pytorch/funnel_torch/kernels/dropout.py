@@ -8,6 +8,8 @@ to a multiple of 1 / 65536, but neither to 0 nor to 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _STEPS = 2**16
+# Elements of the mask that one thread samples at a time, in a fifth of a millisecond.
+_BLOCK = 2**18
 
 
 class Dropout(nn.Dropout):
@@ -46,16 +50,35 @@ def add_dropout(residual: Tensor, x: Tensor, rate: float) -> Tensor:
 
 
 def sample_keep_mask(shape: Sequence[int], rate: float) -> Tensor:
-    """Sample a uint8 tensor on the CPU that is 1 with probability ``1 - rate``, else 0."""
-    count = torch.Size(shape).numel()
-    # NumPy's generator takes half the time of PyTorch's. It is seeded by that one, whose state a run
-    # saves. Each of its numbers of 64 bits is read as four independent int16 numbers.
-    seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None).item()
-    words = np.random.SFC64(int(seed) % 2**64).random_raw((count + 3) // 4)
-    numbers = torch.from_numpy(words.view(np.int16))[:count]
-    # The comparison with a threshold in arithmetic, which is faster than the operator.
-    below = min(max(round(rate * _STEPS), 1), _STEPS - 1) - _STEPS // 2 - 1
-    return numbers.clamp_(below, below + 1).sub_(below).to(torch.uint8).view(shape)
+    """Sample a uint8 tensor on the CPU that is 1 with probability ``1 - rate``, else 0.
+
+    Blocks have generators of their own, so that the result does not depend on the number of
+    threads. They are NumPy's, which takes half the time of PyTorch's; that one, whose state a run
+    saves, provides the seed.
+    """
+    keep = np.empty(torch.Size(shape).numel(), dtype=np.bool_)
+    seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None).item()) % 2**64
+    steps = min(max(round(rate * _STEPS), 1), _STEPS - 1)
+    sample = partial(_sample_block, keep, seed, np.int16(steps - _STEPS // 2))
+    blocks, threads = range(-(-len(keep) // _BLOCK)), torch.get_num_threads()
+    if min(len(blocks), threads) > 1:
+        list(_pool(threads).map(sample, blocks))
+    else:
+        for block in blocks:
+            sample(block)
+    return torch.from_numpy(keep.view(np.uint8)).view(shape)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dropout")
+
+
+def _sample_block(keep: np.ndarray, seed: int, threshold: np.int16, block: int) -> None:
+    part = keep[block * _BLOCK : (block + 1) * _BLOCK]
+    # Numbers of 64 bits, read as four independent int16 numbers each.
+    words = np.random.SFC64([seed, block]).random_raw((len(part) + 3) // 4)
+    np.greater_equal(words.view(np.int16)[: len(part)], threshold, out=part)
 
 
 def apply_mask(x: Tensor, keep: Tensor, out: Tensor | None = None) -> Tensor:
