@@ -4,19 +4,21 @@
 #   benchmarks/gpu.sh               environment, GPU tests, table of encoders, pretraining
 #   benchmarks/gpu.sh --dry_run     the same on the CPU with tiny sizes, to see that it works
 #
-# Results are written as they come: to $OUT if set, else to benchmarks/results. PYTHON names the
-# interpreter; by default it is the first of .venv/bin/python, python3 and python that has PyTorch.
-# Nothing is installed. SECONDS_ALLOWED (540) is the time for everything.
+# Results are written as they come: to $OUT if set, else to benchmarks/results, of a dry run to a new
+# temporary folder, since its figures say nothing. PYTHON names the interpreter; by default it is the
+# first of .venv/bin/python, python3 and python that has PyTorch. Nothing is installed.
+# SECONDS_ALLOWED (540) is the time for everything.
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${OUT:-benchmarks/results}
+out=${OUT:-}
 allowed=${SECONDS_ALLOWED:-540}
 flags=()
 case "${1:-}" in
     "") ;;
-    --dry_run) flags=(--dry_run) ;;
+    --dry_run) flags=(--dry_run); out=${out:-$(mktemp -d)} ;;
     *) echo "error: $1: the only flag is --dry_run" >&2; exit 2 ;;
 esac
+out=${out:-benchmarks/results}
 mkdir -p "$out"
 
 python=

@@ -1,6 +1,7 @@
 """The programs for the day on which a GPU is there, tried on the CPU; and the branches of a CPU."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -66,13 +67,23 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     assert (done.returncode, done.stderr) == (2, "error: --fast: the only flag is --dry_run\n")
 
 
+def test_a_dry_run_leaves_the_results_alone(tmp_path):
+    script = repo_layout.ROOT / "benchmarks" / "gpu.sh"
+    settings = {"PYTHON": sys.executable, "SECONDS_ALLOWED": "0", "TMPDIR": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != "OUT"} | settings
+    command = [script, "--dry_run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "== table: no time left" in done.stdout
+    assert f"results in {tmp_path}/" in done.stdout
+
+
 def test_branches_are_timed_together(tmp_path, monkeypatch):
     flags = ("--quick", "--here", "--modes=forward", f"--output_dir={tmp_path}")
     run(monkeypatch, branches, *flags)
     rows = read_rows(tmp_path, "branches")
     # Chunks only where there are several.
     alone = ["ours, auto: products alone", "transformers Funnel: products alone"]
-    for shape, count in (("2x16", 3), ("1x160", None)):
+    for shape, count in (("2x16", 4), ("1x160", None)):
         labels = [row["label"] for row in rows if shape in row["setting"]]
         assert labels[2:] == [*branches.BRANCHES][:count] + alone
     assert all(row["ratio_to_hf"] > 0 for row in rows if "alone" in row["label"])
