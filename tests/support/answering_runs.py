@@ -72,7 +72,7 @@ class AnsweringTask:
         """Flags of a run on the files that `write` put into `folder`."""
         flags = {"device_id": -1, "train_bsz": 8, "lr": 1e-3, "seed": 1, "do_train": True}
         # Measured, it could differ between two runs that are compared.
-        flags["short_attention"] = "parts"
+        flags |= {"short_attention": "parts", "gelu": "parts"}
         flags |= {name: folder / path for name, path in (_PATHS | self.paths).items()}
         return flag_list(flags | self.flags | changes)
 

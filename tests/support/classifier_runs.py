@@ -70,6 +70,7 @@ def arguments(folder, model_dir="run", **changes):
         "seed": 1,
         # Measured, it could differ between two runs that are compared.
         "short_attention": "parts",
+        "gelu": "parts",
     }
     return flag_list(flags | changes)
 

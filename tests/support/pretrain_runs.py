@@ -43,6 +43,7 @@ def arguments(folder, model_dir="run", **changes):
         "device_id": -1,
         # Measured, it could differ between two runs that are compared.
         "short_attention": "parts",
+        "gelu": "parts",
         "config": folder / "net_config.json",
         "record_dir": folder / "records",
         "tokenizer_path": folder / "vocab.txt",

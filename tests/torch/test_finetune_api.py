@@ -204,7 +204,8 @@ def test_regression(vocabulary):
     options = {**QUICK, "epochs": 30, "lr": 2e-2, "batch_size": 4}
     result = finetune(CONFIG, rows, rows[:4], tokenizer=vocabulary, **options)
     low, high = result.predict(["bad", "good"])
-    assert low < 0 < high
+    # Their level is not learnt: the first epoch with a correlation of 1 is kept.
+    assert low < high
     assert next(iter(result.scores)) == "pearson_spearman" and result.scores["pearson"] > 0.9
     with pytest.raises(ConfigError, match="predicts numbers"):
         result.probabilities(["good"])
