@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -129,6 +133,27 @@ def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.Mo
     assert torch.equal(*masks) and masks[0].shape == (7, 101)
     # Every block has numbers of its own.
     assert not torch.equal(masks[0].view(-1)[:64], masks[0].view(-1)[64:128])
+
+
+FORKED = """
+import os, torch
+from funnel_torch.kernels import dropout
+torch.set_num_threads(2)
+dropout._BLOCK = 64
+dropout.sample_keep_mask((500,), 0.3)
+child = os.fork()
+if not child:
+    dropout.sample_keep_mask((500,), 0.3)
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_dropout_in_a_forked_process() -> None:
+    command = [sys.executable, "-c", FORKED]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 7
 
 
 def test_add_dropout_adds_what_dropout_returns() -> None:

@@ -7,6 +7,7 @@ to a multiple of 1 / 65536, but neither to 0 nor to 1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -72,6 +73,11 @@ def sample_keep_mask(shape: Sequence[int], rate: float) -> Tensor:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dropout")
+
+
+# A forked process has the pool without its threads, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _sample_block(keep: np.ndarray, seed: int, threshold: np.int16, block: int) -> None:
