@@ -66,8 +66,8 @@ def test_each_library_gives_the_same_values_and_gradients(backend):
         results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    # A product and its two gradients are three classes of shapes.
-    assert len(choices.made()) == (3 if backend == "auto" and linears.has_choice() else 0)
+    # A product and its two gradients are three classes of shapes; near ties are measured once.
+    assert len(choices.made()) == (4 if backend == "auto" and linears.has_choice() else 0)
 
 
 @pytest.mark.parametrize("backend", ["mkl", "onednn"])
@@ -106,7 +106,7 @@ def test_gelu_within_the_product_or_after_it(fastest, monkeypatch):
     if not linears.has_choice():
         pytest.skip("PyTorch without oneDNN")
     choices.configure(KernelSettings())
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(linears, "_choose_usual", lambda: "onednn")
     set_times(monkeypatch, *(1.0 if index == fastest else 2.0 for index in range(3)))
     x, weight, bias = random(6, 8), random(12, 8, seed=1), random(12, seed=2)
     expected = F.gelu(F.linear(x, weight, bias), approximate="tanh")
@@ -114,15 +114,36 @@ def test_gelu_within_the_product_or_after_it(fastest, monkeypatch):
     assert list(choices.made().values()) == [("onednn", "mkl", "onednn, then GELU")[fastest]]
 
 
-@pytest.mark.parametrize(("capability", "usual"), [("AVX512", "onednn"), ("AVX2", "mkl")])
-def test_near_ties_go_to_the_usual_library(capability, usual, monkeypatch):
+@pytest.mark.parametrize(("of_typical", "usual"), [((1.0, 0.9), "onednn"), ((1.0, 1.1), "mkl")])
+def test_near_ties_go_to_the_library_that_is_faster_for_a_typical_layer(
+    of_typical, usual, monkeypatch
+):
     if not linears.has_choice():
         pytest.skip("PyTorch without oneDNN")
     choices.configure(KernelSettings())
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    set_times(monkeypatch, 1.0, 0.95)
+    times = iter([of_typical, (1.0, 0.95)])
+    monkeypatch.setattr(module, "_time", lambda runs: next(times))
     linear(random(6, 8), random(12, 8, seed=1))
-    assert list(choices.made().values()) == [usual]
+    assert list(choices.made().values()) == [usual, usual]
+
+
+def test_the_typical_layer_is_measured_with_its_gradients(monkeypatch):
+    if not linears.has_choice():
+        pytest.skip("PyTorch without oneDNN")
+    monkeypatch.setattr(linears, "_TYPICAL_SIZES", (6, 10))
+    choices.configure(KernelSettings())
+    shapes = []
+    for library, function in linears._LINEAR.items():
+
+        def record(x, weight, bias, function=function):
+            shapes.append(x.shape)
+            return function(x, weight, bias)
+
+        monkeypatch.setitem(linears._LINEAR, library, record)
+    assert linears._choose_usual() in ("mkl", "onednn")
+    free = linears._MIN_SAMPLE * torch.get_num_threads()
+    assert set(shapes) == {(free, 6), (6, free)}
+    assert len(shapes) % 6 == 0
 
 
 def test_samples_are_laid_out_as_the_operands():
@@ -255,14 +276,14 @@ def test_rank_zero_chooses_for_all(monkeypatch):
     monkeypatch.setattr("funnel_torch.kernels.sharing._MIN_ENTRIES", 512)
     model, cpu = small_model(), torch.device("cpu")
     choices.configure(KernelSettings())
-    set_times(monkeypatch, 2.0, 1.0, 3.0)
+    set_times(monkeypatch, 1.0, 2.0, 3.0)
     share_choices(model, TwoProcesses(0, 2, cpu))
     made = choices.made()
     if linears.has_choice():
         assert set(made.values()) == {"mkl"} and len(made) > 8
     choices.clear()
     choices.configure(KernelSettings())
-    set_times(monkeypatch, 1.0, 2.0, 3.0)
+    set_times(monkeypatch, 2.0, 1.0, 3.0)
     share_choices(model, TwoProcesses(1, 2, cpu))
     model(torch.zeros(2, 64, dtype=torch.long)).last_hidden_state.sum().backward()
     # Everything large was decided; the rest takes the default and is not measured.
