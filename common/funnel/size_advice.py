@@ -32,7 +32,7 @@ BYTES_PER_PARAMETER = 16  # weight, gradient and two moments in float32
 FREE_SHARE = 0.1
 MEASURED_ON_CPU = "of the matrix products of this machine, timed just now"
 ASSUMED = "assumed: nothing was measured on this device"
-COMPILED = "the TPU compiler's estimate for one ELECTRA step (docs/tpu.md), not a run"
+COMPILED = "the TPU compiler's estimate for 4 texts of 512 a core (docs/tpu.md), not a run"
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ DEVICES = {
     "a100": Device(40 * GIGABYTE, 312.0, fused=True),
     "h100": Device(80 * GIGABYTE, 989.4, fused=True),
     "h200": Device(141 * GIGABYTE, 989.4, fused=True),
-    "v3-8": Device(*_V3, cores=8, utilization=0.6, origin=COMPILED),
-    "v4-8": Device(*_V4, cores=4),
-    "v5e-4": Device(*_V5E, cores=4),
-    "v6e-4": Device(*_V6E, cores=4),
+    "v3-8": Device(*_V3, cores=8, utilization=0.26, origin=COMPILED),
+    "v4-8": Device(*_V4, cores=4, utilization=0.07, origin=COMPILED),
+    "v5e-4": Device(*_V5E, cores=4, utilization=0.18, origin=COMPILED),
+    "v6e-4": Device(*_V6E, cores=4, utilization=0.075, origin=COMPILED),
 }
 CPU_UTILIZATION = 0.6  # training B6-6-6H768 against its own matrix products, benchmarks/models.py
 CPU_MEMORY = 16 * GIGABYTE

@@ -1,12 +1,15 @@
 """Estimates of batch and time by size and device: monotone, bounded by memory, and printed."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from funnel.flops import load_sizes, main, training_workload
 from funnel.size_advice import (
     BYTES_PER_PARAMETER,
+    COMPILED,
     DEVICES,
     advise,
     find_device,
@@ -29,6 +32,17 @@ def test_the_batch_fills_the_memory_and_no_more():
     batch = advice.batch_size * device.bytes_per_number * workload.stored_numbers
     assert weights + batch <= device.memory < weights + 2 * batch
     assert advise(workload, dataclasses.replace(device, memory=weights)).batch_size == 0
+
+
+@pytest.mark.parametrize("name", ["v3-8", "v4-8", "v5e-4", "v6e-4"])
+def test_tpus_are_as_fast_as_their_compiler_says(name):
+    table = Path(__file__).parents[2] / "benchmarks" / "results" / "tpu.json"
+    rows = [row for row in json.loads(table.read_text())["rows"] if row["topology"] == name]
+    rows = [row for row in rows if (row["program"], row["seq_len"]) == ("classifier", 512)]
+    assert rows and DEVICES[name].origin == COMPILED
+    for row in rows:
+        ours = _advise(row["size"], 512, DEVICES[name]).sequences_per_second
+        assert ours == pytest.approx(row["sequences_per_second"], rel=0.25), row["case"]
 
 
 def test_several_cores_share_the_batch_and_add_their_speed():
