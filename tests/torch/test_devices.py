@@ -3,6 +3,8 @@
 No such GPU is here: other devices stand in for it.
 """
 
+import contextlib
+import os
 import re
 from types import SimpleNamespace
 
@@ -23,12 +25,13 @@ from funnel_torch import (
     FunnelForSequenceClassification,
     FunnelForTokenClassification,
 )
+from funnel_torch.cli import processes
 from funnel_torch.cli.processes import distributed_config
 from funnel_torch.cli.settings.classifier import ClassifierSettings
 from funnel_torch.kernels import float64
 from funnel_torch.models.initialization import skip_init
 from funnel_torch.training.devices import check_precision, choose_device, is_accelerator
-from funnel_torch.training.distributed import DistributedConfig, start
+from funnel_torch.training.distributed import DistributedConfig, DistributedContext, start
 from funnel_torch.training.optimizer import build_optimizer
 from pretraining_cases import electra, masked_batch, noise_for
 from repo_layout import ROOT
@@ -106,6 +109,18 @@ def test_programs_hand_the_flag_on(monkeypatch):
     assert distributed_config(settings, {}).device == "mps"
     launched = {"RANK": "1", "WORLD_SIZE": "2"}
     assert distributed_config(settings, launched).device == "mps"
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("cpu", 1), ("meta", 0)])
+def test_programs_on_a_cpu_keep_freed_memory(kind, calls, monkeypatch):
+    asked = []
+    monkeypatch.setattr(processes, "keep_freed_memory", asked.append)
+    world = DistributedContext(0, 1, torch.device(kind))
+    monkeypatch.setattr(processes, "start", lambda config: contextlib.nullcontext(world))
+    settings = parse_settings(ClassifierSettings, "", [])
+    with processes.start_processes(settings) as found:
+        assert found is world
+    assert asked == [os.environ] * calls
 
 
 def test_one_device_serves_one_process(machine):

@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 
+from funnel.runs.host_memory import keep_freed_memory
 from funnel.utils.errors import ConfigError
 from funnel.utils.interruption import Interrupted, stop_requests
 from funnel.utils.logging import configure_logging
@@ -42,6 +43,8 @@ def start_processes(settings: ProgramSettings) -> Iterator[DistributedContext]:
         skip_finalization()
     try:
         with stop_requests.handled(), start(process) as world:
+            if world.device.type == "cpu":
+                keep_freed_memory(os.environ)
             log_notices(settings, world.size)
             check_precision(world.device, settings.device.precision)
             yield world
