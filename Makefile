@@ -69,9 +69,9 @@ lint: $(ALL)  ## style and types
 # By default glibc returns large blocks to the system after every call; these thresholds keep them,
 # for all cases alike. The arenas of further threads, such as autograd's, hold blocks of 64 MB at most.
 BENCHMARKS := models branches bench_text input_pipeline tensorflow_step pretraining_rate finetuning int8 fused_compilation prediction report
-bench: export MALLOC_MMAP_THRESHOLD_ := 4294967296
-bench: export MALLOC_TRIM_THRESHOLD_ := 4294967296
-bench: export MALLOC_TOP_PAD_ := 268435456
+bench: export MALLOC_MMAP_THRESHOLD_ := 2147483647
+bench: export MALLOC_TRIM_THRESHOLD_ := 2147483647
+bench: export MALLOC_TOP_PAD_ := 67108864
 bench: export MALLOC_ARENA_MAX := 1
 bench: $(ALL)  ## time everything against other implementations; over an hour
 	set -e; for part in $(BENCHMARKS); do \
