@@ -18,7 +18,15 @@ from funnel.inference.rows import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLA
 from funnel.tables.lines import Line
 from funnel.tables.readers import KEYED_FORMATS
 from funnel.tasks.custom import FORMATS, parse_column
-from funnel.tasks.tables import Column, Source, data_lines, find_column, missing_column, next_header
+from funnel.tasks.tables import (
+    Column,
+    Source,
+    data_lines,
+    find_column,
+    missing_column,
+    next_header,
+    other_keys,
+)
 from funnel.tasks.tables import Tally as BlankTally
 from funnel.utils.compressed import STANDARD_INPUT, SUFFIXES
 from funnel.utils.errors import ConfigError, DataError
@@ -251,7 +259,11 @@ class _Columns:
 
     @staticmethod
     def _value(cells: Any, column: Column) -> Any:
-        return cells.get(column) if isinstance(cells, dict) else cells[int(column)]
+        if not isinstance(cells, dict):
+            return cells[int(column)]
+        if column not in cells:
+            raise _InvalidLineError(f"{column!r} is missing{other_keys(column, cells)}")
+        return cells[column]
 
     def _text(self, values: dict[str, Any], role: str) -> str:
         if not isinstance(value := values[role], str):

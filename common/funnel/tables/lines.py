@@ -20,6 +20,9 @@ class Line(NamedTuple):
 
 
 def without_nul(lines: Iterable[TextLine]) -> Iterator[TextLine]:
-    """Yield lines without NUL characters."""
+    """Yield lines without NUL characters; one that is not UTF-8 names the flag that helps."""
     for line in lines:
+        if line.problem:
+            hint = "name the --encoding of the file, such as cp1252"
+            line = line._replace(problem=f"{line.problem}; {hint}")
         yield line._replace(text=line.text.replace("\0", "")) if "\0" in line.text else line

@@ -209,6 +209,8 @@ class Task:
         origin = str(self.path(data_dir, "train"))
         if not found.counts:
             raise DataError(f"{origin}: no row has a label, so there is none to learn")
+        if len(found.counts) == 1:
+            raise DataError(f"{origin}: every label is {found.ordered()[0]!r}; two are needed")
         found.warn()
         if self.label_separator is not None:
             warn_of_separator(found.ordered(), self.label_separator)
@@ -254,6 +256,7 @@ class Task:
                 skipped[f"the label {clean_label(record.label)!r}"] += 1
                 continue
             label = self._parse_label(record, matcher, split)
+            tally.check_texts(record)
             text_a, text_b = record.text_a, record.text_b
             if self.clean:
                 text_a = clean_classification_text(text_a)
@@ -263,6 +266,7 @@ class Task:
             raise DataError(f"{path}: no line with a label that task {self.name} uses")
         if self.sources[split].label_optional:
             _drop_placeholders(self, examples)
+        tally.warn_of_empty_texts()
         if tally.broken:
             kept = self.sources[split].label is None or self.sources[split].label_optional
             skipped[f"{_BROKEN}, kept as empty text" if kept else _BROKEN] = len(tally.broken)

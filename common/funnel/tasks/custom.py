@@ -25,6 +25,14 @@ FORMATS = dict(zip(CUSTOM_FORMATS, ("\t", ",", "", "", ""), strict=True))
 # Shells make it hard to pass a tab character, so two spellings of it are accepted.
 _DELIMITER_SPELLINGS = {"\\t": "\t", "tab": "\t"}
 
+# Attribute of a column -> flag that sets it.
+_FLAGS = {
+    "text_a": "--text_column",
+    "text_b": "--text_b_column",
+    "label": "--label_column",
+    "id": "--id_column",
+}
+
 METRICS = {
     "accuracy": ("accuracy", "error_rate"),
     "f1": ("f1", "accuracy"),
@@ -188,12 +196,20 @@ def _check(config: CustomTaskConfig) -> None:
         raise ConfigError(f"custom task: delimiter {delimiter!r} must be one character (tsv, csv)")
     if delimiter is not None and delimiter in '"\r\n':
         raise ConfigError("custom task: the delimiter cannot be a quote or a line end")
-    for role in ("text_a", "text_b", "label", "id"):
+    for role in _FLAGS:
         column = getattr(config, role)
         if isinstance(column, str) and not config.header and not has_keys:
-            raise ConfigError(f"custom task: {role}={column!r}: without a header, give a position")
+            raise ConfigError(
+                f"custom task: {_FLAGS[role]}={column}: without a header, give a position, from 0"
+            )
         if isinstance(column, int) and has_keys:
-            raise ConfigError(f"custom task: {role}={column}: in {config.format} a column is a key")
+            raise ConfigError(
+                f"custom task: {_FLAGS[role]}={column}: in {config.format} a column is a key"
+            )
+    texts = {"--text_column": config.text_a, "--text_b_column": config.text_b}
+    for flag, column in texts.items():
+        if column == config.label:
+            raise ConfigError(f"custom task: {flag} and --label_column are both {column!r}")
     _check_labels(config)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from funnel.tables.lines import Line
 from funnel.tables.readers import KEYED_FORMATS, READERS
 from funnel.utils.errors import DataError
+from funnel.utils.text import join_names
 from funnel.utils.text_files import list_texts, read_text
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,14 @@ logger = logging.getLogger(__name__)
 Column = int | str  # 0-based position (-1 = the last), or a name in the header
 
 BROKEN_SHARE = 0.01  # a larger share of broken lines indicates a file of another format
+_OTHER_FORMATS = {"\t": "tsv", ";": "csv with --delimiter=';'", ",": "csv"}
+_COLUMN_FLAGS = {
+    "text": "--text_column",
+    "second text": "--text_b_column",
+    "label": "--label_column",
+    "id": "--id_column",
+}
+_SHOWN_KEYS = 8
 _WARNINGS = 20  # broken lines logged one by one; all others share one more line
 
 
@@ -94,10 +103,27 @@ class Tally:
     total: int = 0
     blank: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
+    empty_texts: int = 0
+    first_empty_text: str = ""
 
     def report_broken(self, where: str, problem: str) -> None:
         """Count the record at ``where`` (``file:line``) as unreadable."""
         self.broken.append((where, problem))
+
+    def check_texts(self, row: TableRow) -> None:
+        """Count a row that has a text without characters, unless it is broken anyway."""
+        is_empty = not row.text_a.strip() or (row.text_b is not None and not row.text_b.strip())
+        if is_empty and not (self.broken and self.broken[-1][0] == row.where):
+            self.empty_texts += 1
+            self.first_empty_text = self.first_empty_text or row.where
+
+    def warn_of_empty_texts(self) -> None:
+        """Log how many rows :meth:`check_texts` has counted, and where the first one is."""
+        if self.empty_texts:
+            logger.warning(
+                "%s: %d of %d rows have an empty text, which is used as it is; the first is %s",
+                *(self.path, self.empty_texts, self.total, self.first_empty_text),
+            )
 
     def close(self) -> None:
         """Log every broken record.
@@ -237,13 +263,20 @@ def find_column(column: Column | None, first: list[str], width: int) -> int | No
 def missing_column(path: Path, column: Column, role: str, first: list[str]) -> str:
     """Return the message that a column is missing; ``first`` as in :func:`find_column`."""
     has = f"has {len(first)} columns: {', '.join(name[:40] for name in first[:20])}"
+    # The delimiter of another format is the usual reason for a single column.
+    marks = [mark for mark in _OTHER_FORMATS if mark in first[0]] if len(first) == 1 else []
+    if marks:
+        has += f"; it looks like {_OTHER_FORMATS[marks[0]]}"
     if isinstance(column, str) and column in first:
         count = first.count(column)
         return (
             f"{path}:1: {count} columns {column!r} for the {role}; name it by its position, from 0"
         )
     if isinstance(column, str):
-        return f"{path}:1: no column {column!r} for the {role}; the header {has}"
+        flag = (
+            "" if marks or role not in _COLUMN_FLAGS else f"; {_COLUMN_FLAGS[role]} names another"
+        )
+        return f"{path}:1: no column {column!r} for the {role}; the header {has}{flag}"
     return f"{path}:1: no column {column + 1} for the {role}; the line {has}"
 
 
@@ -260,7 +293,7 @@ class _MemberPicker:
 
     def _text(self, members: dict[str, Any], key: Column) -> str:
         if not isinstance(text := members.get(str(key)), str):
-            raise _BrokenLineError(f"{key!r} is missing or not a string")
+            raise _BrokenLineError(f"{key!r} is missing or not a string{other_keys(key, members)}")
         return text
 
     def _label(self, members: dict[str, Any]) -> str | None:
@@ -270,6 +303,9 @@ class _MemberPicker:
             return None
         if isinstance(value, list) and self.source.label_list:
             return json.dumps(value)
+        if value is None:
+            other = other_keys(key, members)
+            raise _BrokenLineError(f"{key!r} is missing, or no string or number{other}")
         return self._spell(key, value)
 
     def _id(self, members: dict[str, Any]) -> str | None:
@@ -282,6 +318,13 @@ class _MemberPicker:
             raise _BrokenLineError(f"{key!r} is missing, or no string or number")
         # Booleans and numbers are spelled as in the file, so true is "true" and not "True".
         return value if isinstance(value, str) else json.dumps(value)
+
+
+def other_keys(key: Column, members: dict[str, Any]) -> str:
+    """Return which keys an object has, for a message that it lacks ``key``."""
+    if str(key) in members or not members:
+        return ""
+    return f"; the keys are {join_names([name[:40] for name in members], _SHOWN_KEYS)}"
 
 
 def data_lines(path: Path, source: Source, tally: Tally) -> Iterator[Line]:

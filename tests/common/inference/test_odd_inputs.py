@@ -97,3 +97,10 @@ def test_tables_are_no_series_of_texts():
             check_iterable(value)
     check_iterable(frame["text"])
     check_iterable(text for text in ("good", "bad"))
+
+
+def test_a_missing_key_names_those_that_are_there(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"review": "a", "stars": 2}\n')
+    with pytest.raises(DataError, match=r"in\.jsonl:1: 'text' is missing; the keys are review, st"):
+        read(path)

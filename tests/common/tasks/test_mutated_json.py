@@ -116,7 +116,7 @@ def test_mutated_files(tmp_path, good, read):
         try:
             read(tmp_path / "0.txt", text)
         except ConfigError as error:  # the only label left
-            assert "at least two labels" in str(error)
+            assert "two are needed" in str(error)
         except DataError as error:
             refusals += 1
             assert str(tmp_path) in str(error) and "\n" not in str(error) and len(str(error)) < 800

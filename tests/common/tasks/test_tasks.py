@@ -237,7 +237,7 @@ class TestCustom:
 
     def test_one_label_is_not_enough(self, tmp_path):
         write(tmp_path / "train.tsv", "text\tlabel\nx\ta\ny\ta\n")
-        with pytest.raises(ConfigError, match="at least two labels"):
+        with pytest.raises(DataError, match=r"train\.tsv: every label is 'a'; two are needed"):
             get_task("tsv").resolve_labels(tmp_path)
 
     @pytest.mark.parametrize(
@@ -247,11 +247,12 @@ class TestCustom:
             ({"labels": ("a", "a")}, "a label is listed twice"),
             ({"labels": ()}, "the list of labels is empty"),
             ({"labels": ("a", "b"), "regression": True}, "labels and regression exclude"),
-            ({"header": False}, "without a header, give a position"),
+            ({"header": False}, "--text_column=text: without a header, give a position, from 0"),
+            ({"text_a": "label"}, "--text_column and --label_column are both 'label'"),
             ({"delimiter": "||"}, "must be one character"),
             ({"delimiter": '"'}, "cannot be a quote"),
             ({"format": "jsonl", "delimiter": ","}, "must be one character"),
-            ({"format": "jsonl", "text_a": 0}, "in jsonl a column is a key"),
+            ({"format": "jsonl", "text_a": 0}, "--text_column=0: in jsonl a column is a key"),
             ({"metric": "bleu"}, "metric 'bleu' is not one for classification"),
             ({"metric": "f1", "regression": True}, "metric 'f1' is not one for regression"),
             ({"metric": "f1", "labels": ("a", "b", "c")}, "use macro_f1"),

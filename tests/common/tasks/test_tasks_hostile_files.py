@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,28 @@ class TestColumns:
         csv_file = ("dev", get_task("ag"), "test.csv")
         refused(tmp_path, '"1","text"\n', "2 columns instead of 3", *csv_file)
 
+    @pytest.mark.parametrize(
+        "kind, content, hint",
+        [
+            ("tsv", "text,label\na,b\n", "it looks like csv"),
+            ("csv", "text\tlabel\na\tb\n", "it looks like tsv"),
+            ("csv", "text;label\na;b\n", "it looks like csv with --delimiter=';'"),
+            ("tsv", "Text\tlabel\na\tb\n", "Text, label; --text_column names another"),
+            (
+                "jsonl",
+                '{"review": "a", "label": "b"}\n',
+                "not a string; the keys are review, label",
+            ),
+            ("jsonl", '{"text": "a", "stars": 1}\n', "or number; the keys are text, stars"),
+            ("tsv", b"text\tlabel\n\xe9\tb\n", "name the --encoding of the file, such as cp1252"),
+            ("jsonl", b'{"text": "\xe9"}\n', "name the --encoding of the file, such as cp1252"),
+        ],
+    )
+    def test_says_what_would_be_right(self, tmp_path, kind, content, hint):
+        task = get_task(kind, custom=CustomTaskConfig(format=kind))
+        where = ("train", task, f"train.{kind}")
+        refused(tmp_path, content, f"{re.escape(hint)}$", *where)
+
     def test_missing_name(self, tmp_path):
         message = r"train\.tsv:1: no column 'label' for the label; the header has 2 columns: t, te"
         refused(tmp_path, "t\ttext\na\tb\n", message, task=get_task("tsv"))
@@ -159,6 +182,11 @@ class TestBrokenLines:
         assert len(examples) == 100
         assert "train.tsv:12: broken line: blank" in caplog.text
         assert "1 of 101 lines" in caplog.text
+
+    def test_empty_texts_are_named(self, tmp_path, caplog):
+        load(tmp_path, "text\tlabel\n\ta\nx\tb\n \tb\n", task=get_task("tsv"))
+        assert "2 of 3 rows have an empty text" in caplog.text
+        assert caplog.text.strip().endswith("train.tsv:2")
 
     def test_not_utf8(self, tmp_path, caplog):
         content = table(*rte_rows(100), header=RTE_HEADER).encode()
