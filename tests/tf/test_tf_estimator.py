@@ -1,5 +1,6 @@
 """Training a toy graph with TPUEstimator: logs, resuming, summaries, initial weights, errors."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from funnel_tf.training.estimator import (
     train,
 )
 from funnel_tf.training.run_directory import latest_step
+from funnel_tf.training.settings import TpuAddress
 from tf_training_cases import (
     EXAMPLES,
     Recorder,
@@ -125,6 +127,21 @@ def test_a_tpu_needs_an_address(tmp_path):
     settings = toy_settings(tmp_path, use_tpu=True)
     with pytest.raises(ConfigError, match="--tpu=local.*--use_tpu=False"):
         build_estimator(settings, make_model_fn(toy_graph, settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("local", "Cannot find any TPU cores"), ("elsewhere", "pip install cloud-tpu-client")],
+)
+def test_a_tpu_that_is_not_there(tmp_path, name, message):
+    pytest.importorskip("tensorflow_estimator")
+    if importlib.util.find_spec("googleapiclient"):
+        pytest.skip("asks Google for the TPU")
+    address = TpuAddress(name, zone="z", project="p")
+    settings = toy_settings(tmp_path, use_tpu=True, address=address, num_core_per_host=8)
+    with pytest.raises(ConfigError, match=f"{message}.*; --tpu=local") as caught:
+        _run(settings)
+    assert "\n" not in str(caught.value)
 
 
 def _toy_weights(**changes):

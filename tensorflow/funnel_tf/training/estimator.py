@@ -7,7 +7,8 @@ With ``use_tpu`` False the same code runs on one CPU or GPU, or on several devic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,6 +226,26 @@ def training_devices(settings: RunSettings) -> list[str]:
     return names
 
 
+# Beginnings of TensorFlow's errors on a machine without TPU, or without the package to ask for one.
+_NO_TPU = ("Cannot find any TPU cores", "Missing runtime dependency on the Google API client")
+
+
+@contextmanager
+def _explain_missing_tpu() -> Iterator[None]:
+    """Raise a ConfigError where TensorFlow finds no TPU; also a decorator."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(_NO_TPU):
+            raise
+        reason = str(error).partition(" Available devices")[0].rstrip(". ")
+        raise ConfigError(
+            f"--use_tpu=True: TensorFlow says: {reason}; --tpu=local is the TPU of this machine, "
+            "--use_tpu=False runs on CPU or GPU"
+        ) from None
+
+
+@_explain_missing_tpu()
 def build_estimator(settings: RunSettings, model_fn: ModelFn) -> Any:
     """Build the TPUEstimator of a run.
 
@@ -286,6 +307,7 @@ def _mirrored(devices: list[str]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
 
 
+@_explain_missing_tpu()
 def train(
     estimator: Any, input_fn: InputFn, settings: RunSettings, until: int | None = None
 ) -> int:
@@ -323,6 +345,7 @@ def train(
     return step
 
 
+@_explain_missing_tpu()
 def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> dict[str, np.ndarray]:
     """Predict all examples of ``input_fn``; return [n, ...] arrays in the order of the input."""
     batches = estimator.predict(
@@ -337,6 +360,7 @@ def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> di
     return found.arrays()
 
 
+@_explain_missing_tpu()
 def evaluate_graph(
     estimator: Any, input_fn: InputFn, checkpoint: str | Path, num_batches: int
 ) -> dict[str, float]:
