@@ -33,6 +33,18 @@ def test_patterns_and_names_of_files(texts):
     assert tokenizer.tokenize("Funnels") == ["funnels"]
 
 
+def test_the_output_of_an_earlier_run_is_no_input(texts):
+    flags = ["--input", "*.txt", "--output", "v.txt", "--vocab_size", 60]
+    assert run(texts, *flags).returncode == 0
+    first = (texts / "v.txt").read_bytes()
+    done = run(texts, *flags)
+    assert "v.txt: is the output, so it is not read" in done.stderr
+    assert (texts / "v.txt").read_bytes() == first
+    done = run(texts, "--input", "v.txt", "--output", "v.txt")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --output=v.txt: is the only --input")
+
+
 def test_cased_sentence_piece(texts):
     flags = ["--type", "sent_piece", "--cased", "--vocab_size", 60]
     done = run(texts, "--input", "a.txt", "--output", "new/spiece.model", *flags)

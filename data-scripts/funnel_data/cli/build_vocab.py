@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from funnel.cli.command import entry_point, fill_in
 from funnel.tokenization import TOKENIZER_KINDS
 from funnel.tokenization.train_vocab import VocabularyConfig, build_vocabulary, read_lines
-from funnel.utils.errors import TokenizerError
+from funnel.utils.errors import DataError, TokenizerError
 from funnel.utils.logging import configure_logging, progress
 from funnel_data.corpora.text_files import find_files
 
@@ -105,11 +106,26 @@ def make_config(flags: argparse.Namespace) -> VocabularyConfig:
     )
 
 
+def _inputs(patterns: Sequence[str], output: str) -> list[str]:
+    """Return the input files without the output of an earlier run, which patterns match, too.
+
+    Raises:
+        DataError: there is no file for a pattern, or the only file is the output.
+    """
+    files = find_files(patterns)
+    others = [path for path in files if Path(path).resolve() != Path(output).resolve()]
+    if not others:
+        raise DataError(f"--output={output}: is the only --input; name the texts")
+    if len(others) < len(files):
+        logger.info("%s: is the output, so it is not read", output)
+    return others
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program with a command line, by default that of this process."""
     flags = make_parser(fill_in(__doc__)).parse_args(argv)
     configure_logging()
-    config, files = make_config(flags), find_files(flags.input)
+    config, files = make_config(flags), _inputs(flags.input, flags.output)
     lines = progress(read_lines(files), desc="reading")
     size = build_vocabulary(lines, flags.output, config)
     logger.info("%s: %d entries from %d files", flags.output, size, len(files))
