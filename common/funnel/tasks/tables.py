@@ -111,8 +111,8 @@ class Tally:
         self.broken.append((where, problem))
 
     def check_texts(self, row: TableRow) -> None:
-        """Count a row that has a text without characters, unless it is broken anyway."""
-        is_empty = not row.text_a.strip() or (row.text_b is not None and not row.text_b.strip())
+        """Count a row without any text, unless it is broken anyway; one of a pair may be empty."""
+        is_empty = not row.text_a.strip() and not (row.text_b or "").strip()
         if is_empty and not (self.broken and self.broken[-1][0] == row.where):
             self.empty_texts += 1
             self.first_empty_text = self.first_empty_text or row.where
@@ -121,7 +121,7 @@ class Tally:
         """Log how many rows :meth:`check_texts` has counted, and where the first one is."""
         if self.empty_texts:
             logger.warning(
-                "%s: %d of %d rows have an empty text, which is used as it is; the first is %s",
+                "%s: %d of %d rows have no text and are used as they are; the first is %s",
                 *(self.path, self.empty_texts, self.total, self.first_empty_text),
             )
 

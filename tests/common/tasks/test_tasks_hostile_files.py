@@ -185,7 +185,7 @@ class TestBrokenLines:
 
     def test_empty_texts_are_named(self, tmp_path, caplog):
         load(tmp_path, "text\tlabel\n\ta\nx\tb\n \tb\n", task=get_task("tsv"))
-        assert "2 of 3 rows have an empty text" in caplog.text
+        assert "2 of 3 rows have no text" in caplog.text
         assert caplog.text.strip().endswith("train.tsv:2")
 
     def test_not_utf8(self, tmp_path, caplog):
