@@ -158,6 +158,33 @@ def test_samples_are_laid_out_as_the_operands():
             torch.testing.assert_close(*(run() for run in runs))
 
 
+@pytest.mark.parametrize(
+    ("default", "other", "best", "calls"),
+    [
+        # Clear after two rounds; nothing is measured further.
+        ([9, 1, 1], [9, 2, 2], [1, 2], 3),
+        # Two calls with page faults do not make the other one win.
+        ([9, 5, 5, 1], [9, 2, 2, 2], [1, 2], 4),
+        ([9, 2, 2, 2], [9, 1, 1, 1], [2, 1], 7),
+    ],
+)
+def test_another_than_the_default_has_to_win_against_several_calls(
+    default, other, best, calls, monkeypatch
+):
+    now, counts = [0.0], [0, 0]
+
+    def make(index, seconds):
+        def run():
+            now[0] += seconds[min(counts[index], len(seconds) - 1)]
+            counts[index] += 1
+
+        return run
+
+    monkeypatch.setattr(module, "_clock", lambda: lambda: now[0])
+    assert module._time([make(0, default), make(1, other)]) == best
+    assert counts == [calls, calls]
+
+
 @pytest.mark.parametrize("chunk", ["1", "5", "64", "auto"])
 def test_every_chunk_gives_the_same_values(chunk):
     model, ids = small_model().eval(), torch.arange(21)[None] % 50
