@@ -44,6 +44,15 @@ def test_values_and_gradients(kind: str) -> None:
     assert slope.view(-1)[4:6].tolist() == gradient.view(-1)[4:6].tolist()
 
 
+def test_gradients_where_a_cube_is_infinite() -> None:
+    choices.configure(KernelSettings(gelu="parts"))
+    x = torch.tensor([3e12, -3e12, 1e13, -1e13, 1e19, -1e19]).repeat(2**14)
+    with torch.no_grad():
+        value, slope = gelu_with_gradient(x, torch.full_like(x, 2.0))
+    assert slope[:6].tolist() == [2, 0, 2, 0, 2, 0]
+    torch.testing.assert_close(value, x.clamp(min=0))
+
+
 def test_in_place_only_where_allowed() -> None:
     choices.configure(KernelSettings(gelu="parts"))
     x = _random()

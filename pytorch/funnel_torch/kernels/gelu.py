@@ -95,14 +95,14 @@ def _in_parts(x: Tensor, result: Tensor) -> Tensor:
     for piece, value in zip(pieces, _pieces(result), strict=True):
         share = value if scratch is None else scratch[: len(piece)]
         torch.mul(piece, piece, out=share)
-        _add_cube(piece, share, _CUBIC, share).sigmoid_()
+        _double_u(piece, share, share).sigmoid_()
         torch.mul(piece, share, out=value)
     return result
 
 
-def _add_cube(x: Tensor, square: Tensor, factor: float, out: Tensor) -> Tensor:
-    """Write ``_SLOPE (x + factor x^3)`` in two passes."""
-    return torch.addcmul(x, square, x, value=factor, out=out).mul_(_SLOPE)
+def _double_u(x: Tensor, square: Tensor, out: Tensor) -> Tensor:
+    """Write ``2 u`` in two passes, given x^2."""
+    return torch.addcmul(x, square, x, value=_CUBIC, out=out).mul_(_SLOPE)
 
 
 def _evaluate_with_gradient(x: Tensor, result: Tensor, gradient: Tensor, slope: Tensor) -> None:
@@ -111,8 +111,9 @@ def _evaluate_with_gradient(x: Tensor, result: Tensor, gradient: Tensor, slope: 
     The derivative is ``s + x s (1 - s) (2 u)'``. ``slope`` is overwritten.
     """
     torch.mul(x, x, out=slope)
-    share = _add_cube(x, slope, _CUBIC, result).sigmoid_()
-    _add_cube(x, slope, 3 * _CUBIC, slope)
+    share = _double_u(x, slope, result).sigmoid_()
+    slope.mul_(3 * _CUBIC * _SLOPE).add_(_SLOPE)
     torch.ops.aten.sigmoid_backward.grad_input(slope, share, grad_input=slope)
-    gradient.mul_(slope.add_(share))
+    # x comes last: x^3 is infinite long before x^2 is, and s (1 - s) is 0 there.
+    gradient.mul_(torch.addcmul(share, slope, x, out=slope))
     share.mul_(x)
