@@ -11,6 +11,7 @@ from funnel.utils.errors import DataError
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from funnel_torch import FunnelEncoder, FunnelForMaskedLM, FunnelModel
+from funnel_torch.models.projection_cache import ProjectionCache
 
 CONFIG = ModelConfig(
     vocab_size=40, d_model=16, d_embed=16, n_head=2, d_head=8, d_inner=32,
@@ -44,6 +45,15 @@ def test_evaluation_sees_every_change_of_a_weight(model):
         restored = model(ids)[0]
     assert (before - in_place).abs().max() > 1e-3
     torch.testing.assert_close(before, restored)
+
+
+def test_weights_in_memory_of_former_weights_are_seen():
+    """``functional_call`` brings weights for one call; the next ones may get their memory."""
+    cache = ProjectionCache()
+    for value in range(20):
+        weight = torch.full((16, 16), float(value))
+        assert cache.get((), [weight], weight.amax) == value
+        del weight
 
 
 def test_lengths_may_come_in_any_order(model):

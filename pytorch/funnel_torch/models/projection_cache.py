@@ -16,7 +16,9 @@ class ProjectionCache:
     """Results by key; copies and pickles are empty."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple, Any] = {}
+        # With each result what it was made of: memory in use is given to no other tensor, so an
+        # address in a key stands for one parameter (``torch.func.functional_call`` brings others).
+        self._found: dict[tuple, tuple[Any, Sequence[Tensor]]] = {}
 
     def get(
         self, key: tuple, parameters: Sequence[Tensor], build: Callable[[], _Projection]
@@ -32,10 +34,10 @@ class ProjectionCache:
         key += tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
         found = self._found.get(key)
         if found is None:
-            found = build()
+            found = build(), [parameter.detach() for parameter in parameters]
             kept = list(self._found.items())[1 - _MOST :]
             self._found = dict([*kept, (key, found)])  # other threads read the old one
-        return found
+        return found[0]
 
     def clear(self) -> None:
         """Forget everything."""
