@@ -56,6 +56,23 @@ def test_weights_in_memory_of_former_weights_are_seen():
         del weight
 
 
+@pytest.mark.parametrize("is_layer_in_training", [True, False])
+def test_positions_are_dropped_anew_without_gradients(is_layer_in_training):
+    """Projections of dropped embeddings must not be kept for the next call."""
+    torch.manual_seed(0)
+    model = FunnelEncoder(CONFIG.replace(dropout=0.5, dropatt=0.0, dropact=0.0)).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # only the embeddings of distances are dropped
+    model.encoder.layers.train(is_layer_in_training)
+    ids = make_ids(2, 12)
+    with torch.no_grad():
+        one, other = model(ids)[0], model(ids)[0]
+        model.encoder.training = False
+        assert (one - other).abs().max() > 1e-3
+        torch.testing.assert_close(model(ids)[0], copy.deepcopy(model)(ids)[0])
+
+
 def test_lengths_may_come_in_any_order(model):
     """Cached relative embeddings grow with the longest input and are sliced for the others."""
     lengths = (5, 17, 8, 40, 1, 16)

@@ -296,6 +296,8 @@ class RelativeAttention(nn.Module):
 
         has_segments, is_one = context.segments is not None, context.is_one_segment
         parameters = (self.r_w_bias, self.r_r_bias, self.r_s_bias, self.seg_embed, self.r_kernel)
+        if self.training or positions.is_dropped:
+            return build()
         return self._cache.get((positions.range, has_segments, is_one), parameters, build)
 
     def _bias_terms(
@@ -363,18 +365,16 @@ class RelativeAttention(nn.Module):
     def _projected_embeddings(self, positions: RelativePositions) -> Tensor:
         """Return ``s Wr R(x)`` for every distance x, [N, d, R].
 
-        It depends on the weights and lengths only, so evaluation caches it until a weight changes
-        (seen by the tensor's version) or the lengths do.
+        It depends on weights and lengths only: evaluation keeps it until one of them changes.
         """
-        kernel = self.r_kernel
         is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if self.training or torch.is_grad_enabled() or is_traced:
+        if self.training or positions.is_dropped or torch.is_grad_enabled() or is_traced:
             return self._project_embeddings(positions.embeddings)
         key: tuple = (positions.range, positions.embeddings.dtype)
-        if is_autocast_enabled(kernel.device):
-            key += (torch.get_autocast_dtype(kernel.device.type),)
+        if is_autocast_enabled(self.r_kernel.device):
+            key += (torch.get_autocast_dtype(self.r_kernel.device.type),)
         build = partial(self._project_embeddings, positions.embeddings)
-        return self._cache.get(key, (kernel,), build)
+        return self._cache.get(key, (self.r_kernel,), build)
 
     def _project_embeddings(self, relative_embeddings: Tensor) -> Tensor:
         projected = torch.matmul(self.r_kernel.permute(1, 2, 0), relative_embeddings.t())

@@ -28,16 +28,19 @@ class RelativePositions:
     Attributes:
         range: the R distances, and how they line up with queries and keys.
         embeddings: relative_embeddings [R, D], ``[sin(x f), cos(x f)]`` of each distance x.
+        is_dropped: whether dropout has changed them, for this call only.
     """
 
     range: RelativeRange
     embeddings: Tensor
+    is_dropped: bool = False
 
     def of_first_query(self) -> RelativePositions:
         """Return the distances of the first query: from its one to the first key downwards."""
         distances = self.range.of_first_query()
         skipped = self.range.offset
-        return RelativePositions(distances, self.embeddings[skipped : skipped + distances.count])
+        embeddings = self.embeddings[skipped : skipped + distances.count]
+        return RelativePositions(distances, embeddings, self.is_dropped)
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ class ContextBuilder:
             return None
         distances = relative_range(query, key)
         embeddings = self._relative_embeddings(distances, hidden.device, hidden.dtype)
-        return RelativePositions(distances, _dropout(embeddings, dropout))
+        return RelativePositions(distances, _dropout(embeddings, dropout), dropout > 0)
 
     def _relative_embeddings(
         self, distances: RelativeRange, device: torch.device, dtype: torch.dtype
