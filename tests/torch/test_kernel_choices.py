@@ -46,11 +46,11 @@ def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_model():
+def small_model(dropatt=0.0):
     torch.manual_seed(0)
     config = ModelConfig(
         block_size="2_1", decoder_size="1", d_model=16, d_embed=16, n_head=2, d_head=8,
-        d_inner=32, vocab_size=50, dropout=0.0, dropatt=0.0, init_std=0.3,
+        d_inner=32, vocab_size=50, dropout=0.0, dropatt=dropatt, init_std=0.3,
     )  # fmt: skip
     return FunnelModel(config)
 
@@ -192,6 +192,19 @@ def test_every_chunk_gives_the_same_values(chunk):
         expected = model(ids).last_hidden_state
         choices.configure(KernelSettings("mkl", chunk))
         torch.testing.assert_close(model(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_that_of_a_pass_with_gradients(monkeypatch):
+    """Reentrant checkpointing computes a layer without gradients first, then with them."""
+    choices.configure(KernelSettings())
+    set_times(monkeypatch, 3.0, 2.0, 1.0)
+    model, ids = small_model(dropatt=0.3).train(), torch.arange(300)[None] % 50
+    results = []
+    for with_gradients in (True, False):
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(with_gradients):
+            results.append(model(ids).last_hidden_state)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 def test_chunks_are_measured_in_inference_only(monkeypatch):

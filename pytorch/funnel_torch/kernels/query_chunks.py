@@ -23,19 +23,21 @@ _MAX_SAMPLE = 512
 _MARGIN = 0.85
 
 
-def query_chunks(length: int, q: Tensor) -> list[slice]:
+def query_chunks(length: int, q: Tensor, is_training: bool = False) -> list[slice]:
     """Split the queries into ranges to attend with at a time.
 
     A chunk of c queries meets Tk + s c distances instead of Tk + s Tq (s is the stride of queries
     over keys), and its scores stay in a CPU's cache; memory grows with Tk instead of its square.
+    The masks of dropout are sampled by chunk: with ``is_training`` a pass without gradients has
+    the chunks of one with gradients, as layers that are computed again need.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return [slice(0, length)]
-    size = query_chunk(q, _DEFAULT_CUDA if q.is_cuda else _DEFAULT)
+    size = query_chunk(q, _DEFAULT_CUDA if q.is_cuda else _DEFAULT, is_training)
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def query_chunk(q: Tensor, default: int) -> int:
+def query_chunk(q: Tensor, default: int, is_training: bool = False) -> int:
     """Return how many of the queries [N, B, Tq, d] to attend with at a time.
 
     Training keeps the default, which bounds its memory.
@@ -46,7 +48,8 @@ def query_chunk(q: Tensor, default: int) -> int:
     heads, batch, length, size = q.shape
     is_large = length > default and heads * batch * length**2 * size >= _MIN_MULTIPLY_ADDS
     is_measured = q.device.type == "cpu" and q.dtype == torch.float32
-    if not (is_large and is_measured) or (torch.is_grad_enabled() and q.requires_grad):
+    is_training = is_training or (torch.is_grad_enabled() and q.requires_grad)
+    if is_training or not (is_large and is_measured):
         return default
     length = min(_MAX_SAMPLE, 1 << (length - 1).bit_length())
     threads = torch.get_num_threads()

@@ -184,7 +184,7 @@ class RelativeAttention(nn.Module):
             return self._attend_fused((q, k, v), terms, context, dropout)
         parts = [
             attention(q[:, :, rows], k, v, self._bias(terms, rows, context), self.scale, dropout)
-            for rows in query_chunks(context.query_length, q)
+            for rows in query_chunks(context.query_length, q, self.training)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
@@ -238,7 +238,7 @@ class RelativeAttention(nn.Module):
 
     def _reads_table(self, q: Tensor, context: AttentionContext) -> bool:
         """Return whether :meth:`_table_bias` serves: evaluation on a CPU, with few queries."""
-        is_short = len(query_chunks(context.query_length, q)) == 1
+        is_short = len(query_chunks(context.query_length, q, self.training)) == 1
         return is_short and reads_no_gradient(q) and self._is_uniform(q)
 
     def _is_uniform(self, q: Tensor) -> bool:
