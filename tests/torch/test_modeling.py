@@ -1,6 +1,7 @@
 """The model beyond parity: caches, copies, initial weights, several models in one process."""
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -140,6 +141,33 @@ def test_training_through_versionless_updates_is_seen(model):
         for layer in model.encoder.layers:
             layer.attention.r_kernel.data.mul_(2)
         assert (model.train().eval()(ids)[0] - before).abs().max() > 1e-3
+
+
+class HiddenStates(FunnelEncoder):
+    """A trace takes no output that is None."""
+
+    def forward(self, *inputs):
+        return super().forward(*inputs).last_hidden_state
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_trace_with_gradients_can_be_saved(is_training):
+    """``torch.jit.trace`` outside ``torch.no_grad``, checked by PyTorch without gradients."""
+    torch.manual_seed(0)
+    model = HiddenStates(CONFIG.replace(dropout=0.2, dropatt=0.2)).train(is_training)
+    inputs = (make_ids(2, 12), torch.ones(2, 12), make_ids(2, 12) % 2)
+    traced = torch.jit.trace(model, inputs, check_trace=not is_training)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    hidden = loaded(*inputs)
+    assert hidden.requires_grad
+    if is_training:
+        assert (hidden - loaded(*inputs)).abs().max() > 1e-3
+    else:
+        torch.testing.assert_close(hidden, model(*inputs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["truncated_normal", "normal", "uniform", "pytorch"])

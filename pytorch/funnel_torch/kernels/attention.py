@@ -48,7 +48,9 @@ def attention(
         assert bias is not None
         scores = bias if owns_bias else torch.empty(*q.shape[:3], k.shape[2]).copy_(bias)
         return attend_in_parts(q, k, v, scores, scale)
-    if q.is_cuda or not (dropout or needs_grad):
+    # A trace can neither be saved with a function of Python in it, nor may it depend on gradients:
+    # PyTorch checks it without them.
+    if q.is_cuda or torch.jit.is_tracing() or not (dropout or needs_grad):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         # Autocast must not cast inside: scores are summed in the precision of the bias.

@@ -98,8 +98,8 @@ def apply_mask(x: Tensor, keep: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def _is_own(x: Tensor, rate: float) -> bool:
-    is_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return 0 < rate < 1 and is_cpu
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return 0 < rate < 1 and x.device.type == "cpu" and not is_traced
 
 
 class _Dropout(torch.autograd.Function):
