@@ -194,6 +194,23 @@ def test_every_chunk_gives_the_same_values(chunk):
         torch.testing.assert_close(model(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", ["auto", "8"])
+def test_defaults_of_pytorch_do_not_matter(chunk):
+    """Measuring, attention in parts and dropout make tensors of their own."""
+    choices.configure(KernelSettings(attention_chunk=chunk))
+    model, ids = small_model(dropatt=0.1), torch.arange(150)[None] % 50
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            with torch.no_grad():
+                hidden = model.eval()(ids).last_hidden_state
+            model.train()(ids).last_hidden_state.sum().backward()
+    finally:
+        torch.set_default_dtype(before)
+    assert hidden.dtype == torch.float32 and hidden.isfinite().all()
+
+
 def test_dropout_is_that_of_a_pass_with_gradients(monkeypatch):
     """Reentrant checkpointing computes a layer without gradients first, then with them."""
     choices.configure(KernelSettings())

@@ -46,7 +46,7 @@ def attention(
     needs_grad = torch.is_grad_enabled() and bias is not None and bias.requires_grad
     if not (dropout or torch.is_grad_enabled()) and _may_divide(q, k, bias):
         assert bias is not None
-        scores = bias if owns_bias else torch.empty(*q.shape[:3], k.shape[2]).copy_(bias)
+        scores = bias if owns_bias else q.new_empty(*q.shape[:3], k.shape[2]).copy_(bias)
         return attend_in_parts(q, k, v, scores, scale)
     # A trace can neither be saved with a function of Python in it, nor may it depend on gradients:
     # PyTorch checks it without them.

@@ -16,6 +16,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from funnel.utils.errors import ConfigError
@@ -123,6 +124,11 @@ class KernelChoices:
 
 
 choices = KernelChoices()
+
+
+def ones(*shape: int) -> Tensor:
+    """Return a tensor to measure with, whatever the default dtype and device of PyTorch are."""
+    return torch.ones(shape, dtype=torch.float32, device="cpu")
 
 
 def _clock() -> Callable[[], float]:

@@ -58,7 +58,8 @@ def sample_keep_mask(shape: Sequence[int], rate: float) -> Tensor:
     saves, provides the seed.
     """
     keep = np.empty(torch.Size(shape).numel(), dtype=np.bool_)
-    seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None).item()) % 2**64
+    number = torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None)
+    seed = int(number.item()) % 2**64
     steps = min(max(round(rate * _STEPS), 1), _STEPS - 1)
     sample = partial(_sample_block, keep, seed, np.int16(steps - _STEPS // 2))
     blocks, threads = range(-(-len(keep) // _BLOCK)), torch.get_num_threads()

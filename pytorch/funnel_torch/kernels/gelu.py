@@ -80,7 +80,8 @@ def _prefers_parts() -> bool:
 
 
 def _samples() -> list[Run]:
-    x = torch.linspace(-3, 3, 4 * _PIECE * torch.get_num_threads())
+    length = 4 * _PIECE * torch.get_num_threads()
+    x = torch.linspace(-3, 3, length, dtype=torch.float32, device="cpu")
     return [partial(_in_parts, x, torch.empty_like(x)), partial(F.gelu, x, approximate="tanh")]
 
 

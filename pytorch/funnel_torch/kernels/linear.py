@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from funnel_torch.kernels.choices import Run, choices
+from funnel_torch.kernels.choices import Run, choices, ones
 from funnel_torch.kernels.config import AUTO, MKL, ONEDNN
 from funnel_torch.kernels.dropout import Dropout
 from funnel_torch.kernels.gelu import gelu, gelu_with_gradient
@@ -216,13 +216,10 @@ def _samples(
     free = max(_MIN_SAMPLE, _SAMPLE_MULTIPLY_ADDS // (first * columns)) * torch.get_num_threads()
     rows, inner = (first, free) if is_flipped[0] else (free, first)
 
-    def ones(*shape: int, is_flipped: bool) -> Tensor:
-        return torch.ones(shape[::-1]).t() if is_flipped else torch.ones(shape)
-
-    x = ones(rows, inner, is_flipped=is_flipped[0])
-    weight = ones(columns, inner, is_flipped=is_flipped[1])
+    x = ones(inner, rows).t() if is_flipped[0] else ones(rows, inner)
+    weight = ones(inner, columns).t() if is_flipped[1] else ones(columns, inner)
     # MKL adds a bias in a pass of its own; the products of gradients have none.
-    bias = None if any(is_flipped) else torch.ones(columns)
+    bias = None if any(is_flipped) else ones(columns)
     functions = _LINEAR_GELU if gelu else _LINEAR
     return [partial(functions[option], x, weight, bias) for option in options]
 

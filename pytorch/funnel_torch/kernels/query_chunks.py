@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funnel_torch.kernels.attention import attention
-from funnel_torch.kernels.choices import choices
+from funnel_torch.kernels.choices import choices, ones
 from funnel_torch.kernels.config import AUTO
 
 _DEFAULT, _DEFAULT_CUDA = 128, 1024
@@ -67,7 +67,7 @@ def query_chunk(q: Tensor, default: int, is_training: bool = False) -> int:
 def _sample(length: int, size: int, threads: int) -> tuple[Tensor, Tensor]:
     """Return queries, also used as keys and values, and projected positions."""
     pairs = 2 * threads
-    return torch.ones(pairs, 1, length, size), torch.ones(pairs, size, 2 * length)
+    return ones(pairs, 1, length, size), ones(pairs, size, 2 * length)
 
 
 def _attend(sample: tuple[Tensor, Tensor], chunk: int) -> list[Tensor]:

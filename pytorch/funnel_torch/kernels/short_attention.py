@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funnel_torch.kernels.choices import Run, choices
+from funnel_torch.kernels.choices import Run, choices, ones
 from funnel_torch.kernels.config import AUTO, PARTS, SDPA
 
 # Keys from which rows are long everywhere; the measured classes end there.
@@ -85,8 +85,8 @@ def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def _samples(heads: int, batch: int, length: int, size: int) -> list[Run]:
     """Return attention to time: PyTorch's kernel, then its parts."""
-    q, k, v = torch.ones(batch, length, 3, heads, size).permute(2, 3, 0, 1, 4)
-    bias = torch.ones(heads, batch, length, length)
+    q, k, v = ones(batch, length, 3, heads, size).permute(2, 3, 0, 1, 4)
+    bias = ones(heads, batch, length, length)
     # The second adds to the bias each time, next to nothing.
     scale = 1e-6
     return [
