@@ -11,7 +11,11 @@ from funnel.utils.errors import DataError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import torch.nn.functional as F
+from torch.nn.utils import prune
+
 from funnel_torch import FunnelEncoder, FunnelForMaskedLM, FunnelModel
+from funnel_torch.models.layers import FeedForward
 from funnel_torch.models.projection_cache import ProjectionCache
 
 CONFIG = ModelConfig(
@@ -141,6 +145,47 @@ def test_training_through_versionless_updates_is_seen(model):
         for layer in model.encoder.layers:
             layer.attention.r_kernel.data.mul_(2)
         assert (model.train().eval()(ids)[0] - before).abs().max() > 1e-3
+
+
+class Adapter(torch.nn.Module):
+    """What ``peft`` makes of a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.update = torch.nn.Linear(layer.in_features, layer.out_features)
+
+    def forward(self, x, *args, **options):
+        return self.layer(x, *args, **options) + self.update(x)
+
+
+@pytest.mark.parametrize("dropact", [0.0, 1e-9])
+@pytest.mark.parametrize("name", ["linear_1", "linear_2"])
+def test_adapters_of_feed_forward_layers(name, dropact):
+    """GELU must neither be applied before an adapter adds its part, nor be left to it."""
+    torch.manual_seed(0)
+    layer = FeedForward(CONFIG.replace(dropout=0.0, dropact=dropact))
+    setattr(layer, name, Adapter(getattr(layer, name)))
+    hidden = torch.randn(2, 5, CONFIG.d_model)
+    inner = F.gelu(layer.linear_1(hidden), approximate="tanh")
+    expected = layer.layer_norm(hidden + layer.linear_2(inner))
+    torch.testing.assert_close(layer.train()(hidden), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.eval()(hidden), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(hidden), expected)
+
+
+def test_pruned_layers_can_be_trained():
+    """Pruning computes the weights in a hook before each call."""
+    torch.manual_seed(0)
+    layer = FeedForward(CONFIG.replace(dropout=0.0, dropact=0.0)).train()
+    for linear in (layer.linear_1, layer.linear_2):
+        prune.random_unstructured(linear, "weight", amount=0.5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(2):
+        layer(torch.randn(2, 5, CONFIG.d_model)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 class HiddenStates(FunnelEncoder):

@@ -45,15 +45,28 @@ class Linear(nn.Linear):
     Parameters, their names and their initialization are those of ``nn.Linear``.
     """
 
-    def forward(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-        """Map [..., in] to [..., out]; apply GELU to the result, or add ``residual`` [..., out]."""
+    def forward(
+        self,
+        x: Tensor,
+        gelu: bool = False,
+        residual: Tensor | None = None,
+        of_gelu: bool = False,
+    ) -> Tensor:
+        """Map [..., in] to [..., out], with one of three more steps at most.
+
+        They are arguments, not methods, so that hooks run (pruning recomputes the weight in one).
+
+        Args:
+            x: the input.
+            gelu: apply GELU to the result.
+            residual: [..., out], is added to the result.
+            of_gelu: apply the layer to the GELU of ``x``, by :func:`gelu_linear`.
+        """
+        if of_gelu:
+            return gelu_linear(x, self.weight, self.bias)
         if residual is not None:
             return linear_add(x, self.weight, self.bias, residual)
         return linear_gelu(x, self.weight, self.bias) if gelu else linear(x, self.weight, self.bias)
-
-    def forward_from_gelu(self, x: Tensor) -> Tensor:
-        """Apply the layer to the GELU of ``x`` [..., in] by :func:`gelu_linear`."""
-        return gelu_linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

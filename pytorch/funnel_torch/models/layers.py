@@ -13,6 +13,7 @@ from funnel.config.model import MAX_ABSOLUTE_POSITIONS, ModelConfig
 from funnel.utils.errors import DataError
 from funnel_torch.kernels.dropout import Dropout
 from funnel_torch.kernels.linear import Linear, add_residual
+from funnel_torch.kernels.quantization import Int8Linear
 from funnel_torch.models.attention import RelativeAttention
 from funnel_torch.models.attention_inputs import AttentionContext
 
@@ -92,11 +93,13 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [B, T, D] to [B, T, D]."""
         is_gelu = self.activation is gelu
-        if is_gelu and self.training and torch.is_grad_enabled() and not self.activation_dropout.p:
+        is_step = self.training and torch.is_grad_enabled() and not self.activation_dropout.p
+        if is_gelu and is_step and isinstance(self.linear_2, Linear):
             # Saves GELU's input only; with dropout in between its output is needed anyway.
-            output = self.linear_2.forward_from_gelu(self.linear_1(hidden))
+            output = self.linear_2(self.linear_1(hidden), of_gelu=True)
             return self.layer_norm(self.dropout.add(hidden, output))
-        if is_gelu:
+        # An adapter that wraps a layer adds to its output, which must not be that of GELU yet.
+        if is_gelu and isinstance(self.linear_1, (Linear, Int8Linear)):
             inner = self.linear_1(hidden, gelu=True)
         else:
             inner = self.activation(self.linear_1(hidden))
