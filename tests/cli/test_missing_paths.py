@@ -31,11 +31,14 @@ PROGRAMS = {
     "tensorflow/modify_ckpt.py": ("--tgt_ckpt=x", "--src_ckpt"),
 }
 
+# The others of TensorFlow look for the checkpoint first.
+NEEDED = {"tensorflow/extract_features.py": "tensorflow"}
+
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _fail(program, flags, cwd):
-    needed = "torch" if program.startswith("pytorch/") else "absl"
+    needed = "torch" if program.startswith("pytorch/") else NEEDED.get(program, "absl")
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
     done = program_server.run([ROOT / program, *flags], cwd=cwd, env=OFFLINE)

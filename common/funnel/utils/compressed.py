@@ -79,6 +79,7 @@ class SequentialReader(io.RawIOBase):
         self._path, self._error, self._kind, self._growth = path, error, kind, growth
         self._left: int | None = None
         self._ahead = b""
+        self._stream: Any = None  # closed by the interpreter, too, where opening fails
         with name_read_errors(path, error):
             if os.fspath(path) == STANDARD_INPUT:
                 self._stream = _open_standard_input()
@@ -126,7 +127,7 @@ class SequentialReader(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file."""
-        if not self.closed:
+        if not self.closed and self._stream is not None:
             self._stream.close()
         super().close()
 

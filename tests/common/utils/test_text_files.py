@@ -142,3 +142,11 @@ def test_json_numbers_of_too_many_digits(tmp_path):
     path.write_text(f'{{"a": {"9" * 6000}}}')
     with pytest.raises(ConfigError, match=r"a\.json: not valid JSON: .* too many digits"):
         read_json(path)
+
+
+def test_a_reader_that_could_not_open_its_file_can_be_closed(tmp_path):
+    reader = SequentialReader.__new__(SequentialReader)
+    with pytest.raises(DataError, match="nothing"):
+        reader.__init__(tmp_path / "nothing", 100)
+    reader.close()  # as the interpreter does, which from Python 3.13 on prints what is raised
+    assert reader.closed
