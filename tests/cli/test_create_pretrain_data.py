@@ -135,7 +135,8 @@ def test_user_errors(folder):
     (folder / "text/2.txt").write_bytes(b"a\n\xff\n")
     flags = ("--num_task=3", "--num_proc=2")
     *_, last = run(folder, *flags, status=2).stderr.splitlines()  # after what other tasks report
-    assert last.startswith("error: ") and last.endswith("2.txt, line 2: not UTF-8 text")
+    assert last.startswith("error: ") and last.endswith("iconv -f cp1252 -t utf-8")
+    assert "2.txt, line 2: not UTF-8 at byte 1 of the line; " in last
     assert not (folder / "out" / DATA.format(2, 3)).exists()
     # A flag of the wrong form is argparse's to report, with status 2 as well.
     assert "'maybe' should be True or False" in run(folder, "--uncased=maybe", status=2).stderr

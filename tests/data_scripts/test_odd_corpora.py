@@ -56,7 +56,9 @@ def test_vocabularies_records_and_features(tmp_path, pack, end):
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
     plain.write_bytes(b"good\n\xff\n")
-    with pytest.raises(DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line"):
+    with pytest.raises(
+        DataError, match=r"plain\.txt:2: not UTF-8 at byte 1 of the line; save it as"
+    ):
         TextSequences(plain, tokenizer, 16)
 
 

@@ -130,18 +130,44 @@ def test_a_tpu_needs_an_address(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("local", "Cannot find any TPU cores"), ("elsewhere", "pip install cloud-tpu-client")],
+    ("name", "cores", "message"),
+    [
+        ("local", 8, "Cannot find any TPU cores"),
+        ("local", 1, "this machine has no TPU"),
+        ("elsewhere", 8, "pip install cloud-tpu-client"),
+    ],
 )
-def test_a_tpu_that_is_not_there(tmp_path, name, message):
+def test_a_tpu_that_is_not_there(tmp_path, name, cores, message):
     pytest.importorskip("tensorflow_estimator")
     if importlib.util.find_spec("googleapiclient"):
         pytest.skip("asks Google for the TPU")
     address = TpuAddress(name, zone="z", project="p")
-    settings = toy_settings(tmp_path, use_tpu=True, address=address, num_core_per_host=8)
+    settings = toy_settings(tmp_path, use_tpu=True, address=address, num_core_per_host=cores)
     with pytest.raises(ConfigError, match=f"{message}.*; --tpu=local") as caught:
         _run(settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tpu_with_other_cores_than_the_flags_say(tmp_path, monkeypatch):
+    said = (
+        "TPUConfig.num_shards is not set correctly. According to TPU system metadata "
+        "for Tensorflow master (grpc://a): num_replicas should be (8), got (3). For ..."
+    )
+
+    def refuse(*args, **kwargs):
+        raise ValueError(said)
+
+    settings = toy_settings(tmp_path)
+    model_fn = make_model_fn(toy_graph, settings, toy_training(), None, None)
+    estimator = build_estimator(settings, model_fn)
+    monkeypatch.setattr(estimator, "train", refuse)
+    with pytest.raises(
+        ConfigError, match=r"\(CORES in the scripts\) is 3, but the TPU has 8 cores"
+    ):
+        train(estimator, toy_input(0), settings)
+    said = "another error"
+    with pytest.raises(ValueError, match="another error"):
+        train(estimator, toy_input(0), settings)
 
 
 def _toy_weights(**changes):

@@ -241,6 +241,14 @@ def test_absolute_positions_end(model):
         baseline(torch.zeros(1, 513, dtype=torch.long))
 
 
+@pytest.mark.parametrize(("ids", "named"), [([1, 40], "from 1 to 40"), ([-1, 3], "from -1 to 3")])
+def test_ids_of_another_vocabulary(model, ids, named):
+    message = f"{named}: the model's vocabulary has the ids 0 to 39"
+    for network in (model, FunnelEncoder(CONFIG), FunnelForMaskedLM(CONFIG)):
+        with pytest.raises(DataError, match=message):
+            network(torch.tensor([ids]))
+
+
 def test_hidden_states_are_the_embedding_and_every_executed_layer():
     model = FunnelModel(CONFIG.replace(block_size="1x2_2")).eval()
     out = model(make_ids(2, 8), output_hidden_states=True)

@@ -17,7 +17,7 @@ from funnel.tasks import Example
 from funnel.tokenization import Tokenizer
 from funnel.utils.errors import DataError
 from funnel.utils.scratch import ScratchArray
-from funnel.utils.text_files import read_lines
+from funnel.utils.text_files import TO_UTF8, read_lines
 
 _NAMES = ("input_ids", "token_type_ids", "attention_mask")
 _LINES = 1024  # lines tokenized at a time
@@ -172,7 +172,7 @@ class TextSequences:
 def _read_lines(path: str | Path) -> Iterator[str]:
     for number, text, problem in read_lines(path):
         if problem:
-            raise DataError(f"{path}:{number}: {problem}")
+            raise DataError(f"{path}:{number}: {problem}; {TO_UTF8}")
         yield text
 
 

@@ -108,7 +108,8 @@ def read_lines(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
         try:
             for line in text_files.read_lines(path):
                 if line.problem:
-                    raise DataError(f"{path}, line {line.number}: not UTF-8 text")
+                    where = f"{path}, line {line.number}"
+                    raise DataError(f"{where}: {line.problem}; {text_files.TO_UTF8}")
                 yield line.text
         except text_files.ForeignTextError as error:
             found = f"it is {text_files.FOREIGN}"

@@ -25,6 +25,8 @@ MAX_GROWTH_IN_MEMORY = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16 and UTF-32 (little)
 FOREIGN = "UTF-16 or UTF-32; save it as UTF-8"
+# For the programs that take no encoding: most text that is not UTF-8 is from Western Windows.
+TO_UTF8 = "save it as UTF-8, for example with iconv -f cp1252 -t utf-8"
 _ZERO_SHARE = 0.2  # Latin text in UTF-16 has one zero byte in two; in UTF-8 text it is an error
 
 
@@ -105,7 +107,7 @@ class Utf8Reader:
             except UnicodeDecodeError as caught:
                 self._count(caught.object[: caught.start])
                 where = f"byte {self._column + 1} of line {self._line}"
-                raise DataError(f"{self._path}: not UTF-8 at {where}") from None
+                raise DataError(f"{self._path}: not UTF-8 at {where}; {TO_UTF8}") from None
             if not raw:
                 break
         self._count(text.encode("utf-8"))
@@ -188,7 +190,8 @@ def read_text(path: str | os.PathLike[str], error: type[FunnelError] = DataError
     except UnicodeDecodeError as caught:
         before = raw[: caught.start]
         line, column = before.count(b"\n") + 1, caught.start - before.rfind(b"\n")
-        raise error(f"{path}: not UTF-8 at byte {column} of line {line}") from None
+        where = f"byte {column} of line {line}"
+        raise error(f"{path}: not UTF-8 at {where}; {TO_UTF8}") from None
 
 
 def list_texts(folder: Path) -> list[Path]:

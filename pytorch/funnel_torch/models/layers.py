@@ -61,9 +61,10 @@ class Embeddings(nn.Module):
         """Embed ids [B, T] as [B, T, d_embed].
 
         Raises:
-            DataError: the input of the baseline is longer than its position embeddings.
+            DataError: the input of the baseline is longer than its position embeddings; on a CPU
+                also: an id is not one of the vocabulary.
         """
-        hidden = self.word_embeddings(input_ids)
+        hidden = self._embed_words(input_ids)
         if self.absolute:
             length = input_ids.shape[1]
             if length > MAX_ABSOLUTE_POSITIONS:
@@ -76,6 +77,19 @@ class Embeddings(nn.Module):
                 # [CLS] has segment id 2 and takes the embedding of the first segment.
                 hidden = hidden + self.segment_embeddings(token_type_ids % 2)
         return self.dropout(self.layer_norm(hidden))
+
+    def _embed_words(self, input_ids: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.word_embeddings(input_ids)
+        try:
+            return self.word_embeddings(input_ids)
+        except IndexError:
+            # Only now: a check before would make a GPU wait for every batch.
+            last = self.word_embeddings.num_embeddings - 1
+            raise DataError(
+                f"token ids from {int(input_ids.min())} to {int(input_ids.max())}: the model's "
+                f"vocabulary has the ids 0 to {last}; is the tokenizer that of another model?"
+            ) from None
 
 
 class FeedForward(nn.Module):

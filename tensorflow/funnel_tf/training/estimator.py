@@ -7,6 +7,7 @@ With ``use_tpu`` False the same code runs on one CPU or GPU, or on several devic
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -228,24 +229,38 @@ def training_devices(settings: RunSettings) -> list[str]:
 
 # Beginnings of TensorFlow's errors on a machine without TPU, or without the package to ask for one.
 _NO_TPU = ("Cannot find any TPU cores", "Missing runtime dependency on the Google API client")
+# With one core TPUEstimator does not look for it, and the graph meets a processor instead.
+_NO_TPU_KERNEL = "No OpKernel was registered to support Op 'TPU"
+_OTHER_CORES = re.compile(r"num_shards is not set correctly.*should be \((\d+)\), got \((\d+)\)")
 
 
 @contextmanager
-def _explain_missing_tpu() -> Iterator[None]:
-    """Raise a ConfigError where TensorFlow finds no TPU; also a decorator."""
+def _explain_tpu() -> Iterator[None]:
+    """Raise a ConfigError where TensorFlow finds no TPU, or another one; also a decorator."""
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith(_NO_TPU):
+    except ValueError as error:
+        found = _OTHER_CORES.search(str(error))
+        if not found:
             raise
-        reason = str(error).partition(" Available devices")[0].rstrip(". ")
+        raise ConfigError(
+            f"--num_hosts times --num_core_per_host (CORES in the scripts) is {found[2]}, but the "
+            f"TPU has {found[1]} cores"
+        ) from None
+    except (RuntimeError, tf.errors.InvalidArgumentError) as error:
+        if str(error).startswith(_NO_TPU):
+            reason = str(error).partition(" Available devices")[0].rstrip(". ")
+        elif _NO_TPU_KERNEL in str(error):
+            reason = f"{_NO_TPU_KERNEL}...': this machine has no TPU"
+        else:
+            raise
         raise ConfigError(
             f"--use_tpu=True: TensorFlow says: {reason}; --tpu=local is the TPU of this machine, "
             "--use_tpu=False runs on CPU or GPU"
         ) from None
 
 
-@_explain_missing_tpu()
+@_explain_tpu()
 def build_estimator(settings: RunSettings, model_fn: ModelFn) -> Any:
     """Build the TPUEstimator of a run.
 
@@ -307,7 +322,7 @@ def _mirrored(devices: list[str]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
 
 
-@_explain_missing_tpu()
+@_explain_tpu()
 def train(
     estimator: Any, input_fn: InputFn, settings: RunSettings, until: int | None = None
 ) -> int:
@@ -345,7 +360,7 @@ def train(
     return step
 
 
-@_explain_missing_tpu()
+@_explain_tpu()
 def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> dict[str, np.ndarray]:
     """Predict all examples of ``input_fn``; return [n, ...] arrays in the order of the input."""
     batches = estimator.predict(
@@ -360,7 +375,7 @@ def predict_all(estimator: Any, input_fn: InputFn, checkpoint: str | Path) -> di
     return found.arrays()
 
 
-@_explain_missing_tpu()
+@_explain_tpu()
 def evaluate_graph(
     estimator: Any, input_fn: InputFn, checkpoint: str | Path, num_batches: int
 ) -> dict[str, float]:
