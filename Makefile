@@ -104,9 +104,9 @@ $(TPU): requirements/tpu-compile.txt $(TF_HALF)
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r requirements/tpu-compile.txt
 	touch $@
 
-# transformers and accelerate are left out where torch is: they are baselines of the full set.
+# Left out: what needs torch, which a half without it would get too; the full set has them.
 $(TOOLS): requirements/dev.txt | $(BIN)/python
-	grep -vE '^(transformers|accelerate)==' requirements/dev.txt > $(VENV)/dev.txt
+	grep -vE '^(transformers|accelerate|peft)==' requirements/dev.txt > $(VENV)/dev.txt
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_FLAGS) -r $(VENV)/dev.txt
 	touch $@
 

@@ -114,6 +114,7 @@ def test_tensorflow_checkpoints_exchange_weights_in_both_directions(tmp_path):
 def test_variable_names_and_initial_values_of_a_new_graph():
     config = CONFIG.replace(d_embed=8, init="uniform", init_range=0.5)
     with tf.Graph().as_default(), tf.Session(config=ONE_RUN) as session:
+        tf.set_random_seed(0)
         build(config, random_batch(8, VOCAB))
         session.run(tf.global_variables_initializer())
         values = session.run({variable.op.name: variable for variable in tf.global_variables()})

@@ -1,5 +1,7 @@
 """The explicit package map of pyproject.toml and the pinned requirements fit the tree."""
 
+import contextlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -8,6 +10,8 @@ import sys
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import repo_layout
 
@@ -110,6 +114,31 @@ def test_one_set_of_versions_for_every_python(name):
             'python_version < "3.14"'
         }
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def _all_needed(name, found):
+    """Add the installed package and everything it needs to ``found``."""
+    if name not in found:
+        found.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    _all_needed(canonicalize_name(requirement.name), found)
+    return found
+
+
+def test_tools_bring_no_framework():
+    """``make test-tensorflow`` installs them, too, and promises TensorFlow alone."""
+    makefile = (repo_layout.ROOT / "Makefile").read_text()
+    recipe = makefile.partition("$(TOOLS): ")[2].partition("\n\n")[0]
+    left_out = set(re.search(r"grep -vE '\^\((\S+)\)=='", recipe)[1].split("|"))
+    tools = {PIN.match(line)[1] for line in _lines(repo_layout.ROOT / "requirements/dev.txt")}
+    assert left_out < tools
+    for name in sorted(tools - left_out):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            needed = _all_needed(canonicalize_name(name), set())
+            assert not needed & {"torch", "tensorflow", "tensorflow-cpu"}, name
 
 
 def test_versions_agree():
