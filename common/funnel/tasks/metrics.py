@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.tasks.base import Task
 from funnel.tasks.multi_label import score_labels
-from funnel.utils.errors import ConfigError, DataError
+from funnel.utils.errors import ConfigError
 
 
 def compute(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -59,17 +59,6 @@ def register_metric(name: str, function: Metric) -> None:
         raise ConfigError(f"metric {name!r} exists; give yours another name")
     _REGISTERED.add(name)
     _METRICS[name] = function
-
-
-def main_metric(task: Task) -> str:
-    """Return the name of the metric by which checkpoints of ``task`` are compared.
-
-    Raises:
-        DataError: the task has no metric, because its labels are not public.
-    """
-    if not task.metrics:
-        raise DataError(f"task {task.name} has no labels and so no metric")
-    return task.metrics[0]
 
 
 def _swap(ids: np.ndarray, one: int, other: int) -> np.ndarray:

@@ -14,12 +14,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from funnel.utils.errors import FunnelError
-from funnel.utils.files import atomic_path, atomic_write_text
+from funnel.utils.files import atomic_write_text
 
 METRICS_FILE = "metrics.jsonl"
 T = TypeVar("T")
@@ -230,83 +229,3 @@ def progress(
     from tqdm import tqdm
 
     return tqdm(iterable, desc=desc, total=total, disable=disable, leave=False, dynamic_ncols=True)
-
-
-def plot_curves(
-    runs: Mapping[str, str | os.PathLike[str]],
-    output_png: str | os.PathLike[str],
-    metric: str | None = None,
-    levels: Mapping[str, float] | None = None,
-) -> None:
-    """Draw training loss (left) and an evaluation metric (right) over steps, one colour per run.
-
-    Args:
-        runs: label -> ``metrics.jsonl``.
-        output_png: file to write; replaced atomically.
-        metric: name of the metric; by default the first one, other than a loss, in an evaluation.
-        levels: label -> value of that metric to compare with, drawn as horizontal lines.
-
-    Raises:
-        FunnelError: a file is missing or a run has no training loss.
-    """
-    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
-
-    rows = {label: _existing_rows(path) for label, path in runs.items()}
-    metric = metric or _first_metric(rows.values())
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for colour, (label, entries) in enumerate(rows.items()):
-        loss = _series(entries, "train", "loss")
-        if not loss:
-            raise FunnelError(f"{runs[label]}: no training loss to draw")
-        left.plot(*zip(*loss, strict=True), color=f"C{colour}", alpha=0.25, linewidth=0.8)
-        left.plot(*zip(*_smoothed(loss), strict=True), color=f"C{colour}", label=label)
-        for split in dict.fromkeys(row["split"] for row in entries if row["split"] != "train"):
-            points = _series(entries, split, metric) if metric else []
-            if points:
-                name = f"{label}, {split}"
-                right.plot(*zip(*points, strict=True), "o-", color=f"C{colour}", label=name)
-    for number, (label, level) in enumerate((levels or {}).items()):
-        right.axhline(level, color="0.4", linestyle=(0, (1 + 3 * number, 2)), label=label)
-    for axes, title in ((left, "training loss"), (right, metric or "no evaluation")):
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8)
-    with atomic_path(output_png) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
-def _existing_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    if not Path(path).is_file():
-        raise FunnelError(f"{path}: no such metrics file")
-    return read_metrics(path)
-
-
-def _first_metric(runs: Iterable[list[dict[str, Any]]]) -> str | None:
-    plain = {"step", "split", "time", "epoch"}
-    for rows in runs:
-        for row in rows:
-            if row["split"] == "train":
-                continue
-            for name in row:
-                if name not in plain and "loss" not in name:
-                    return name
-    return None
-
-
-def _series(rows: list[dict[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
-    """Return (step, value) of a metric."""
-    return [(r["step"], r[name]) for r in rows if r["split"] == split and r.get(name) is not None]
-
-
-def _smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Average over a window centred on each point, about a twentieth of the curve wide."""
-    reach = max(1, len(points) // 40)
-    sums = [0.0, *accumulate(value for _, value in points)]
-    smooth = []
-    for index, (step, _) in enumerate(points):
-        first, last = max(0, index - reach), min(len(points), index + reach + 1)
-        smooth.append((step, (sums[last] - sums[first]) / (last - first)))
-    return smooth

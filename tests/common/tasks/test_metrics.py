@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from funnel.tasks import CustomTaskConfig, get_task
-from funnel.tasks.metrics import compute, main_metric
-from funnel.utils.errors import DataError
+from funnel.tasks.metrics import compute
 
 TRUTH = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 GUESS = np.array([0, 1, 0, 1, 1, 0, 1, 0])  # 3 true positives, 1 false one, 1 missed, 3 negatives
@@ -86,16 +85,8 @@ def test_one_example(name):
     assert all(np.isfinite(v) for v in compute(get_task(name), np.array([1]), [1]).values())
 
 
-def test_main_metrics():
-    expected = {"cola": "matthews_corr", "qqp": "accuracy_f1", "sts-b": "pearson_spearman"}
-    assert {name: main_metric(get_task(name)) for name in expected} == expected
-    assert main_metric(get_task("imdb")) == "accuracy"
-
-
 def test_diagnostic_has_no_metric():
     assert compute(get_task("diagnostic"), np.array([1]), np.array([1])) == {}
-    with pytest.raises(DataError, match="no metric"):
-        main_metric(get_task("diagnostic"))
 
 
 @pytest.mark.parametrize("guess, truth", [([], []), ([1], [1, 0])])
@@ -107,7 +98,6 @@ def test_arrays_that_do_not_match(guess, truth):
 def test_every_metric_of_every_task_can_be_computed():
     for metric in ("f1", "accuracy_f1", "matthews_corr", "macro_f1", "accuracy"):
         task = get_task("tsv", custom=CustomTaskConfig(labels=("a", "b"), metric=metric))
-        assert main_metric(task) == metric
         assert compute(task, GUESS, TRUTH)[metric] > 0.4
     for metric in ("pearson", "spearman", "pearson_spearman"):
         task = get_task("tsv", custom=CustomTaskConfig(regression=True, metric=metric))

@@ -102,36 +102,6 @@ def test_writing_a_log_imports_no_framework(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-def test_curves(tmp_path):
-    for name in ("a", "b"):
-        log = reporting.MetricsLog(tmp_path / name)
-        for step in range(50):
-            log.log(step, "train", loss=1 / (step + 1))
-        log.log(50, "dev", loss=0.3, accuracy=0.8)
-        log.close()
-    runs = {name: tmp_path / name / "metrics.jsonl" for name in ("a", "b")}
-    reporting.plot_curves(runs, tmp_path / "curves.png", levels={"chance": 0.5})
-    picture = (tmp_path / "curves.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
-
-
-def test_curves_without_a_loss_or_a_file_say_which(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "dev", "accuracy": 1}\n')
-    with pytest.raises(FunnelError, match=r"metrics.jsonl: no training loss"):
-        reporting.plot_curves({"a": tmp_path / "metrics.jsonl"}, tmp_path / "c.png")
-    with pytest.raises(FunnelError, match=r"none.jsonl: no such metrics file"):
-        reporting.plot_curves({"a": tmp_path / "none.jsonl"}, tmp_path / "c.png")
-
-
-def test_smoothing_keeps_a_line_and_calms_noise():
-    line = [(step, 0.5 * step) for step in range(100)]
-    inner = reporting._smoothed(line)[5:-5]
-    assert [value for _, value in inner] == pytest.approx([0.5 * step for step in range(5, 95)])
-    noise = [(step, float(step % 2)) for step in range(200)]
-    assert all(0.3 < value < 0.7 for _, value in reporting._smoothed(noise)[5:-5])
-    assert reporting._smoothed([(7, 1.5)]) == [(7, 1.5)]
-
-
 @pytest.mark.parametrize(("verbose", "rank"), [(False, 0), (True, 0), (False, 3)])
 def test_console_levels(capsys, verbose, rank):
     names = ("funnel", "funnel_torch", "funnel_tf", "__main__")

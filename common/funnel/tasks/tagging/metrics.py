@@ -31,17 +31,6 @@ def entity_scores(gold: Sentences, predicted: Sentences, scheme: str = "") -> di
     return _scores(correct.total(), found.total(), wanted.total())
 
 
-def scores_by_type(
-    gold: Sentences, predicted: Sentences, scheme: str = ""
-) -> dict[str, dict[str, float]]:
-    """Return the scores of every type of entity, with ``support``, the number of gold ones."""
-    correct, found, wanted = _count(gold, predicted, scheme)
-    return {
-        kind: _scores(correct[kind], found[kind], wanted[kind]) | {"support": wanted[kind]}
-        for kind in sorted(wanted | found)
-    }
-
-
 def tag_accuracy(gold: Sentences, predicted: Sentences) -> float:
     """Return the share of words whose tag is right.
 

@@ -6,8 +6,8 @@ One device, from a pretrained checkpoint; then eight GPUs with the same flags:
         --init_ckpt=CKPT --tokenizer_path=CKPT/vocab.uncased.txt --lr=1e-5 --epochs=10
     torchrun --nproc_per_node=8 {script} ...
 
-A killed run continues when the same command is given again; pytorch/README.md lists the files in
-model_dir.
+A killed run continues when the same command is given again; docs/fine_tuning.md lists the files
+in model_dir.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ r"""Predict a file of inputs with a finished model of any head.
         --text_column=title --text_b_column=body --id_column=key --write_logits
     cat texts.txt | {program} --model=runs/mine --input=- --output=- | head
 
---model is a directory that classifier.py, squad.py, race.py or transformers wrote; head, labels,
-tokenizer and length come from its files. The input is text (an input per line, a tab between two
-texts), csv, tsv, jsonl, a JSON array or parquet, compressed or not. Columns:
+--model is a directory that classifier.py, squad.py, race.py, tagger.py or transformers wrote; head,
+labels, tokenizer and length come from its files. The input is text (an input per line, a tab
+between two texts), csv, tsv, jsonl, a JSON array or parquet, compressed or not. Columns:
 
     classification, regression     text, and --text_b_column for pairs
     question answering             question, context

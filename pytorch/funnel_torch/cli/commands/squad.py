@@ -7,7 +7,7 @@
     {program} --do_predict --predict_file=dev-v2.0.json --model_dir=EXP
     {program} --do_ensemble --ensemble_ckpts=EXP1/best,EXP2/best \\
         --predict_file=dev-v2.0.json --ensemble_output_file=predictions.json --search_threshold
-    {program} --prepro_split=train --train_file=train-v2.0.json --output_dir=PROC \
+    {program} --prepro_split=train --train_file=train-v2.0.json --output_dir=PROC \\
         --tokenizer_path=CKPT/vocab.uncased.txt                  # then pass --output_dir above
     torchrun --nproc_per_node=8 {script} ...             # --train_bsz counts per process
 
