@@ -101,6 +101,18 @@ def test_a_new_head_is_initialized_and_named(tmp_path, caplog):
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["hf", "pt", "tf"])
+def test_the_model_without_a_head_needs_its_decoder(tmp_path, kind, caplog):
+    FunnelForSequenceClassification(CONFIG, 3).save_pretrained(tmp_path / "run")
+    save_checkpoint(load_checkpoint(tmp_path / "run"), tmp_path / kind, kind)
+    with pytest.raises(CheckpointError, match=r"no decoder.* model/decoder/.*FunnelEncoder loads"):
+        FunnelModel.from_pretrained(tmp_path / kind)
+    assert FunnelEncoder.from_pretrained(tmp_path / kind)(IDS)[0].isfinite().all()
+    # A head on tokens is trained, and so is the decoder below it.
+    FunnelForMaskedLM.from_pretrained(tmp_path / kind)
+    assert "newly initialized" in caplog.text and "model/decoder/" in caplog.text
+
+
 def test_a_head_of_another_size_is_refused(tmp_path):
     FunnelForSequenceClassification(CONFIG, 3).save_pretrained(tmp_path / "three")
     with pytest.raises(CheckpointError, match=r"logit/kernel \[16, 3\] instead of \[16, 2\]"):

@@ -246,6 +246,8 @@ def upsample(hidden: Tensor, length: int, config: ModelConfig) -> Tensor:
 class Backbone(PretrainedModel):
     """Base class of the two models: embeddings and encoder."""
 
+    has_head = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)

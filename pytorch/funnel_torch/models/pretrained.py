@@ -30,12 +30,14 @@ class PretrainedModel(nn.Module):
 
     Attributes:
         architecture: class name written to ``config.json``, for transformers.
+        has_head: whether weights besides the pretrained ones may be missing in a checkpoint.
         vocab_path: vocabulary of the checkpoint that the model was loaded from, empty without one.
         label_names: classes in the order of the outputs, of a model that was loaded with its head
             or that ``finetune`` returned; empty where they are not known.
     """
 
     architecture: ClassVar[str]
+    has_head: ClassVar[bool] = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -78,10 +80,11 @@ class PretrainedModel(nn.Module):
 
         Returns:
             The model in evaluation mode. Weights that the checkpoint lacks (a new head) are
-            initialized and listed in a warning.
+            initialized and listed in a warning, and so is the decoder below a head on tokens.
 
         Raises:
-            CheckpointError: the checkpoint is corrupt, unsafe, or of another kind of model.
+            CheckpointError: the checkpoint is corrupt, unsafe, or of another kind of model, or it
+                lacks the decoder of a model without a head, whose outputs are used untrained.
         """
         checkpoint = load_checkpoint(path, config_path=config_path)
         return cls.from_checkpoint(checkpoint, **overrides)
@@ -104,7 +107,7 @@ class PretrainedModel(nn.Module):
         with skip_init():
             model = cls(checkpoint.config.replace(**changes), **arguments)
         report = import_tensors(model, model.adapt_tensors(checkpoint.tensors))
-        _check(report, checkpoint.metadata, complete)
+        _check(report, checkpoint.metadata, complete, cls.has_head)
         if report.missing_parameters:
             initialize(model, model.config, only=set(report.missing_parameters))
         known = checkpoint.metadata.get("vocab_path")
@@ -148,12 +151,13 @@ class PretrainedModel(nn.Module):
         return save_checkpoint(checkpoint, directory, "hf")
 
 
-def _check(report: LoadReport, metadata: Mapping[str, Any], complete: bool) -> None:
+def _check(report: LoadReport, metadata: Mapping[str, Any], complete: bool, has_head: bool) -> None:
     """Warn of newly initialized heads; refuse a checkpoint without the model's own weights.
 
     Raises:
         CheckpointError: embeddings or encoder are incomplete, a shape differs, or a head of another
-            kind would be loaded in part; ``complete`` and the head is missing.
+            kind would be loaded in part; ``complete`` and the head is missing, or the decoder of a
+            model without one.
     """
     path = metadata.get("path")
     needed = [n for n in report.missing if n.startswith(("model/input/", "model/encoder/"))]
@@ -177,6 +181,12 @@ def _check(report: LoadReport, metadata: Mapping[str, Any], complete: bool) -> N
         raise CheckpointError(
             f"{path}: lacks {join_names(report.missing)}: without training its results would be "
             "those of random weights; fine-tune it first, or name the fine-tuned model"
+        )
+    if report.missing and not has_head:
+        raise CheckpointError(
+            f"{path}: has no decoder, or not all of it: lacks {join_names(report.missing)}, so the "
+            "model's output would be that of random layers. FunnelEncoder loads the encoder; the "
+            "decoder is in the pretrained checkpoint"
         )
     if report.missing:
         logger.warning("%s: newly initialized: %s", path, join_names(report.missing))
