@@ -14,7 +14,15 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import torch.nn.functional as F
 from torch.nn.utils import prune
 
-from funnel_torch import FunnelEncoder, FunnelForMaskedLM, FunnelModel
+from funnel.config.training.losses import LabelLoss
+from funnel_torch import (
+    FunnelEncoder,
+    FunnelForMaskedLM,
+    FunnelForMultipleChoice,
+    FunnelForSequenceClassification,
+    FunnelForTokenClassification,
+    FunnelModel,
+)
 from funnel_torch.models.layers import FeedForward
 from funnel_torch.models.projection_cache import ProjectionCache
 
@@ -247,6 +255,22 @@ def test_ids_of_another_vocabulary(model, ids, named):
     for network in (model, FunnelEncoder(CONFIG), FunnelForMaskedLM(CONFIG)):
         with pytest.raises(DataError, match=message):
             network(torch.tensor([ids]))
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_labels_that_are_no_class(wrong):
+    ids = make_ids(2, 8)
+    weighted = FunnelForSequenceClassification(CONFIG, 3)
+    weighted.label_loss = LabelLoss(weights=(1.0, 2.0, 3.0))
+    for network in (weighted, FunnelForSequenceClassification(CONFIG, 3)):
+        with pytest.raises(DataError, match=rf"labels from {min(wrong, 1)} to {max(wrong, 1)}: .*"):
+            network(ids, labels=torch.tensor([1, wrong]))
+    labels = torch.tensor([[-100] * 7 + [wrong]] * 2)
+    with pytest.raises(DataError, match=f"from {wrong} to {wrong}: the model has the classes 0 to"):
+        FunnelForTokenClassification(CONFIG, 3)(ids, labels=labels)
+    with pytest.raises(DataError, match="the model has the classes 0 to 2"):
+        choices = ids[:, None].expand(-1, 3, -1)
+        FunnelForMultipleChoice(CONFIG)(choices, labels=torch.tensor([1, wrong]))
 
 
 def test_hidden_states_are_the_embedding_and_every_executed_layer():

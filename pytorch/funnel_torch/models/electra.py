@@ -30,7 +30,7 @@ from funnel_torch.models.heads import (
     masked_lm_arguments,
 )
 from funnel_torch.models.initialization import initialize
-from funnel_torch.models.losses import IGNORED
+from funnel_torch.models.losses import IGNORED, cross_entropy
 from funnel_torch.models.modeling import Decoder, Encoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 from funnel_torch.models.pretraining_batch import LossDenominators, PretrainingBatch
@@ -313,7 +313,7 @@ def _mlm_loss(logits: Tensor, batch: PretrainingBatch) -> tuple[Tensor, Pretrain
     filled = batch.target_mask.bool()
     labels = batch.target.masked_fill(~filled, IGNORED).flatten()
     flat = logits.flatten(0, 1)
-    loss = F.cross_entropy(flat, labels, ignore_index=IGNORED, reduction="sum")
+    loss = cross_entropy(flat, labels, ignore_index=IGNORED, reduction="sum")
     correct = (logits.detach().argmax(-1) == batch.target) & filled
     zero = torch.zeros_like(loss.detach())
     no_discriminator = [zero] * (len(PretrainingSums._fields) - 3)

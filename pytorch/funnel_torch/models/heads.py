@@ -20,7 +20,7 @@ from funnel.config.training.losses import PLAIN_LOSS
 from funnel.utils.errors import ConfigError
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import gelu, get_activation, select_positions
-from funnel_torch.models.losses import sequence_loss, token_cross_entropy
+from funnel_torch.models.losses import cross_entropy, sequence_loss, token_cross_entropy
 from funnel_torch.models.modeling import FunnelEncoder, FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
@@ -180,7 +180,7 @@ class FunnelForMultipleChoice(PretrainedModel):
         flat = (None if x is None else x.flatten(0, 1) for x in inputs)
         logits = self.classifier(self.funnel(*flat, first_only=True).last_hidden_state)
         logits = logits.view(input_ids.shape[:2])
-        return HeadOutput(None if labels is None else F.cross_entropy(logits, labels), logits)
+        return HeadOutput(None if labels is None else cross_entropy(logits, labels), logits)
 
 
 class FunnelForTokenClassification(PretrainedModel):

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from funnel.config.heads import MULTI_LABEL, REGRESSION
 from funnel.config.training.losses import PLAIN_LOSS, LabelLoss
+from funnel.utils.errors import DataError
 
 # Label of a position that is left out of a loss; the default of torch's cross entropy.
 IGNORED = -100
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Return torch's cross entropy of logits [n, C] for class ids [n].
+
+    Raises:
+        DataError: on a CPU: a label is none of the C classes.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return F.cross_entropy(logits, labels, **options)
+    try:
+        return F.cross_entropy(logits, labels, **options)
+    except IndexError:
+        # Only now: a check before would make a GPU wait for every batch.
+        known = labels[labels != IGNORED]
+        raise DataError(
+            f"labels from {int(known.min())} to {int(known.max())}: the model has the classes 0 to "
+            f"{logits.shape[-1] - 1}"
+        ) from None
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -22,7 +45,7 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: class ids [B, T].
     """
     flat = labels.flatten()
-    total = F.cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
+    total = cross_entropy(logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum")
     return total / (flat != IGNORED).sum().clamp(min=1)
 
 
@@ -46,7 +69,7 @@ def sequence_loss(
         targets = labels.float() * (1.0 - share) + share / 2
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
     if weights is None:
-        return F.cross_entropy(logits, labels, label_smoothing=share)
+        return cross_entropy(logits, labels, label_smoothing=share)
     # torch's own weights divide by their sum, which depends on how a step is divided.
-    losses = F.cross_entropy(logits, labels, label_smoothing=share, reduction="none")
+    losses = cross_entropy(logits, labels, label_smoothing=share, reduction="none")
     return (losses * weights[labels]).mean()

@@ -13,6 +13,7 @@ from funnel.config.heads import DEFAULT_ANSWERS, AnswerConfig
 from funnel.config.model import ModelConfig
 from funnel_torch.models.initialization import initialize
 from funnel_torch.models.layers import select_positions
+from funnel_torch.models.losses import cross_entropy
 from funnel_torch.models.modeling import FunnelModel
 from funnel_torch.models.pretrained import PretrainedModel
 
@@ -184,8 +185,8 @@ class FunnelForQuestionAnswering(PretrainedModel):
     def _loss(
         self, start_logits: Tensor, end_logits: Tensor, cls_logits: Tensor, targets: AnswerTargets
     ) -> Tensor:
-        start_loss = F.cross_entropy(start_logits, targets.start_positions)
-        end_loss = F.cross_entropy(end_logits, targets.end_positions)
+        start_loss = cross_entropy(start_logits, targets.start_positions)
+        end_loss = cross_entropy(end_logits, targets.end_positions)
         loss = self.answers.ans_loss_weight * (start_loss + end_loss)
         if self.answer_class is None:
             return loss
