@@ -89,6 +89,8 @@ def test_fused_against_float64(length, pool_q_only, device, fused):
 class Texts:
     """Random token ids with a learnable label, as an example source."""
 
+    target_counts = None
+
     def __init__(self, n=16, length=24):
         rng = np.random.default_rng(0)
         self.ids = rng.integers(5, 40, (n, length))

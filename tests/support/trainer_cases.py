@@ -20,6 +20,8 @@ CONFIG = ModelConfig(vocab_size=10)
 class Points:
     """x and y of a noisy line, as an example source."""
 
+    target_counts = None
+
     def __init__(self, n=20, poison=()):
         random = np.random.default_rng(0)
         self.x = random.normal(size=(n, 3)).astype(np.float32)

@@ -7,11 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from funnel.config.inputs import SegmentIds
 from funnel.config.model import ModelConfig
 from funnel.features.classification import Features
+from funnel.features.tagging.windows import TaggingFeatures
 from funnel.utils.errors import ConfigError, DataError
 from funnel_torch.data.batching import BatchConfig, SequenceSource, TrainBatches, evaluation_plan
-from funnel_torch.models.heads import FunnelForSequenceClassification
+from funnel_torch.models.heads import FunnelForSequenceClassification, FunnelForTokenClassification
+from funnel_torch.tasks.tagging import build_source
 
 torch.set_num_threads(1)
 CONFIG = ModelConfig(
@@ -31,6 +34,19 @@ def some_features(lengths, seed=0):
 def make_source(count, seed=0, **options):
     lengths = np.random.default_rng(seed).integers(3, 30, count)
     return SequenceSource(some_features(lengths), CONFIG, 32, pad_id=0, **options)
+
+
+def make_tagged_source(count):
+    """Return sentences of 1 to 12 tagged words."""
+    random = np.random.default_rng(0)
+    words = random.integers(1, 13, count)
+    offsets, slots = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in (words + 2, words))
+    features = TaggingFeatures(
+        *(random.integers(5, 50, offsets[-1]).astype(np.int32), offsets, slots),
+        *(np.arange(slots[-1]), np.concatenate([1 + np.arange(n) for n in words])),
+        *(random.integers(0, 3, slots[-1]), slots, SegmentIds()),
+    )
+    return build_source(features, CONFIG, 16, pad_id=0)
 
 
 @pytest.mark.parametrize("by_length", [True, False])
@@ -80,6 +96,23 @@ def test_the_plan_depends_on_the_effective_batch_alone(size, accum, world):
         counted = [inputs["labels"] for part in parts for inputs, weight in part if weight > 0]
         labels = source.features.labels[step]
         assert sorted(torch.cat(counted).tolist()) == sorted(labels.tolist())
+
+
+@pytest.mark.parametrize(("size", "accum", "world"), [(4, 2, 1), (1, 8, 1), (4, 1, 2), (2, 2, 2)])
+def test_a_mean_over_words_does_not_depend_on_how_a_step_is_divided(size, accum, world):
+    source, whole = make_tagged_source(8), None
+    for split in ((8, 1, 1), (size, accum, world)):
+        config = BatchConfig(split[0], split[1])
+        ranks = [TrainBatches(source, config, rank, split[2]) for rank in range(split[2])]
+        torch.manual_seed(0)
+        model, losses = FunnelForTokenClassification(CONFIG, 3).eval(), []
+        for inputs, weight in (one for batches in ranks for one in next(batches.stream())):
+            losses.append(model(**inputs).loss * weight)
+            losses[-1].backward()
+        found = (sum(losses), model.classifier.weight.grad)
+        whole = whole or found
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_a_process_without_examples_computes_one_that_does_not_count():

@@ -33,7 +33,7 @@ from funnel_torch.cli.settings.tagger import TaggerSettings
 from funnel_torch.data.batching import PaddedSource
 from funnel_torch.models.heads import FunnelForTokenClassification
 from funnel_torch.tasks.finetune import Evaluation, predict
-from funnel_torch.tasks.tagging import build_evaluation
+from funnel_torch.tasks.tagging import build_evaluation, build_source
 from funnel_torch.training.distributed import DistributedContext
 from funnel_torch.training.trainer import Scores
 
@@ -165,7 +165,7 @@ def make_source(
     """Return the batches of a split."""
     length = settings.windows.max_length
     step, pad_id = settings.device.length_step(length), inputs.factory.tokenizer.special.pad_id
-    return PaddedSource(features, inputs.model.config, length, pad_id, step)
+    return build_source(features, inputs.model.config, length, pad_id, step)
 
 
 def make_evaluation(settings: TaggerSettings, inputs: RunInputs, split: str) -> Evaluation:

@@ -29,7 +29,7 @@ _STEPS_PER_POOL = 50
 
 # What a process computes at once: keyword arguments of the model (tensors, or structures of tensors
 # with a method ``to``), and the weight of the resulting loss in the loss of the step. The mean loss
-# of a micro-batch is weighted by its share of the examples of the step, so that the sum over all
+# of a micro-batch is weighted by its share of the targets of the step, so that the sum over all
 # micro-steps and processes is the mean over the step.
 MicroBatch = tuple[dict[str, Any], float]
 
@@ -40,6 +40,11 @@ class ExampleSource(Protocol):
     @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of every example, int [n]."""
+        ...
+
+    @property
+    def target_counts(self) -> np.ndarray | None:
+        """Terms of every example in the mean loss of a batch, int [n]; None: one."""
         ...
 
     def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,6 +78,11 @@ class SequenceSource:
         """Number of tokens of every example, int [n]."""
         return self.features.lengths
 
+    @property
+    def target_counts(self) -> None:
+        """None: one loss per example."""
+        return None
+
     def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return input_ids, attention_mask and token_type_ids [B, T]; labels [B] if known."""
         longest = int(self.lengths[indices].max())
@@ -97,6 +107,12 @@ class ResampledSource:
         """Number of tokens of every example, int [n]."""
         return self.source.lengths[self.examples]
 
+    @property
+    def target_counts(self) -> np.ndarray | None:
+        """Terms of every example in the mean loss of a batch, int [n]; None: one."""
+        counts = self.source.target_counts
+        return None if counts is None else counts[self.examples]
+
     def collate(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of the source's examples."""
         return self.source.collate(self.examples[indices])
@@ -117,9 +133,10 @@ class Paddable(Protocol):
 
 @dataclass(frozen=True)
 class PaddedSource:
-    """Examples of several sequences (RACE) or with answer positions (SQuAD).
+    """Examples of several sequences (RACE), with answer positions (SQuAD) or with tags.
 
     Lengths are chosen as in :class:`SequenceSource`, but are at least ``min_length``.
+    ``target_counts`` is that of :class:`ExampleSource`.
     """
 
     features: Paddable
@@ -128,6 +145,7 @@ class PaddedSource:
     pad_id: int
     length_step: int = 1
     min_length: int = 1
+    target_counts: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -173,7 +191,8 @@ class TrainBatches:
     ) -> None:
         if len(source.lengths) == 0:
             raise DataError("the training data holds no examples")
-        self._source = source
+        self._source, counts = source, source.target_counts
+        self._counts = np.ones(len(source.lengths), np.int64) if counts is None else counts
         self._config = config
         self._rank, self._world_size = rank, world_size
         self.examples_per_step = config.batch_size * config.grad_accum * world_size
@@ -199,6 +218,7 @@ class TrainBatches:
     def micro_batches(self, step: np.ndarray) -> list[MicroBatch]:
         """Return this process's part: every ``world_size``-th example of each micro-step."""
         parts = np.array_split(step, min(self._config.grad_accum, len(step)))
+        total = max(1, int(self._counts[step].sum()))
         batches: list[MicroBatch] = []
         for part in parts:
             mine = part[self._rank :: self._world_size]
@@ -206,7 +226,7 @@ class TrainBatches:
             # it computes one with weight 0.
             indices = mine if len(mine) else part[:1]
             tensors = as_tensors(self._source.collate(indices))
-            batches.append((tensors, len(mine) / len(step)))
+            batches.append((tensors, int(self._counts[mine].sum()) / total))
         return batches
 
     def stream(self, first_step: int = 0) -> Iterator[list[MicroBatch]]:
