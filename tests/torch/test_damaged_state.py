@@ -39,6 +39,7 @@ def _state():
     ("change", "told"),
     [
         ({"progress": 3}, "progress is no dict"),
+        ({"progress": {"step": 1, "moons": 2}}, "another version of this program, .*moons"),
         ({"optimizer": []}, "optimizer is no dict"),
         ({"random": {}}, "random is no list"),
         ({"random": [torch.ones(2, 2).to_sparse()]}, r"state.random.0 is a sparse tensor"),
@@ -51,6 +52,15 @@ def test_a_training_state_of_another_structure(tmp_path, change, told):
     assert load_training_state(path)["progress"] == {"step": 1}
     torch.save(_state() | change, path)
     with pytest.raises(CheckpointError, match=f"training_state.pt: .*{told}"):
+        load_training_state(path)
+
+
+@pytest.mark.parametrize("part", ["progress", "optimizer", "scaler", "random"])
+def test_a_training_state_without_a_part(tmp_path, part):
+    path, state = tmp_path / "training_state.pt", _state()
+    del state[part]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=f"training_state.pt: .*{part} is missing"):
         load_training_state(path)
 
 

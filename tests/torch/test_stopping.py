@@ -187,6 +187,16 @@ def test_a_loss_that_is_not_finite_in_the_evaluation_is_remembered():
     assert not progress.evaluation_is_finite
 
 
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_model_whose_loss_is_not_finite_never_replaces_a_better_one(loss):
+    """NaN outputs become one class for all examples, which can be the more frequent one."""
+    progress = Progress()
+    assert progress.add_evaluation({"dev": {"accuracy": 0.9, "loss": loss}}, True, 0)
+    assert progress.add_evaluation({"dev": {"accuracy": 0.6, "loss": 0.7}}, True, 0)
+    assert not progress.add_evaluation({"dev": {"accuracy": 0.9, "loss": loss}}, True, 0)
+    assert progress.best["dev"]["accuracy"] == progress.best_score == 0.6
+
+
 def test_divergence_of_a_run():
     source = Points(20, poison=range(20))
     assert make(source, BatchConfig(4)).train().divergence("fp32")

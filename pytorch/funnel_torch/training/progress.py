@@ -51,12 +51,16 @@ class Progress:
     def add_evaluation(self, scores: Scores, higher_is_better: bool, patience: int) -> bool:
         """Record the scores at the current step; return whether they are the best so far.
 
-        Any number is better than NaN. ``patience`` evaluations in a row that are not better end
+        Any number is better than NaN, and a score counts as NaN if a loss is not finite: the
+        outputs are then no numbers, of which metrics make one class for all examples.
+        ``patience`` evaluations in a row that are not better end
         training; 0: none do.
         """
         losses = [metrics["loss"] for metrics in scores.values() if "loss" in metrics]
         self.evaluation_is_finite = all(map(math.isfinite, losses))
         score = next(iter(next(iter(scores.values())).values()))
+        if not self.evaluation_is_finite:
+            score = math.nan
         if self._is_better(score, higher_is_better):
             self.best_step, self.best_score = self.step, score
             self.best = {name: dict(values) for name, values in scores.items()}

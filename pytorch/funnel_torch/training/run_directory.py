@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from funnel.utils.files import atomic_directory, atomic_write_json, recover_swap
 from funnel.utils.json_files import read_json_object
 from funnel.utils.run_directory import BEST_RESULT, PROGRESS, RUN_CONFIG, BaseRunDirectory
 from funnel.utils.run_lock import check_lock
+from funnel_torch.training.progress import Progress
 
 TRAINING_STATE = "training_state.pt"
 _STATE_PARTS: dict[str, type] = {
@@ -37,6 +39,7 @@ _STATE_PARTS: dict[str, type] = {
     "random": list,
     "kernels": dict,
 }
+_OPTIONAL_PARTS = ("kernels",)  # older runs did not save them
 _MAX_NESTING = 6  # of the training state: optimizer.state.INDEX.exp_avg
 _RESULTS_PENDING = ".results_pending"
 # Files a user may have put there before the run began: output of `tee`, notes.
@@ -212,8 +215,16 @@ def load_training_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: no training state")
     for name, kind in _STATE_PARTS.items():
+        if name not in state and name not in _OPTIONAL_PARTS:
+            raise CheckpointError(f"{path}: no training state: {name} is missing")
         if name in state and not isinstance(state[name], kind):
             raise CheckpointError(f"{path}: no training state: {name} is no {kind.__name__}")
+    known = {part.name for part in fields(Progress)}
+    if unknown := [name for name in state["progress"] if name not in known]:
+        raise CheckpointError(
+            f"{path}: was written by another version of this program, which also counts "
+            f"{describe(unknown[0])}; resume with that one"
+        )
     for name, tensor in _tensors(state):
         if problem := find_oddity(tensor, path.stat().st_size):
             raise CheckpointError(f"{path}: {name} {problem}")

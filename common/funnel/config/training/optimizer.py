@@ -59,8 +59,16 @@ class OptimizerConfig:
         for key in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, key) < 1.0:
                 raise ConfigError(f"{key}={getattr(self, key)}: must be at least 0 and below 1")
-        if self.layer_decay_rate <= 0.0:
+        for flag, value in {
+            "adam_epsilon": self.epsilon,
+            "weight_decay": self.weight_decay,
+        }.items():
+            if not 0.0 <= value < math.inf:
+                raise ConfigError(f"{flag}={value}: must be a number from 0 on")
+        if not 0.0 < self.layer_decay_rate < math.inf:
             raise ConfigError(f"lr_layer_decay_rate={self.layer_decay_rate}: must be above 0")
+        if math.isnan(self.clip):
+            raise ConfigError("clip=nan: must be a number")
         if self.name == "adamw" and not self.adam_correction:
             raise ConfigError("adam_correction=False needs optimizer=funnel_adamw")
 
@@ -81,6 +89,8 @@ class ScheduleConfig:
         _check_choice("decay_method", self.decay_method, DECAY_METHODS)
         if self.lr < 0.0 or not 0.0 <= self.min_lr <= max(self.lr, 0.0):
             raise ConfigError(f"lr={self.lr}, min_lr={self.min_lr}: need 0 <= min_lr <= lr")
+        if math.isinf(self.lr):
+            raise ConfigError(f"lr={self.lr}: must be finite")
         if self.warmup_steps < 0 or self.total_steps < 0:
             raise ConfigError(
                 f"warmup_steps={self.warmup_steps}, train_steps={self.total_steps}: "
