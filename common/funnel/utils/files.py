@@ -25,6 +25,8 @@ from funnel.utils.errors import DataError, FunnelError
 # RuntimeError("... PytorchStreamWriter ..."), safetensors its own SafetensorError.
 _NATIVE_WRITE_FAILURES = ("No space left", "File too large", "PytorchStreamWriter")
 _MANY_FILES = 1000
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_SWAP_ATTEMPTS = 10
 
 
 @contextlib.contextmanager
@@ -158,8 +160,13 @@ def recover_swap(path: str | os.PathLike[str]) -> None:
         return
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)
-    else:
+        return
+    try:
         os.replace(previous, target)
+    except OSError:
+        # Another process was in the middle of the swap, and has just completed it.
+        if not target.exists():
+            raise
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -173,13 +180,18 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 def _swap_in(temporary: Path, target: Path) -> None:
     previous = _previous_path(target)
-    if target.exists():
-        os.replace(target, previous)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        recover_swap(target)
-        raise
+    for attempt in range(1, _SWAP_ATTEMPTS + 1):
+        if target.exists():
+            os.replace(target, previous)
+        try:
+            os.replace(temporary, target)
+            break
+        except OSError as error:
+            recover_swap(target)
+            # A process that reads the directory took the swap for one that a kill interrupted, and
+            # has put the old directory back.
+            if error.errno not in _NOT_EMPTY or attempt == _SWAP_ATTEMPTS:
+                raise
     _flush_to_disk(target.parent)
     shutil.rmtree(previous, ignore_errors=True)
 

@@ -122,6 +122,39 @@ def test_interrupted_swap_is_recovered(tmp_path):
     assert target.is_dir() and not previous.exists()
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_reader_between_both_renames_does_not_stop_the_writer(tmp_path, monkeypatch, times):
+    target, replace, left = tmp_path / "best", os.replace, [times]
+
+    def disturbed(source, destination):
+        replace(source, destination)
+        if source == target and left[0]:
+            left[0] -= 1
+            files.recover_swap(target)  # what loading a checkpoint does where there is none
+
+    monkeypatch.setattr(os, "replace", disturbed)
+    for text in ("old", "new"):
+        with files.atomic_directory(target) as folder:
+            (folder / "a").write_text(text)
+    assert not left[0]
+    assert (target / "a").read_text() == "new" and os.listdir(tmp_path) == ["best"]
+
+
+def test_a_reader_that_comes_too_late_leaves_the_new_directory(tmp_path, monkeypatch):
+    target, previous = tmp_path / "best", tmp_path / ".previous-best"
+    previous.mkdir()
+    replace = os.replace
+
+    def completed_meanwhile(source, destination):
+        target.mkdir()
+        (target / "a").write_text("new")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", completed_meanwhile)
+    files.recover_swap(target)
+    assert (target / "a").read_text() == "new"
+
+
 def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path):
     code = (
         "import os, signal, sys\n"
