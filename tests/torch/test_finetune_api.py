@@ -273,6 +273,24 @@ def test_the_same_call_resumes_or_returns_a_run(vocabulary, tmp_path, monkeypatc
         finetune(CONFIG, ROWS[:-1], ROWS[:6], **options)
 
 
+def test_a_directory_belongs_to_one_initial_model(vocabulary, tmp_path):
+    """A finished run is returned for the same call only; an object has no path to know it by."""
+    options = {"tokenizer": vocabulary, "max_length": 16, "train_steps": 1}
+    first, second = (FunnelForSequenceClassification(CONFIG, 2) for _ in range(2))
+    cases = {
+        r"model_config\.d_inner was": (CONFIG, CONFIG.replace(d_inner=2 * CONFIG.d_inner)),
+        "weights was": (first, second),
+    }
+    for number, (message, (model, other)) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        before = finetune(model, ROWS, output_dir=folder, **options)
+        with pytest.raises(RunError, match=message):
+            finetune(other, ROWS, output_dir=folder, **options)
+        again = finetune(model, ROWS, output_dir=folder, **options)
+        texts = [ROWS[0][0]]
+        np.testing.assert_allclose(again.logits(texts), before.logits(texts), atol=1e-6)
+
+
 def test_the_result_is_that_of_the_program(tmp_path):
     """Same data, same settings, same seed: the same losses and scores in every line."""
     classifier_runs.write_files(tmp_path)

@@ -29,7 +29,7 @@ _TRACES = (RUN_CONFIG, BEST_RESULT, "best", "last", "checkpoint", "var.pt")
 # Settings that older runs recorded under another name.
 _RENAMED_SETTINGS = {"shuffle_window": "shuffle_buffer"}
 # Settings that older runs did not record in every program: they are compared where they are.
-_ADDED_SETTINGS = ("vocabulary",)
+_ADDED_SETTINGS = ("vocabulary", "weights", "model_config")
 
 
 def is_inside(checkpoint: str | Path, folder: str | Path) -> bool:
@@ -113,7 +113,7 @@ class BaseRunDirectory:
         # A setting that only one of them has counts as None: versions may add settings.
         for key in sorted({*before, *self.settings}):
             old, new = before.get(key), self.settings.get(key)
-            is_unknown = key in _ADDED_SETTINGS and key not in before
+            is_unknown = key.partition(".")[0] in _ADDED_SETTINGS and key not in before
             if old != new and not is_unknown:
                 raise RunError(
                     f"{self.path}: holds another run ({key} was {old!r}, now {new!r}); choose "

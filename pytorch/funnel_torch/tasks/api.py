@@ -205,7 +205,8 @@ def _read_start(model: Start, options: FinetuneOptions) -> InitialModel:
             "funnel_torch or a ModelConfig"
         )
     tokenizer = _open_tokenizer(options, checkpoint.metadata.get("vocab_path"))
-    return InitialModel(str(checkpoint.metadata.get("path")), checkpoint, None, tokenizer)
+    name, is_object = str(checkpoint.metadata.get("path")), isinstance(model, PretrainedModel)
+    return InitialModel(name, checkpoint, None, tokenizer, is_object)
 
 
 def _open_tokenizer(options: FinetuneOptions, vocab_path: str | None) -> Tokenizer:

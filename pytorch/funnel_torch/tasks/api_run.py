@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from funnel.checkpoints import Checkpoint, load_checkpoint
@@ -31,16 +33,40 @@ from funnel_torch.training.saving import ModelSaver, SaveModel
 from funnel_torch.training.trainer import Progress, RunOutput
 
 History = list[dict[str, Any]]
+_DIGITS = 16  # hexadecimal, of the hash by which weights are known
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The initial model of a run: a checkpoint, or a configuration for random weights."""
+    """The initial model of a run: a checkpoint, or a configuration for random weights.
+
+    Attributes:
+        name: its path, or what it is.
+        checkpoint: its weights; None for random ones.
+        config: for random weights; None with a checkpoint.
+        tokenizer: its tokenizer.
+        is_object: whether the weights are those of an object, which has no path to know it by.
+    """
 
     name: str
     checkpoint: Checkpoint | None
     config: ModelConfig | None
     tokenizer: Tokenizer
+    is_object: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run records of the model, to tell it from others."""
+        found: dict[str, Any] = {"model": self.name}
+        config = self.config
+        if self.is_object and self.checkpoint is not None:
+            config = self.checkpoint.config
+            digest = hashlib.sha256()
+            for name, values in sorted(self.checkpoint.tensors.items()):
+                digest.update(f"{name}{values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).data)
+            found["weights"] = digest.hexdigest()[:_DIGITS]
+        settings = {} if config is None else config.to_dict()
+        return found | {f"model_config.{key}": value for key, value in settings.items()}
 
 
 class BestInMemory:
@@ -163,7 +189,7 @@ class FinetuneRun:
         data: str,
     ) -> tuple[FunnelForSequenceClassification, Progress, History]:
         options, task = self.options, self.task
-        settings = options.to_record() | {"data": data, "model": self.start.name}
+        settings = options.to_record() | self.start.record() | {"data": data}
         settings |= {"labels": task.labels, "vocabulary": self.start.tokenizer.fingerprint}
         overwrite = options.overwrite
         directory = ApiRunDirectory(folder, settings, resume=not overwrite, overwrite=overwrite)
