@@ -51,10 +51,23 @@ def test_a_held_out_run_with_frozen_parts_is_extended(folder, program, capsys):
     assert steps == list(range(1, 21))
     lr = {row["step"]: row["lr"] for row in curve(run) if row["split"] == "train"}
     assert lr[10] < lr[11] and lr[20] < lr[11]  # the decay begins again, with the longer schedule
-    refuse(program, capsys, [*argv, "--resume"], "extended to 20 steps", "--extend_to")
+    refuse(program, capsys, [*argv, "--resume"], "the run has 20 steps", "--extend_to")
     capsys.readouterr()
     assert invoke(program, [*argv, "--extend_to=4"]) == 0  # finished: evaluated again
     assert progress(run)["step"] == 20
+
+
+def test_other_training_data_do_not_continue_a_run(tmp_path, program, capsys):
+    write_files(tmp_path)
+    argv, path = arguments(tmp_path, epochs=1, no_dev=True), tmp_path / "CoLA" / "train.tsv"
+    assert invoke(program, argv) == 0  # 48 examples in batches of 8
+    lines = path.read_text().splitlines(keepends=True)
+    told = ("the run has 6 steps", "choose another --model_dir")
+    for changed, steps in ((lines[:24], 3), (lines + lines, 12)):
+        path.write_text("".join(changed))
+        refuse(program, capsys, [*argv, "--resume"], *told, f"would have {steps}: ")
+    path.write_text("".join(lines))
+    assert invoke(program, [*argv, "--resume"]) == 0
 
 
 def test_without_dev_data_the_last_model_is_the_final_one(folder, program, capsys):

@@ -86,7 +86,7 @@ def fine_tune(
 
     Raises:
         ConfigError: a part to freeze does not exist.
-        RunError: the checkpoint is of a run with more steps.
+        RunError: the checkpoint is of a run with another number of steps.
     """
     prepare_model(model, config, bool(evaluations))
     batches = TrainBatches(train, config.batches, world.rank, world.size)
@@ -135,12 +135,19 @@ def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> 
 
 
 def _check_length(trainer: Trainer, config: FineTuneConfig, recorded: int | None) -> None:
-    """Refuse to go back from an extension; let an extended run continue after its end."""
+    """Refuse to go back from an extension, and other data; let an extended run continue."""
     total = trainer.config.total_steps
     if recorded is not None and recorded > total:
         raise RunError(
-            f"the run was extended to {recorded} steps, now it would have {total}: repeat "
-            "--extend_to to resume or evaluate it"
+            f"the run has {recorded} steps, now it would have {total}: repeat its --extend_to to "
+            "resume or evaluate it; if it was not extended, its training data were larger: "
+            "restore them, or choose another --model_dir"
+        )
+    # All settings are those of the run, so only its data can have another number of steps.
+    if recorded is not None and recorded < total and config.extend_to is None:
+        raise RunError(
+            f"the run has {recorded} steps, now it would have {total}: its training data were "
+            "smaller; restore them, or choose another --model_dir"
         )
     if config.extend_to is not None and trainer.progress.step < total:
         trainer.progress.stopped_early = False
