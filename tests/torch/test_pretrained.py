@@ -147,6 +147,12 @@ def test_labels_and_vocabulary_are_saved_with_the_model(tmp_path):
     assert (tmp_path / "m" / "vocab.txt").read_text() == vocabulary.read_text()
 
 
+def test_labels_of_one_name_are_not_saved(tmp_path):
+    with pytest.raises(ConfigError, match="labels: 'a' is the name of several classes"):
+        FunnelForSequenceClassification(CONFIG, 3).save_pretrained(tmp_path, labels="aba")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_missing_encoder_weight_is_an_error(tmp_path):
     model = FunnelEncoder(CONFIG.replace(decoder_size="0"))
     tensors = export_tensors(model)

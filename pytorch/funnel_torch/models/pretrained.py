@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +15,7 @@ from funnel.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from funnel.checkpoints.names import find_partial_heads
 from funnel.config.model import ModelConfig
 from funnel.tokenization import Tokenizer
-from funnel.utils.errors import CheckpointError
+from funnel.utils.errors import CheckpointError, ConfigError
 from funnel.utils.text import join_names
 from funnel_torch.models.initialization import initialize, skip_init
 from funnel_torch.models.weight_mapping import LoadReport, export_tensors, import_tensors
@@ -138,6 +139,10 @@ class PretrainedModel(nn.Module):
         Returns:
             Names of the weights that transformers cannot load; they are saved in
             ``funnel_extra.safetensors`` in the same directory.
+
+        Raises:
+            ConfigError: two labels have the same name.
+            CheckpointError: there are more or fewer labels than outputs, or the model is int8.
         """
         metadata: dict[str, Any] = {"architecture": self.architecture}
         if tokenizer is not None:
@@ -145,6 +150,10 @@ class PretrainedModel(nn.Module):
         elif vocab_path is not None or self.vocab_path:
             metadata["vocab_path"] = str(vocab_path or self.vocab_path)
         if labels is not None:
+            name, count = Counter(labels).most_common(1)[0] if labels else ("", 0)
+            if count > 1:
+                # Programs refuse such a model, whose predictions would not say what they mean.
+                raise ConfigError(f"labels: {name!r} is the name of several classes")
             metadata["labels"] = list(labels)
         metadata |= self.head_metadata()
         checkpoint = Checkpoint(self.config, export_tensors(self), metadata)
