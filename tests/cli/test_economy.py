@@ -62,10 +62,10 @@ def test_other_training_data_do_not_continue_a_run(tmp_path, program, capsys):
     argv, path = arguments(tmp_path, epochs=1, no_dev=True), tmp_path / "CoLA" / "train.tsv"
     assert invoke(program, argv) == 0  # 48 examples in batches of 8
     lines = path.read_text().splitlines(keepends=True)
-    told = ("the run has 6 steps", "choose another --model_dir")
-    for changed, steps in ((lines[:24], 3), (lines + lines, 12)):
+    told = ("the training data has changed", "another --model_dir")
+    for changed, count in ((lines[:24], 24), (lines + lines, 96)):
         path.write_text("".join(changed))
-        refuse(program, capsys, [*argv, "--resume"], *told, f"would have {steps}: ")
+        refuse(program, capsys, [*argv, "--resume"], *told, f"({count} examples, not 48)")
     path.write_text("".join(lines))
     assert invoke(program, [*argv, "--resume"]) == 0
 

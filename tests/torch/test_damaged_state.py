@@ -41,6 +41,7 @@ def _state():
         ({"progress": 3}, "progress is no dict"),
         ({"progress": {"step": 1, "moons": 2}}, "another version of this program, .*moons"),
         ({"optimizer": []}, "optimizer is no dict"),
+        ({"data": 20}, "data is no dict"),
         ({"random": {}}, "random is no list"),
         ({"random": [torch.ones(2, 2).to_sparse()]}, r"state.random.0 is a sparse tensor"),
         ({"new": {"a": torch.ones(2).to("meta")}}, "state.new.a has no values"),

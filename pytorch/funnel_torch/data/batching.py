@@ -7,6 +7,7 @@ effective batch size alone.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,6 +179,11 @@ class Batches(Protocol):
         """Optimizer steps per pass over the data."""
         ...
 
+    @property
+    def fingerprint(self) -> dict[str, int]:
+        """What tells the data from others, saved in checkpoints; empty: it is not compared."""
+        ...
+
     def stream(self, first_step: int = 0) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of each step from ``first_step`` on, without end."""
         ...
@@ -197,6 +203,12 @@ class TrainBatches:
         self._rank, self._world_size = rank, world_size
         self.examples_per_step = config.batch_size * config.grad_accum * world_size
         self.steps_per_epoch = -(-len(source.lengths) // self.examples_per_step)
+
+    @property
+    def fingerprint(self) -> dict[str, int]:
+        """Number of examples, and a checksum of their lengths, which decide their order."""
+        lengths = np.ascontiguousarray(self._source.lengths, np.int64)
+        return {"examples": len(lengths), "lengths": zlib.crc32(lengths.tobytes())}
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the example indices of every step of an epoch; each example occurs once.

@@ -86,7 +86,7 @@ def fine_tune(
 
     Raises:
         ConfigError: a part to freeze does not exist.
-        RunError: the checkpoint is of a run with another number of steps.
+        RunError: the checkpoint is of a run with another number of steps, or other training data.
     """
     prepare_model(model, config, bool(evaluations))
     batches = TrainBatches(train, config.batches, world.rank, world.size)
@@ -106,8 +106,10 @@ def fine_tune(
     _log_sizes(train, batches, config, world)
     log_frozen(model)
     if resume and output is not None and output.directory is not None:
-        trainer.restore(output.directory.load_state())
-        _check_length(trainer, config, output.directory.read_progress()[1])
+        state, recorded = output.directory.load_state(), output.directory.read_progress()[1]
+        trainer.restore(state)
+        _check_data(trainer, config, state.get("data"), recorded)
+        _check_length(trainer, config, recorded)
         logger.info("resumed at step %d", trainer.progress.step)
     if not evaluations:
         return trainer.train()
@@ -132,6 +134,35 @@ def prepare_model(model: nn.Module, config: FineTuneConfig, evaluates: bool) -> 
         check_adapters(model, config.freeze)
     if config.recompute_layers:
         recompute_layers(model)
+
+
+def _check_data(
+    trainer: Trainer,
+    config: FineTuneConfig,
+    saved: Mapping[str, int] | None,
+    recorded: int | None,
+) -> None:
+    """Refuse to train further on other data: the order of examples and the epochs would be others.
+
+    A run that has nothing left to train may be evaluated again. Older checkpoints do not say what
+    their data was.
+    """
+    now, total = trainer.batches.fingerprint, trainer.config.total_steps
+    if not saved or saved == now:
+        return
+    is_over = trainer.progress.step >= total
+    is_over |= trainer.progress.stopped_early and config.extend_to is None
+    if is_over and recorded == total:
+        return
+    before, count = saved.get("examples"), now["examples"]
+    change = (
+        f"{count} examples, not {before}" if before != count else "as many examples, but others"
+    )
+    raise RunError(
+        f"the training data has changed since the checkpoint of this run ({change}): bring back "
+        "the files to train it further, or begin another --model_dir, where --init_ckpt can name "
+        "the model trained so far"
+    )
 
 
 def _check_length(trainer: Trainer, config: FineTuneConfig, recorded: int | None) -> None:

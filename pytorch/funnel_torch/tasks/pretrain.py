@@ -53,6 +53,11 @@ class PretrainingSteps:
         self.examples_per_step = batches.examples_per_step
         self.steps_per_epoch = batches.steps_per_epoch
 
+    @property
+    def fingerprint(self) -> dict[str, int]:
+        """Nothing: record files may be added to a pretraining that goes on."""
+        return {}
+
     def stream(self, first_step: int = 0) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of each step from ``first_step`` on, without end."""
         device = self._world.device

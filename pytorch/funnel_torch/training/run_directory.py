@@ -34,12 +34,13 @@ from funnel_torch.training.progress import Progress
 TRAINING_STATE = "training_state.pt"
 _STATE_PARTS: dict[str, type] = {
     "progress": dict,
+    "data": dict,
     "optimizer": dict,
     "scaler": dict,
     "random": list,
     "kernels": dict,
 }
-_OPTIONAL_PARTS = ("kernels",)  # older runs did not save them
+_OPTIONAL_PARTS = ("kernels", "data")  # older runs did not save them
 _MAX_NESTING = 6  # of the training state: optimizer.state.INDEX.exp_avg
 _RESULTS_PENDING = ".results_pending"
 # Files a user may have put there before the run began: output of `tee`, notes.

@@ -326,6 +326,7 @@ class Trainer:
         progress, total = self.progress, self.config.total_steps
         state = {
             "progress": asdict(progress),
+            "data": self.batches.fingerprint,
             "optimizer": full_optimizer_state(self.optimizer),
             "meter": self.output.meter.state(),
             "scaler": self.scaler.state_dict(),
