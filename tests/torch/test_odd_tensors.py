@@ -15,6 +15,8 @@ from funnel.utils.errors import CheckpointError
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import save_file
+
 BASE = torch.arange(6.0).reshape(2, 3)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # prototype features
@@ -170,3 +172,11 @@ def test_a_sequence_too_short_for_every_pooling_is_not_copied_more_often_than_ne
     assert config.upsample_factor == 65536
     found = upsample(torch.ones(1, 1, 4), 5, config)
     assert found.shape == (1, 5, 4) and found.untyped_storage().nbytes() <= 5 * 4 * 4
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2"])
+def test_weights_of_8_bits_in_safetensors_are_refused_in_one_line(tmp_path, kind):
+    path = tmp_path / "model.safetensors"
+    save_file({"plain": BASE, "small": BASE.to(getattr(torch, kind))}, path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: small holds F8_.* float32"):
+        read_safetensors(path)

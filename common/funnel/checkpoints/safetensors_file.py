@@ -21,6 +21,7 @@ from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_path
 
 _CHECKSUMS = "crc32c"  # metadata key: a JSON object of tensor names and hexadecimal checksums
+_SMALL_FLOATS = ("F8", "F6", "F4")  # quantized weights, which NumPy and our formats lack
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -33,6 +34,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         with safe_open(path, "np") as file:
             metadata = dict(file.metadata() or {})
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            for name, kind in kinds.items():
+                if kind.startswith(_SMALL_FLOATS):
+                    raise CheckpointError(
+                        f"{path}: {name} holds {kind}, numbers of at most 8 bits, which are not "
+                        "read; save it as float32, float16 or bfloat16"
+                    )
             plain = [name for name, kind in kinds.items() if kind != "BF16"]
             tensors = {name: file.get_tensor(name) for name in plain}
         if len(plain) < len(kinds):
