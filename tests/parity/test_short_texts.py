@@ -1,8 +1,9 @@
 """Texts of a word or none: models that we export compute them in transformers too."""
 
 import pytest
-import torch
-import transformers
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+transformers = pytest.importorskip("transformers")
 
 from funnel.config import ModelConfig
 from funnel.utils.errors import ConfigError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from funnel.config.geometry import bucket_length
 from funnel.config.model import ModelConfig

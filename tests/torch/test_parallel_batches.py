@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from funnel import get_tokenizer
 from funnel.config.model import ModelConfig

@@ -169,7 +169,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         FunnelError: another line is not a JSON object with a step; the message names the line.
     """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    # A torn line may end in the middle of a character.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -109,7 +109,12 @@ class BaseRunDirectory:
         """
         record = read_json_object(self.path / RUN_CONFIG, RunError)
         recorded = record.get("settings", {})
-        before = {_RENAMED_SETTINGS.get(key, key): value for key, value in recorded.items()}
+        if not isinstance(recorded, dict):
+            raise RunError(
+                f"{self.path / RUN_CONFIG}: settings: must be an object, not {recorded!r}"
+            )
+        settings: dict[str, Any] = recorded
+        before = {_RENAMED_SETTINGS.get(key, key): value for key, value in settings.items()}
         # A setting that only one of them has counts as None: versions may add settings.
         for key in sorted({*before, *self.settings}):
             old, new = before.get(key), self.settings.get(key)

@@ -40,9 +40,15 @@ class BestCheckpoint:
         name, value = next(iter(metrics.items()))
         return split, name, value
 
+    @property
+    def _compared(self) -> float:
+        """The main metric; NaN if a loss is not finite, as metrics make one class of no numbers."""
+        losses = [metrics["loss"] for metrics in self.scores.values() if "loss" in metrics]
+        return self.main[2] if all(map(math.isfinite, losses)) else math.nan
+
     def beats(self, other: BestCheckpoint, higher_is_better: bool = True) -> bool:
         """Return whether this one, which was evaluated later, replaces the best one so far."""
-        score, best = self.main[2], other.main[2]
+        score, best = self._compared, other._compared
         if math.isnan(best) or math.isnan(score):
             return not math.isnan(score)
         if score == best:

@@ -53,8 +53,8 @@ def test_resume_drops_later_steps_and_a_torn_line(tmp_path):
     for step in (1, 2, 3):
         log.log(step, "train", loss=float(step))
     log.close()
-    with open(tmp_path / "metrics.jsonl", "a") as stream:
-        stream.write('{"step": 4, "spl')
+    with open(tmp_path / "metrics.jsonl", "ab") as stream:
+        stream.write(b'{"step": 4, "spl\xc3')  # in the middle of a character
     log = reporting.MetricsLog(tmp_path, resume_step=2)
     log.log(3, "train", loss=30.0)
     log.close()

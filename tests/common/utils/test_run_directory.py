@@ -35,6 +35,12 @@ def test_the_record_is_written_once_and_compared(tmp_path):
         Directory(path, {"lr": 1, "steps": (1, 2), "new": 3}).begin()
 
 
+def test_a_record_whose_settings_are_no_object(tmp_path):
+    (tmp_path / RUN_CONFIG).write_text('{"settings": []}')
+    with pytest.raises(RunError, match=r"run_config.json: settings: must be an object, not \[\]"):
+        Directory(tmp_path, {}).begin()
+
+
 def test_a_finished_run_is_refused_with_both_ways_out(tmp_path):
     Directory(tmp_path, {}).begin()
     (tmp_path / PROGRESS).write_text('{"finished": true}')
