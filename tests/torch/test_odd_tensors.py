@@ -180,3 +180,5 @@ def test_weights_of_8_bits_in_safetensors_are_refused_in_one_line(tmp_path, kind
     save_file({"plain": BASE, "small": BASE.to(getattr(torch, kind))}, path)
     with pytest.raises(CheckpointError, match=r"model.safetensors: small holds F8_.* float32"):
         read_safetensors(path)
+    save_file({"large": BASE.double()}, path)
+    assert read_safetensors(path)[0]["large"].dtype == "float64"

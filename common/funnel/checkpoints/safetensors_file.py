@@ -21,7 +21,8 @@ from funnel.utils.errors import CheckpointError
 from funnel.utils.files import atomic_path
 
 _CHECKSUMS = "crc32c"  # metadata key: a JSON object of tensor names and hexadecimal checksums
-_SMALL_FLOATS = ("F8", "F6", "F4")  # quantized weights, which NumPy and our formats lack
+# Quantized weights (F8_E4M3, F6_E2M3, F4), which NumPy and our formats lack; F64 is none.
+_SMALL_FLOATS = ("F8_", "F6_", "F4")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
