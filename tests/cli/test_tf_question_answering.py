@@ -11,6 +11,9 @@ import_tensorflow()
 
 from answering_runs import write_race, write_squad
 from classifier_runs import invoke, refuse
+from funnel.checkpoints.names import expected_shapes
+from funnel.config.model import ModelConfig
+from funnel.formats.tensor_bundle import write_tf_checkpoint
 from funnel.utils.logging import read_metrics
 from tf_program_runs import load_tf_program
 
@@ -96,6 +99,33 @@ def _check_files_of_every_checkpoint(run, files, records):
     nbest = json.loads((run / "nbest_predictions.json").read_text())
     scores = {score for row in logits for score in row["start_top_log_probs"]}
     assert nbest["dev.json-0"][0]["start_log_prob"] in scores
+
+
+def test_squad_stops_early(squad, answered, tmp_path):
+    # With a rate of 0 no checkpoint is better than the first one.
+    wanted = {"do_train": True, "do_predict": True, "save_steps": 1, "patience": 2}
+    wanted |= {"learning_rate": 0, "train_steps": 30, "retain_all": True}
+    # --patience scores step 1, too, which is not among those to evaluate.
+    argv = _squad_flags(answered, tmp_path / "run", eval_start_step=2, **wanted)
+    assert invoke(squad, argv) == 0
+    run = tmp_path / "run"
+    progress = json.loads((run / "progress.json").read_text())
+    assert progress == {"step": 3, "total_steps": 3, "finished": True}
+    assert json.loads((run / "best_result.json").read_text())["step"] == 3
+    metrics = [row for row in read_metrics(run / "metrics.jsonl") if row["split"] == "dev"]
+    assert [row["step"] for row in metrics] == [3]
+
+
+def test_squad_refuses_a_checkpoint_without_decoder(squad, answered, tmp_path, capsys):
+    content = json.loads((answered / "net_config.json").read_text()) | {"decoder_size": "1"}
+    (tmp_path / "net_config.json").write_text(json.dumps(content))
+    shapes = expected_shapes(ModelConfig(**content), decoder=False)
+    start, config = tmp_path / "init" / "model.ckpt", tmp_path / "net_config.json"
+    write_tf_checkpoint(start, {name: np.zeros(shape, "f") for name, shape in shapes.items()})
+    # With --do_predict, too: the scorer was once taken for the leave to start a decoder afresh.
+    wanted = {"do_train": True, "do_predict": True, "init_checkpoint": start}
+    argv = _squad_flags(answered, tmp_path / "run", model_config=config, **wanted)
+    refuse(squad, capsys, argv, "missing: model/decoder/")
 
 
 def test_squad_ensemble_and_refusals(squad, answered, capsys):

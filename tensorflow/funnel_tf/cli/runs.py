@@ -275,6 +275,7 @@ def fine_tune(
     config: ModelConfig,
     build_graph: BuildGraph,
     metadata: Mapping[str, Any],
+    *,
     random_decoder: bool = False,
     evaluate: CachedScores | None = None,
 ) -> int:

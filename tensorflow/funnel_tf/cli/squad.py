@@ -147,7 +147,7 @@ def train_and_predict(settings: SquadSettings) -> None:
     if directory is not None:
         files = load_train_files(settings, tokenizer)
         metadata = {"tokenizer": tokenizer}
-        step = runs.fine_tune(settings, directory, files, config, graph, metadata, score)
+        step = runs.fine_tune(settings, directory, files, config, graph, metadata, evaluate=score)
     best = None if questions is None else predict(settings, graph, questions, found, score)
     if directory is not None:
         runs.close_run(settings, directory, step, best, _NEXT)
@@ -195,8 +195,12 @@ def predict(
     folder = _predict_dir(settings)
     if found is not None and score is not None:
         best = runs.evaluate_and_keep(settings, score)
-        write_answers(found.answers, folder)
-        write_answer_rows(folder, found.answers, settings.predictions)
+        answers = found.answers
+        if found.best is None or found.best.saved.prefix != best.saved.prefix:
+            # --patience has scored checkpoints, too, that the sweep leaves out.
+            answers = answer_and_write(settings, graph, questions, best.saved.prefix)
+        write_answers(answers, folder)
+        write_answer_rows(folder, answers, settings.predictions)
         atomic_write_json(folder / "final_scores.json", best.scores)
         return best
     logger.info("%s: has no answers, so there are no scores", settings.files.predict_file)

@@ -206,9 +206,15 @@ def train(
 ) -> int:
     """Fine-tune up to --train_steps; return the last step."""
     metadata = {"tokenizer": inputs.tokenizer, "labels": list(inputs.task.known_labels)}
-    files, random = [inputs.files["train"]], settings.decoder.random_decoder
     return runs.fine_tune(
-        settings, directory, files, inputs.config, inputs.graph, metadata, random, score
+        settings,
+        directory,
+        [inputs.files["train"]],
+        inputs.config,
+        inputs.graph,
+        metadata,
+        random_decoder=settings.decoder.random_decoder,
+        evaluate=score,
     )
 
 
