@@ -116,7 +116,13 @@ def test_host_call_writes_summaries(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"train_batch_size": 0}, "train_batch_size=0"), ({"save_steps": 0}, "save_steps=0")],
+    [
+        ({"train_batch_size": 0}, "train_batch_size=0"),
+        ({"save_steps": 0}, "save_steps=0"),
+        ({"use_tpu": True, "num_core_per_host": 0}, "--num_core_per_host=0: must be at least 1"),
+        ({"use_tpu": True, "iterations": 0}, "--iterations=0: must be at least 1"),
+        ({"max_save": -1}, "--max_save=-1: must not be negative"),
+    ],
 )
 def test_invalid_settings(change, message):
     with pytest.raises(ConfigError, match=message):

@@ -64,6 +64,12 @@ class RunSettings:
         for key in ("train_batch_size", "eval_batch_size", "predict_batch_size", "num_hosts"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1")
+        if self.use_tpu:  # elsewhere they count devices at most, and nothing
+            for key in ("num_core_per_host", "iterations"):
+                if getattr(self, key) < 1:
+                    raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1 on a TPU")
+        if self.max_save < 0:
+            raise ConfigError(f"--max_save={self.max_save}: must not be negative; 0 keeps all")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps={self.save_steps}: must be at least 1")
         if not self.save_minutes >= 0:
