@@ -137,21 +137,25 @@ def acquire(folder: str | os.PathLike[str]) -> RunLock:
             written.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file; --model_dir needs a directory")
+    missing: OSError | None = None
     for _ in range(_ATTEMPTS):
-        made_folder = not folder.exists()
         try:
+            made_folder = not folder.exists()
+            if not made_folder and not folder.is_dir():
+                raise RunError(f"{folder}: is a file; --model_dir needs a directory")
             folder.mkdir(parents=True, exist_ok=True)
             owner = _try_to_acquire(folder)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            missing = error
             continue  # a process that gave up has deleted the directory, or its lock
         except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+            raise _unwritable(folder, error) from error
         if owner is not None:
             lock = RunLock(folder, owner, made_folder)
             _held.append(lock)
             return lock
+    if missing is not None and not folder.exists():
+        raise _unwritable(folder, missing)  # /proc answers so to every attempt
     raise RunError(f"{folder}: its lock {LOCK_FILE} changes all the time; start one run at a time")
 
 
@@ -167,6 +171,11 @@ def release_all() -> None:
     """Release the locks that this process holds."""
     while _held:
         _held.pop().release()
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    reason = error.strerror or error
+    return RunError(f"{folder}: cannot be written: {reason}; choose another --model_dir")
 
 
 def _try_to_acquire(folder: Path) -> Owner | None:

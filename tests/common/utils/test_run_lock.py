@@ -1,11 +1,13 @@
 """The lock of a run directory: one owner, stale locks, and many processes at the same moment."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +162,20 @@ def test_places_that_cannot_be_locked(tmp_path):
         acquire(tmp_path / "file")
     with pytest.raises(RunError, match="run: cannot be written: Not a directory"):
         acquire(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="cannot be written: File name too long; choose another"):
+        acquire(tmp_path / ("x" * 300))
+
+
+def test_a_place_where_nothing_can_be_created(tmp_path, monkeypatch):
+    """As /proc answers, where a directory is never there."""
+
+    def refuse(folder, **_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = "run: cannot be written: No such file or directory; choose another --model_dir"
+    with pytest.raises(RunError, match=message):
+        acquire(tmp_path / "run")
 
 
 @pytest.mark.slow
