@@ -64,10 +64,14 @@ class RunSettings:
         for key in ("train_batch_size", "eval_batch_size", "predict_batch_size", "num_hosts"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1")
-        if self.use_tpu:  # elsewhere they count devices at most, and nothing
-            for key in ("num_core_per_host", "iterations"):
+        if self.use_tpu:  # elsewhere the first is a limit, and the second is not used
+            variables = {"num_core_per_host": "CORES", "iterations": "ITERATIONS or SAVE_STEPS"}
+            for key, variable in variables.items():
                 if getattr(self, key) < 1:
-                    raise ConfigError(f"--{key}={getattr(self, key)}: must be at least 1 on a TPU")
+                    raise ConfigError(
+                        f"--{key}={getattr(self, key)} ({variable} in the scripts): must be at "
+                        "least 1 on a TPU"
+                    )
         if self.max_save < 0:
             raise ConfigError(f"--max_save={self.max_save}: must not be negative; 0 keeps all")
         if self.save_steps is not None and self.save_steps < 1:
