@@ -7,7 +7,7 @@
 # come last, so they win. STEPS is the task's training examples times its epochs over BATCH.
 set -euo pipefail
 
-TASK=${TASK:-RTE}                                  # or tsv, csv, jsonl with their own flags
+TASK=${TASK:-RTE}                                  # or tsv, csv, jsonl, json, parquet with their flags
 
 # Batch size, steps, learning rate, length. Ten epochs; QNLI, MNLI and AG three, QQP and IMDB five.
 case "${TASK,,}" in
@@ -42,7 +42,7 @@ fi
 WARMUP=${WARMUP:-$((STEPS / 10))}
 SAVE_STEPS=${SAVE_STEPS:-$(((STEPS + 9) / 10))}
 submit=True
-case "${TASK,,}" in imdb | ag | tsv | csv | jsonl) submit=False ;; esac
+case "${TASK,,}" in imdb | ag | tsv | csv | jsonl | json | parquet) submit=False ;; esac
 DO_SUBMIT=${DO_SUBMIT:-$submit}
 
 # Checkpoint, vocabulary, devices: see there.

@@ -10,7 +10,7 @@ set -euo pipefail
 RACE_DIR=${RACE_DIR:-data/RACE}                    # holds train, dev and test
 OUTPUT_DIR=${OUTPUT_DIR:-proc/race}                # records
 MODEL_DIR=${MODEL_DIR:-exp/race}
-CORES=${DEVICES:-1}                                # GPUs at most
+CORES=${DEVICES:-${CORES:-1}}                      # GPUs at most; DEVICES as in pretrain.sh
 QA_LENGTH=${QA_LENGTH:-128}
 BATCH=${BATCH:-16}                                 # questions, of four sequences each
 EVAL_BATCH=${EVAL_BATCH:-32}

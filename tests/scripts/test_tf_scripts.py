@@ -54,6 +54,18 @@ def test_settings_and_callers_win(script):
     assert flags.model_dir == "elsewhere"
 
 
+@pytest.mark.parametrize("script", SETTINGS)
+def test_cores_count_in_every_script(script):
+    ((_, flags),) = _calls(script, CORES="3")
+    assert flags.num_core_per_host == 3
+
+
+def test_own_tables_are_not_submitted():
+    for task in ("json", "parquet", "csv"):
+        ((_, flags),) = _calls("finetune.sh", TASK=task, STEPS="20")
+        assert not flags.do_submit and flags.train_steps == 20
+
+
 def test_squad_files_follow_the_version():
     ((_, flags),) = _calls("tpu_squad.sh", VERSION="v1", SQUAD_DIR="there")
     assert flags.train_file == "there/train-v1.1.json" and flags.eval_version == "v1"
