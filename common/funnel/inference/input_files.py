@@ -15,7 +15,7 @@ from funnel.config.predictions import INPUT_FORMATS, TEXT, InputFileSettings
 from funnel.inference.files import STANDARD_STREAM
 from funnel.inference.inputs import Input
 from funnel.inference.rows import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION
-from funnel.tables.lines import Line
+from funnel.tables.lines import NAME_ENCODING, Line
 from funnel.tables.readers import KEYED_FORMATS
 from funnel.tasks.custom import FORMATS, parse_column
 from funnel.tasks.tables import (
@@ -151,7 +151,7 @@ class InputFile:
 
     def _parse_text(self, text: str, problem: str | None) -> Input:
         if problem:
-            raise _InvalidLineError(problem)
+            raise _InvalidLineError(f"{problem}; {NAME_ENCODING}")
         if self.problem_type == TOKEN_CLASSIFICATION:
             return Input(words=tuple(text.split()))
         first, tab, second = text.partition("\t")

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from funnel.utils.text_files import TextLine
 
+# For the programs that take the encoding of their tables.
+NAME_ENCODING = "name the --encoding of the file, such as cp1252"
+
 
 class Line(NamedTuple):
     """A record: the number of its line, its cells, and why it cannot be read, if so.
@@ -23,6 +26,5 @@ def without_nul(lines: Iterable[TextLine]) -> Iterator[TextLine]:
     """Yield lines without NUL characters; one that is not UTF-8 names the flag that helps."""
     for line in lines:
         if line.problem:
-            hint = "name the --encoding of the file, such as cp1252"
-            line = line._replace(problem=f"{line.problem}; {hint}")
+            line = line._replace(problem=f"{line.problem}; {NAME_ENCODING}")
         yield line._replace(text=line.text.replace("\0", "")) if "\0" in line.text else line

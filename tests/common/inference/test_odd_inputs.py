@@ -27,6 +27,14 @@ def test_an_id_that_json_cannot_hold(tmp_path, number):
         read(path, id_column="id")
 
 
+def test_a_text_that_is_not_utf_8(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"good\ncaf\xe9\n")
+    with pytest.raises(DataError, match=r":2: not UTF-8 at byte 4 .*name the --encoding"):
+        read(path)
+    assert read(path, encoding="cp1252")[1].text == "caf\u00e9"
+
+
 def test_two_columns_of_a_name(tmp_path):
     path = tmp_path / "in.csv"
     path.write_text("text,label,text,label\ngood,x,bad,y\n")

@@ -71,7 +71,7 @@ def test_files_without_tags(tmp_path):
         ("a\tO\n\tO\n", r":2: the word is empty"),
         ("a\tO\nb\t\n", r":2: the tag is empty"),
         ("\n\n", "holds no words"),
-        (b"a O\n\xff O\n", r":2: not UTF-8 at byte 1"),
+        (b"a O\n\xff O\n", r":2: not UTF-8 at byte 1 of the line; save it as UTF-8.*iconv"),
     ],
 )
 def test_faults_of_conll(tmp_path, text, message):

@@ -16,7 +16,7 @@ from typing import Any
 
 from funnel.utils.errors import DataError
 from funnel.utils.text import is_empty_line
-from funnel.utils.text_files import TextLine, read_lines
+from funnel.utils.text_files import TO_UTF8, TextLine, read_lines
 
 DOCUMENT = "-DOCSTART-"
 WORD_KEYS = ("tokens", "words")
@@ -215,7 +215,7 @@ def read_jsonl(
 
 def _check_encoding(path: Path, line: TextLine) -> None:
     if line.problem:
-        raise DataError(f"{path}:{line.number}: {line.problem}")
+        raise DataError(f"{path}:{line.number}: {line.problem}; {TO_UTF8}")
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
