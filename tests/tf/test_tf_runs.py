@@ -164,6 +164,13 @@ def test_waiting_for_checkpoints(tmp_path, monkeypatch):
     assert [*steps, *(saved.step for saved in found)] == [1, 2, 4]
 
 
+def test_waiting_passes_over_checkpoints_that_only_serve_to_resume(tmp_path):
+    _save(tmp_path, 100, 150, 200)
+    (tmp_path / "save_state.json").write_text('{"step": 150, "temporary": [150], "log": {}}')
+    found = wait_for_steps(tmp_path, -1, upto=10**7, last_step=200, patience=1.0)
+    assert [saved.step for saved in found] == [100, 200]
+
+
 def test_waiting_ends(tmp_path, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(run_directory.time, "sleep", lambda _: None)

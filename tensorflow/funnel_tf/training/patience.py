@@ -57,13 +57,16 @@ def train_with_patience(
     Args:
         train_until: trains from the last checkpoint, of the first step, up to the second.
         evaluate: scores a checkpoint.
-        folder: directory of the checkpoints. Those of an interrupted run are scored again.
+        folder: directory of the checkpoints. Those of an interrupted run are scored again, but
+            not the one that its interruption has left.
         steps: the one to start from, those between evaluations, and the last one.
         patience: evaluations without a better score that end training.
     """
     step, every, total = steps
     while step < total:
-        saved = [one for one in saved_steps(folder) if one.step > 0] if step else []
+        found = saved_steps(folder) if step else []
+        # Others only serve to resume: an interrupted run must not end earlier by them.
+        saved = [one for one in found if one.step > 0 and one.step % every == 0]
         with evaluate.session():
             scored = [BestCheckpoint(one, evaluate(one.prefix)) for one in saved]
         if scored and is_exhausted(scored, patience):

@@ -173,10 +173,20 @@ def _list_steps(folder: str | Path) -> list[SavedStep]:
     return sorted(found, key=lambda saved: saved.step)
 
 
+def _list_regular_steps(folder: str | Path) -> list[SavedStep]:
+    """Return the checkpoints of ``folder`` without those that the next one deletes."""
+    found, state = _list_steps(folder), Path(folder) / SAVE_STATE
+    # Read last: the record of such a checkpoint is written before it.
+    temporary = read_json_object(state, RunError).get("temporary", ()) if state.is_file() else ()
+    return [saved for saved in found if saved.step not in temporary]
+
+
 def wait_for_steps(
     folder: str | Path, after: int, upto: int, last_step: int, patience: float
 ) -> Iterator[SavedStep]:
     """Yield the checkpoints of a run that is training in another process, as they appear.
+
+    Those that only serve to resume are left out: the run deletes them, even if one were the best.
 
     Args:
         folder: directory of the run; it need not exist yet.
@@ -194,7 +204,7 @@ def wait_for_steps(
     while True:
         # Read first: a run that is finished writes no further checkpoint.
         is_finished, is_late = _is_finished(folder), time.monotonic() >= deadline
-        new = [saved for saved in _list_steps(folder) if seen < saved.step <= upto]
+        new = [saved for saved in _list_regular_steps(folder) if seen < saved.step <= upto]
         for saved in new:
             seen = saved.step
             # The run may delete old checkpoints while this one is evaluated.
