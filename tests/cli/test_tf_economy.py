@@ -15,7 +15,7 @@ from funnel.formats.tensor_bundle import TFCheckpoint
 from funnel.utils.logging import read_metrics
 from funnel_tf.training.evaluation import BestCheckpoint
 from funnel_tf.training.freezing import variable_parts
-from funnel_tf.training.patience import is_exhausted
+from funnel_tf.training.patience import CachedScores, is_exhausted, train_with_patience
 from funnel_tf.training.run_directory import SavedStep, saved_steps
 from tf_program_runs import classifier_flags, load_tf_program
 
@@ -96,3 +96,25 @@ def test_patience_counts_from_the_best(tmp_path):
     assert is_exhausted(scored(0.5, 0.5), 1)
     assert not is_exhausted(scored(0.5, 0.4, 0.6, 0.6), 2)
     assert is_exhausted(scored(0.5, 0.4, 0.6, 0.6, 0.6), 2)
+
+
+def test_patience_does_not_count_the_checkpoint_of_an_interruption(tmp_path):
+    for step in (0, 100, 150):
+        (tmp_path / f"model.ckpt-{step}.index").touch()
+    parts = []
+
+    def train_until(start, end):
+        parts.append((start, end))
+        (tmp_path / f"model.ckpt-{end}.index").touch()
+        return end
+
+    score = CachedScores(lambda *_: {"dev": {"accuracy": 0.5}})
+    assert train_with_patience(train_until, score, tmp_path, (150, 100, 400), 1) == 200
+    assert parts == [(150, 200)] and tmp_path / "model.ckpt-150" not in score.found
+
+
+def test_training_data_is_not_evaluated_while_it_is_trained_on(program, tmp_path, capsys):
+    write_files(tmp_path)
+    argv = classifier_flags(tmp_path, do_eval=True, eval_split="train", num_passes=2)
+    refuse(program, capsys, argv, "--eval_split=train", "--do_train=False")
+    assert not (tmp_path / "records").exists()

@@ -169,6 +169,10 @@ def test_race_trains_scores_all_checkpoints_and_another_split(tmp_path, capsys):
     flags = {"data_dir": tmp_path / "RACE", "max_seq_length": 32, "max_qa_length": 8}
     flags |= {"eval_batch_size": 5, "save_steps": 3}
     refuse(race, capsys, _flags(tmp_path, **flags), "nothing to do")
+    same = {"do_train": True, "do_predict": True, "eval_split": "train"}
+    refuse(
+        race, capsys, _flags(tmp_path, **flags, **same), "--eval_split=train", "--do_train=False"
+    )
     wanted = {"do_train": True, "do_eval": True, "eval_start_step": 0}
     assert invoke(race, _flags(tmp_path, **flags, **wanted)) == 0
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -97,6 +97,7 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
         raise ConfigError("--do_submit: goes with benchmarks, which have one label per text")
     settings.predictions.check(writes=chosen.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    configs.check_eval_split(settings, settings.evaluation.eval_split, wanted.do_eval)
     extension = load_task_module(chosen.task_module)
     task = get_task(chosen.task_name, custom=custom_task_config(chosen.task_name, settings.columns))
     task = hold_out(task, settings.economy.dev_fraction)

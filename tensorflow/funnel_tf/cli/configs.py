@@ -55,6 +55,21 @@ def check_model_dir(settings: FineTuningSettings) -> None:
     check_evaluated(settings, "eval_model_dir", settings.eval_model_dir)
 
 
+def check_eval_split(settings: TrainingSettings, split: str, is_used: bool) -> None:
+    """Refuse to evaluate on the training data while training.
+
+    Both read one file of records, which training wants shuffled, and evaluation in order.
+
+    Raises:
+        ConfigError: says how to do it.
+    """
+    if settings.run.do_train and is_used and split == "train":
+        raise ConfigError(
+            "--eval_split=train: its records are shuffled to train on; evaluate on them "
+            "afterwards, with --do_train=False"
+        )
+
+
 def check_patience(settings: TrainingSettings) -> None:
     """Refuse early stopping without evaluations.
 

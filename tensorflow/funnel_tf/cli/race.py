@@ -74,6 +74,7 @@ def prepare(settings: RaceSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval or both are needed")
     settings.predictions.check(writes=do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    configs.check_eval_split(settings, settings.evaluation.eval_split, wanted.do_eval or do_predict)
     check_given(data_dir=settings.task.data_dir, output_dir=settings.records.output_dir)
     tokenizer = configs.open_tokenizer(settings, settings.sequences.segments)
     config = configs.model_config(settings, tokenizer)

@@ -91,6 +91,7 @@ def prepare(settings: TaggerSettings) -> RunInputs:
         raise ConfigError("nothing to do: --do_train, --do_eval or --do_predict")
     settings.predictions.check(writes=settings.task.do_predict, flag="do_predict")
     configs.check_model_dir(settings)
+    configs.check_eval_split(settings, settings.evaluation.eval_split, wanted.do_eval)
     settings = take_lengths(settings)
     task = tagging_task(settings.task.task_name, settings.files)
     if wanted.do_train:
