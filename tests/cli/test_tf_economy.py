@@ -118,3 +118,10 @@ def test_training_data_is_not_evaluated_while_it_is_trained_on(program, tmp_path
     argv = classifier_flags(tmp_path, do_eval=True, eval_split="train", num_passes=2)
     refuse(program, capsys, argv, "--eval_split=train", "--do_train=False")
     assert not (tmp_path / "records").exists()
+
+
+def test_no_steps_to_train(program, tmp_path, capsys):
+    write_files(tmp_path)
+    argv = classifier_flags(tmp_path, train_steps=0)
+    refuse(program, capsys, argv, "--train_steps=0: must be at least 1")
+    assert not (tmp_path / "run").exists()

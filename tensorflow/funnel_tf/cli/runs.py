@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from funnel.checkpoints.names import expected_shapes
-from funnel.cli.flags import check_given
+from funnel.cli.flags import check_at_least_one, check_given
 from funnel.config.model import ModelConfig
 from funnel.config.training.freezing import frozen_names
 from funnel.features.record_files import ExampleFile
@@ -103,9 +103,11 @@ def open_run(settings: TrainingSettings, tokenizer: Tokenizer, **more: Any) -> R
     ``more`` is what else decides the result, such as the labels of a task.
 
     Raises:
+        ConfigError: a flag is missing or out of range.
         RunError: the directory belongs to another run, or another process is writing there.
     """
     check_given(model_dir=settings.run.model_dir)
+    check_at_least_one(train_steps=settings.training.train_steps)
     configs.check_patience(settings)
     acquire(settings.run.model_dir)
     recorded = configs.recorded_settings(settings)
