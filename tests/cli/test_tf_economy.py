@@ -120,8 +120,11 @@ def test_training_data_is_not_evaluated_while_it_is_trained_on(program, tmp_path
     assert not (tmp_path / "records").exists()
 
 
-def test_no_steps_to_train(program, tmp_path, capsys):
+def test_values_that_cannot_be_trained_with(program, tmp_path, capsys):
     write_files(tmp_path)
     argv = classifier_flags(tmp_path, train_steps=0)
     refuse(program, capsys, argv, "--train_steps=0: must be at least 1")
+    refuse(program, capsys, classifier_flags(tmp_path, seed=-1), "--seed=-1: must not be negative")
+    argv = classifier_flags(tmp_path, do_eval=True, eval_split="validation")
+    refuse(program, capsys, argv, "--eval_split=validation", "cola has train, dev, test only")
     assert not (tmp_path / "run").exists()

@@ -104,9 +104,8 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     if wanted.do_train:
         task = task.resolve_labels(data_dir)
     split = settings.evaluation.eval_split
-    source = task.sources.get(split)
-    if wanted.do_eval and source is not None and (source.label is None or source.label_optional):
-        raise ConfigError(f"--eval_split={split}: has no labels to score against")
+    if wanted.do_eval:
+        check_labelled(task, split)
     tokenizer = configs.open_tokenizer(settings, settings.segments)
     config = configs.model_config(settings, tokenizer)
     directory = None
@@ -127,6 +126,21 @@ def prepare(settings: ClassifierSettings) -> RunInputs:
     other = None if companion is None else companion[0]
     loss = make_loss(settings, task, files["train"]) if wanted.do_train else PLAIN_LOSS
     return RunInputs(task, tokenizer, config, scope, files, directory, other, loss)
+
+
+def check_labelled(task: Task, split: str) -> None:
+    """Refuse to evaluate on a split that the task does not have, or that has no labels.
+
+    Raises:
+        ConfigError: it cannot be scored; the message names the splits there are.
+    """
+    if split not in task.sources and not (split == "dev" and task.eval_splits):
+        raise ConfigError(
+            f"--eval_split={split}: task {task.name} has {', '.join(task.splits)} only"
+        )
+    source = task.sources.get(split)
+    if source is not None and (source.label is None or source.label_optional):
+        raise ConfigError(f"--eval_split={split}: has no labels to score against")
 
 
 def make_loss(settings: ClassifierSettings, task: Task, train: ExampleFile) -> LabelLoss:

@@ -40,6 +40,10 @@ class RunOptions:
     )
     verbose: bool = setting(False, "TensorFlow's own messages too", affects_result=False)
 
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise ConfigError(f"--seed={self.seed}: must not be negative")
+
 
 @dataclass(frozen=True)
 class TrainingOptions:

@@ -14,7 +14,7 @@ from funnel.config.tagging import TaggingFiles
 from funnel.inference.tagging_files import write_tags
 from funnel.tasks.tagging.files import read_conll, read_jsonl
 from funnel.tasks.tagging.saved import take_tags
-from funnel.tasks.tagging.task import tagging_task
+from funnel.tasks.tagging.task import TaggingTask, tagging_task
 from funnel.utils.errors import CheckpointError, ConfigError, DataError
 from task_files import write
 
@@ -185,3 +185,11 @@ def test_predictions_can_be_read_again(tmp_path):
     write_tags(tmp_path / "p", words, ["O", "B-X"], logits, PredictionSettings("csv"))
     header = (tmp_path / "p.csv").read_text().splitlines()[0]
     assert header == "index,id,words,label,probability"
+
+
+def test_a_split_that_there_is_not(tmp_path):
+    write(tmp_path / "train.conll", "a O\n")
+    task = TaggingTask("conll")
+    with pytest.raises(DataError, match="no validation split, only train, dev, test"):
+        task.path(tmp_path, "validation")
+    assert task.has_split(tmp_path, "train") and not task.has_split(tmp_path, "validation")

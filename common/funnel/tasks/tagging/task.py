@@ -101,8 +101,10 @@ class TaggingTask:
         """Return the file of a split, which may be compressed.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or no such split.
         """
+        if split not in _STEMS:
+            raise DataError(f"there is no {split} split, only {', '.join(_STEMS)}")
         given = self.names.get(split)
         names = [f"{stem}.{end}" for stem in _STEMS[split] for end in _SUFFIXES[self.format]]
         names, folder = [given] if given else names, Path(data_dir)
